@@ -1,0 +1,181 @@
+"""The letters experiment from nothing, over fresh seeds: pretraining to over-optimisation.
+
+    python benchmarks/letters_seeds.py --seeds 1 2 3 4 5      # about 7 minutes a seed on one core
+    python benchmarks/letters_seeds.py --check                # assert the floors on what is recorded
+
+Each seed trains its own base model, SFT model, annotator pool, reward model and policies, and is
+measured on 400 held-out prompts. One line a seed goes to `results/letters_seeds.jsonl`, with the
+settings, hardware and versions; a seed that is there is not run again. Chapters ppo-live and grpo
+read that file.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rlhf_lib import artifacts
+from rlhf_lib.evaluation import evaluate
+from rlhf_lib.grpo import GRPO, GRPOConfig
+from rlhf_lib.ppo import PPO, PPOConfig
+from rlhf_lib.reward_training import pair_accuracy
+from rlhf_lib.rewards import LearnedReward
+from rlhf_lib.rollout import sample
+from rlhf_lib.runlog import RunLog, read_log
+from rlhf_lib.worlds import letters
+
+RESULTS = Path(__file__).parent / "results" / "letters_seeds.jsonl"
+RUNS = {
+    "ppo": PPOConfig(),
+    "ppo_beta_0": PPOConfig(beta=0., learning_rate=2e-4, max_steps=50),
+    "grpo": GRPOConfig(beta=.3),  # as published: k3 in the loss, divided by the group's deviation
+    "grpo_kl_in_reward": GRPOConfig(kl_in="reward", aggregate_over="tokens"),
+    "grpo_kl_in_reward_128": GRPOConfig(kl_in="reward", aggregate_over="tokens", batch_size=128,
+                                        mini_batch_size=64),
+}
+KEPT = ("step", "reward", "gold", "kl", "entropy", "length", "clip_fraction", "seconds")
+
+
+def provenance() -> dict:
+    def shell(*command):
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True,
+                                  cwd=Path(__file__).parent).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+    import transformers
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
+                          if line.startswith("model name")), processor)
+    return {"command": "python benchmarks/letters_seeds.py " + " ".join(sys.argv[1:]),
+            "date": date.today().isoformat(), "commit": shell("git", "rev-parse", "HEAD"),
+            "processor": processor, "threads": torch.get_num_threads(),
+            "python": platform.python_version(), "torch": torch.__version__,
+            "transformers": transformers.__version__}
+
+
+def run_seed(seed: int) -> dict:
+    say = lambda text: print(f"seed {seed}: {text}", flush=True)
+    start = time.perf_counter()
+    base, tokenizer = artifacts.pretrain(seed)
+    say(f"base after {time.perf_counter() - start:.0f} s")
+    sft = artifacts.fine_tune(base, tokenizer, seed)
+    annotators = letters.Annotators(seed=seed)
+    pairs = artifacts.compare(sft, tokenizer, artifacts.PAIRS, seed, annotators)
+    reward_model = artifacts.train_reward(sft, tokenizer, pairs, seed)
+    test = artifacts.compare(sft, tokenizer, 500, seed + 1_000, annotators)
+    say(f"reward model after {time.perf_counter() - start:.0f} s")
+
+    reward = LearnedReward(reward_model, tokenizer)
+    held_out = list(letters.prompts(400, seed=seed + 9, held_out=True)["prompt"])
+    prompts = letters.prompts(4_000, seed=seed + 100)
+
+    def measured(policy) -> dict:
+        result = evaluate(policy, tokenizer, held_out,
+                          {"gold": letters.gold_reward, "reward": reward}, sft, seed=seed)
+        mix = Counter(map(letters.classify, held_out, result["completions"]))
+        return {**{k: v for k, v in result.items() if isinstance(v, float)},
+                "mix": {name: mix[name] / len(held_out) for name in letters.OUTCOMES},
+                "samples": list(zip(held_out, result["completions"]))[:4]}
+
+    found = {"seed": seed, "base": measured(base), "sft": measured(sft),
+             "reward_accuracy": pair_accuracy(reward_model, tokenizer, test), "runs": {}}
+    for name, config in RUNS.items():
+        config = dataclasses.replace(config, seed=seed)
+        policy = copy.deepcopy(sft)
+        if isinstance(config, PPOConfig):
+            loop = PPO(policy, sft, copy.deepcopy(reward_model), tokenizer, reward, prompts, config)
+        else:
+            loop = GRPO(policy, sft, tokenizer, reward, prompts, config)
+        curve = []
+        for record in loop:
+            gold = letters.gold_reward(loop.rollout.prompts, loop.rollout.completions)
+            record["gold"] = sum(gold) / len(gold)
+            curve.append({k: round(record[k], 4) for k in KEPT})
+        found["runs"][name] = {"settings": dataclasses.asdict(config), "curve": curve,
+                               "held_out": measured(policy)}
+        say(f"{name}: " + ", ".join(f"{k} {found['runs'][name]['held_out'][k]:.2f}"
+                                    for k in ("gold", "reward", "kl")))
+    found["best_of_n"] = best_of_n(sft, tokenizer, reward, held_out[:25], seed)
+    return {**found, "seconds": time.perf_counter() - start, "provenance": provenance()}
+
+
+def best_of_n(sft, tokenizer, reward, prompts: list[str], seed: int, N: int = 256) -> list[dict]:
+    """Proxy and gold of best-of-n for n = 1, 2, 4 … N, each an average over all subsets of size n.
+
+    Sorted by proxy, the j-th best of N samples is the best of a random subset of n with
+    probability C(N − j, n − 1) / C(N, n), j counted from 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    totals: dict[int, list] = {2 ** k: [] for k in range(int(math.log2(N)) + 1)}
+    for prompt in prompts:
+        rollout = sample(sft, tokenizer, [prompt] * N, letters.MAX_NEW_TOKENS, generator=generator)
+        proxy = torch.tensor(reward(rollout.prompts, rollout.completions))
+        gold = torch.tensor(letters.gold_reward(rollout.prompts, rollout.completions))
+        order = proxy.argsort(descending=True)
+        for n, kept in totals.items():
+            weight = torch.tensor([math.comb(N - j, n - 1) / math.comb(N, n)
+                                   for j in range(1, N + 1)])
+            kept.append([(weight * values[order]).sum().item() for values in (proxy, gold)])
+    return [{"n": n, "kl_bound": math.log(n) - (n - 1) / n,
+             "reward": sum(k[0] for k in kept) / len(kept),
+             "gold": sum(k[1] for k in kept) / len(kept)} for n, kept in totals.items()]
+
+
+def assert_floors(found: dict) -> None:
+    """The floors this experiment has to clear on every seed."""
+    sft, ppo, hacked = (found["sft"], found["runs"]["ppo"]["held_out"],
+                        found["runs"]["ppo_beta_0"]["held_out"])
+    n = {row["n"]: row for row in found["best_of_n"]}
+    checks = {
+        "SFT gold − base gold ≥ 2.0": sft["gold"] - found["base"]["gold"] >= 2.,
+        "reward accuracy ≥ .65": found["reward_accuracy"] >= .65,
+        "PPO gold − SFT gold ≥ .9": ppo["gold"] - sft["gold"] >= .9,
+        "PPO KL 2 to 6": 2. <= ppo["kl"] <= 6.,
+        "β = 0: gold ≤ SFT − 3.5": hacked["gold"] <= sft["gold"] - 3.5,
+        "β = 0: reward ≥ PPO's + .15": hacked["reward"] >= ppo["reward"] + .15,
+        "β = 0: KL ≥ 20": hacked["kl"] >= 20.,
+        "best of 16 to 256: reward ≥ + .07": n[256]["reward"] - n[16]["reward"] >= .07,
+        "best of 16 to 256: gold ≤ + .1": n[256]["gold"] - n[16]["gold"] <= .1,
+    }
+    failed = [name for name, held in checks.items() if not held]
+    assert not failed, f"seed {found['seed']}: " + "; ".join(failed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    recorded = read_log(RESULTS) if RESULTS.exists() else []
+    if not options.check:
+        for seed in options.seeds:
+            if seed not in {found["seed"] for found in recorded}:
+                found = run_seed(seed)
+                with RunLog(RESULTS) as log:
+                    log.write(found)
+                recorded.append(found)
+    for found in recorded:
+        assert_floors(found)
+    print(f"{len(recorded)} seeds, every floor cleared")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Advantages: masked statistics, generalised advantage estimation, group baselines.
+
+Axes: B batch, T completion tokens, G samples of one prompt. A mask is 1 on tokens that count and
+0 on padding, of the same shape as what it masks. Everything here is in units of reward.
+Chapters: ppo-live, grpo.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values where the mask is 1; a scalar.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or nothing is left to average.
+
+    Examples
+    --------
+    >>> masked_mean(torch.tensor([1., 2., 100.]), torch.tensor([1, 1, 0]))
+    tensor(1.5000)
+    """
+    _check_same_shape(values=values, mask=mask)
+    if not mask.any():
+        raise ValueError("mask is 0 everywhere; expected at least one token that counts")
+    return torch.where(mask.bool(), values, 0.).sum() / mask.sum()
+
+
+def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Biased variance (divided by the count) of the values where the mask is 1; a scalar."""
+    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+
+
+def masked_whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """Shift and scale to mean 0 and variance 1 over all tokens that count; 0 elsewhere.
+
+    The variance is the biased one. Padding takes no part: over padded zeros the statistics would
+    depend on how long the longest completion is.
+
+    Examples
+    --------
+    >>> masked_whiten(torch.tensor([1., 3., 50.]), torch.tensor([1, 1, 0]))
+    tensor([-1.,  1.,  0.])
+    """
+    mean, variance = masked_mean(values, mask), masked_variance(values, mask)
+    return (values - mean) * torch.rsqrt(variance + eps) * mask
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: float = .95
+        ) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation over the tokens of each completion.
+
+    A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t; after the last token both V and A
+    are 0.
+
+    Parameters
+    ----------
+    rewards : Tensor, shape (B, T)
+        Reward of each token.
+    values : Tensor, shape (B, T)
+        V of the state *before* token t is written.
+    mask : Tensor, shape (B, T)
+        1 up to and including the last token, padding on the right.
+    gamma, lam : float
+        Discount and the bias-variance trade-off λ, both in [0, 1].
+
+    Returns
+    -------
+    advantages, returns : Tensor, shape (B, T)
+        `returns = advantages + values`, the critic's target. 0 on padding.
+
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-live.
+
+    Examples
+    --------
+    With λ = γ = 1 the advantage is what is still to come, less what was expected:
+
+    >>> advantages, _ = gae(torch.tensor([[0., 0., 1.]]), torch.tensor([[.5, .25, .75]]),
+    ...                     torch.ones(1, 3), gamma=1., lam=1.)
+    >>> advantages
+    tensor([[0.5000, 0.7500, 0.2500]])
+    """
+    _check_same_shape(rewards=rewards, values=values, mask=mask)
+    for name, x in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= x <= 1:
+            raise ValueError(f"{name} is {x}; expected a number in [0, 1]")
+    rewards, values = rewards * mask, values * mask
+    advantages = torch.zeros_like(values)
+    following = torch.zeros_like(values[:, 0])  # A_{t+1}
+    next_value = torch.zeros_like(values[:, 0])  # V_{t+1}
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = (delta + gamma * lam * following) * mask[:, t]
+        advantages[:, t] = following
+        next_value = values[:, t]
+    return advantages, advantages + values
+
+
+def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
+                     scale: str = "std", eps: float = 1e-4) -> Tensor:
+    """Compare each reward with the other samples of its prompt.
+
+    Parameters
+    ----------
+    rewards : Tensor, shape (B,)
+        One per completion; the samples of a prompt stand next to each other.
+    group_size : int
+        G, at least 2; B is a multiple of it.
+    baseline : {"mean", "leave_one_out"}
+        The mean of the whole group, or of the G − 1 others. The first is the second shrunk by
+        (G − 1)/G.
+    scale : {"std", "none"}
+        Divide by the group's unbiased standard deviation plus `eps`, or do not.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        A group whose rewards are all equal gets zeros: it teaches nothing.
+
+    Source: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2 ("mean", "std"); RLOO,
+    Ahmadian et al. 2024, arXiv:2402.14740 ("leave_one_out", "none"); Dr. GRPO, Liu et al. 2025,
+    arXiv:2503.20783 ("mean", "none"). Chapter: grpo.
+
+    Examples
+    --------
+    >>> group_advantages(torch.tensor([1., 0., 0., 3.]), 2, "mean", "none")
+    tensor([ 0.5000, -0.5000, -1.5000,  1.5000])
+    >>> group_advantages(torch.tensor([1., 0., 0., 3.]), 2, "leave_one_out", "none")
+    tensor([ 1., -1., -3.,  3.])
+    """
+    if group_size < 2:
+        raise ValueError(f"group_size is {group_size}; expected at least 2")
+    if rewards.dim() != 1 or len(rewards) % group_size:
+        raise ValueError(f"rewards has shape {tuple(rewards.shape)}; expected one entry per "
+                         f"completion, a multiple of group_size={group_size}")
+    if baseline not in ("mean", "leave_one_out"):
+        raise ValueError(f"baseline is {baseline!r}; expected 'mean' or 'leave_one_out'")
+    if scale not in ("std", "none"):
+        raise ValueError(f"scale is {scale!r}; expected 'std' or 'none'")
+    groups = rewards.view(-1, group_size)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if baseline == "leave_one_out":
+        advantages = advantages * group_size / (group_size - 1)
+    if scale == "std":
+        advantages = advantages / (groups.std(dim=1, keepdim=True) + eps)
+    return advantages.flatten()
+
+
+def _check_same_shape(**tensors: Tensor) -> None:
+    (first, reference), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != reference.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected "
+                             f"{tuple(reference.shape)}, the shape of {first}")

@@ -1,0 +1,210 @@
+"""Shipped checkpoints of the small worlds, and how each of them is rebuilt.
+
+Three models of the letters world at scale `tiny` come with the package: `base` (pretrained on the
+corpus), `sft` (fine-tuned on demonstrations) and `reward` (trained on compared pairs of SFT
+samples). ::
+
+    python -m rlhf_lib.artifacts letters              # rebuild them, about 2 minutes on two cores
+    python -m rlhf_lib.artifacts letters --check      # measure the ones that are there
+
+On one machine the same seed gives the same files. On another the floating-point sums differ in
+their last digits, training amplifies that, and the files differ; `--check` then asserts the same
+quality. Chapters: ppo-live, grpo.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+from typing import Callable
+
+import torch
+
+from .policy import load_policy, load_pretrained, new_policy
+from .reward_model import load_reward_model, new_reward_model
+
+ROOT = Path(__file__).parent / "artifacts"
+ARTIFACTS = {"letters": ("base", "sft", "reward")}
+SEED = 0  # of the shipped files
+PAIRS = 3_500
+
+
+def path(world: str, name: str) -> Path:
+    """The folder of a shipped checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If there is no artifact of that name.
+    FileNotFoundError
+        If its files are missing; the message says how to rebuild them.
+    """
+    if world not in ARTIFACTS:
+        raise ValueError(f"world is {world!r}; expected one of {', '.join(map(repr, ARTIFACTS))}")
+    if name not in ARTIFACTS[world]:
+        raise ValueError(f"artifact is {name!r}; expected one of "
+                         f"{', '.join(map(repr, ARTIFACTS[world]))}")
+    folder = ROOT / world / name
+    if not (folder / "model.safetensors").exists():
+        raise FileNotFoundError(f"artifact {world}/{name} has no model.safetensors; expected the "
+                                f"shipped file, or run `python -m rlhf_lib.artifacts {world}`")
+    return folder
+
+
+def load(world: str, name: str):
+    """Load a shipped checkpoint: (model, tokenizer).
+
+    `base` and `sft` are causal language models; `reward` is a reward model.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `path`, or if the file cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    folder = path(world, name)
+    if name == "reward":
+        return load_reward_model(folder), load_pretrained(AutoTokenizer, folder)
+    return load_policy(folder)
+
+
+# ------------------------------------------------------------------ how the letters models are made
+
+def pretrain(seed: int, scale: str = "tiny", watch: Callable[[dict], None] = lambda record: None):
+    """The base model: a random GPT-2 trained on the corpus. Returns (model, tokenizer)."""
+    from .sft import SFT, SFTConfig
+    from .worlds import letters
+
+    tokenizer = letters.tokenizer()
+    model = new_policy(tokenizer, scale, seed)
+    for record in SFT(model, tokenizer, letters.corpus(seed=seed),
+                      SFTConfig(max_steps=260, learning_rate=2e-3, seed=seed)):
+        watch(record)
+    return model, tokenizer
+
+
+def fine_tune(base, tokenizer, seed: int, watch: Callable[[dict], None] = lambda record: None):
+    """The SFT model: a copy of the base model trained on demonstrations."""
+    from .sft import SFT, SFTConfig
+    from .worlds import letters
+
+    model = copy.deepcopy(base)
+    for record in SFT(model, tokenizer, letters.demonstrations(seed=seed), SFTConfig(seed=seed)):
+        watch(record)
+    return model
+
+
+def compare(sft, tokenizer, n: int, seed: int, annotators=None):
+    """`n` pairs of SFT samples, each compared by a random annotator: a preference dataset."""
+    from .rollout import sample
+    from .worlds import letters
+
+    prompts = letters.prompts(n, seed=seed)["prompt"]
+    generator = torch.Generator(sft.device).manual_seed(seed)
+    first, second = [], []
+    for i in range(0, n, 250):
+        for completions in (first, second):
+            completions += sample(sft, tokenizer, prompts[i:i + 250], letters.MAX_NEW_TOKENS,
+                                  generator=generator).completions
+    annotators = annotators or letters.Annotators(seed=seed)
+    return annotators.label(list(prompts), first, second, seed=seed)
+
+
+def train_reward(sft, tokenizer, pairs, seed: int,
+                 watch: Callable[[dict], None] = lambda record: None):
+    """The reward model: the SFT trunk trained on the pairs, scores standardised on SFT samples."""
+    from .reward_training import RewardConfig, RewardTraining, standardise
+    from .rollout import sample
+    from .worlds import letters
+
+    model = new_reward_model(sft, seed)
+    for record in RewardTraining(model, tokenizer, pairs, RewardConfig(seed=seed)):
+        watch(record)
+    prompts = list(letters.prompts(500, seed=seed + 1)["prompt"])
+    rollout = sample(sft, tokenizer, prompts, letters.MAX_NEW_TOKENS,
+                     generator=torch.Generator(sft.device).manual_seed(seed + 1))
+    standardise(model, tokenizer, prompts, rollout.completions)
+    return model.eval()
+
+
+# ------------------------------------------------------------------ measuring and writing them
+
+def measure(base, sft, reward_model, tokenizer, seed: int) -> dict:
+    """Gold utility of base and SFT on 400 held-out prompts, and how good the reward model is."""
+    from .evaluation import evaluate
+    from .reward_training import pair_accuracy
+    from .rewards import LearnedReward
+    from .worlds import letters
+
+    prompts = list(letters.prompts(400, seed=seed + 9, held_out=True)["prompt"])
+    rewards = {"gold": letters.gold_reward, "reward": LearnedReward(reward_model, tokenizer)}
+    before, after = (evaluate(model, tokenizer, prompts, rewards, seed=seed)
+                     for model in (base, sft))
+    pairs = compare(sft, tokenizer, 500, seed + 1_000, letters.Annotators(seed=seed))
+    both = torch.tensor([after["values"]["gold"], after["values"]["reward"]])
+    return {"base_gold": before["gold"], "sft_gold": after["gold"], "sft_gold_se": after["gold_se"],
+            "reward_accuracy": pair_accuracy(reward_model, tokenizer, pairs),
+            "reward_gold_correlation": torch.corrcoef(both)[0, 1].item(),
+            "reward_mean": after["reward"], "reward_std": both[1].std().item()}
+
+
+def assert_quality(measured: dict) -> None:
+    """Raise an AssertionError if a set of letters models is below what the chapters rely on."""
+    for name, value, least, most in (
+            ("sft_gold - base_gold", measured["sft_gold"] - measured["base_gold"], 2., 8.),
+            ("reward_accuracy", measured["reward_accuracy"], .65, 1.),
+            ("reward_gold_correlation", measured["reward_gold_correlation"], .6, 1.),
+            ("reward_mean", measured["reward_mean"], -.3, .3),
+            ("reward_std", measured["reward_std"], .8, 1.2)):
+        assert least <= value <= most, f"{name} is {value:.3f}; expected {least} to {most}"
+
+
+def build_letters(seed: int = SEED, folder: Path = ROOT / "letters") -> dict:
+    """Train the three letters models, write them, and return what `measure` says of them."""
+    from tqdm.auto import tqdm
+
+    def bar(title, steps):
+        progress = tqdm(total=steps, desc=title, unit="step")
+
+        def watch(record):
+            progress.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+            progress.update()
+        return watch
+
+    base, tokenizer = pretrain(seed, watch=bar("base", 260))
+    sft = fine_tune(base, tokenizer, seed, watch=bar("sft", 60))
+    pairs = compare(sft, tokenizer, PAIRS, seed)
+    reward_model = train_reward(sft, tokenizer, pairs, seed, watch=bar("reward", 130))
+    measured = measure(base, sft, reward_model, tokenizer, seed)
+    assert_quality(measured)
+    for name, model in (("base", base), ("sft", sft), ("reward", reward_model)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return measured
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhf_lib.artifacts",
+        description="Rebuild the checkpoints that the package ships, or measure those there.")
+    parser.add_argument("world", choices=list(ARTIFACTS))
+    parser.add_argument("--check", action="store_true",
+                        help="train nothing: measure the models that are there")
+    parser.add_argument("--seed", type=int, default=SEED, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=None,
+                        help="folder to write to (default: the package's own)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(2)  # sums are split by thread: the same count gives the same files
+    if options.check:
+        models = [load(options.world, name)[0] for name in ARTIFACTS[options.world]]
+        measured = measure(*models, load(options.world, "sft")[1], options.seed)
+        assert_quality(measured)
+    else:
+        measured = build_letters(options.seed, options.out or ROOT / options.world)
+    print(json.dumps(measured, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Figures in one style, readable on light and dark pages and for readers who see few colours.
+
+Every function returns the figure it drew; a notebook shows it by ending a cell with the call.
+Chapters: ppo-live, grpo.
+"""
+from __future__ import annotations
+
+from typing import Sequence
+
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's palette, which stays distinct under the common colour-vision deficiencies
+COLOURS = {"blue": "#0072b2", "orange": "#d55e00", "green": "#009e73", "purple": "#cc79a7",
+           "sky": "#56b4e9", "yellow": "#e69f00", "grey": "#7f7f7f", "black": "#222222"}
+STYLE = {
+    "figure.dpi": 100, "figure.facecolor": "white", "axes.facecolor": "white",
+    "savefig.facecolor": "white", "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": .25,
+    "legend.frameon": False, "legend.fontsize": 10, "lines.linewidth": 1.8,
+    "axes.prop_cycle": plt.cycler(color=list(COLOURS.values())),
+}
+LABELS = {  # metric -> what an axis says
+    "reward": "learned reward", "gold": "gold utility", "kl": "KL to the reference, nats",
+    "entropy": "entropy, nats per token", "length": "length, tokens", "beta": "β",
+    "clip_fraction": "share of tokens clipped", "value_loss": "value loss",
+    "explained_variance": "explained variance", "loss": "loss, nats", "accuracy": "accuracy",
+    "zero_variance_groups": "share of groups with equal rewards",
+}
+
+
+def figure(columns: int = 1, rows: int = 1, width: float = 9., height: float = 2.8, **options):
+    """A figure and its axes, a flat list, in the house style."""
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False,
+                                 layout="constrained", **options)
+    plt.close(fig)  # shown once, by the cell that returns it
+    return fig, list(axes.flat)
+
+
+def smooth(values: Sequence[float], window: int = 5) -> list[float]:
+    """Trailing mean over up to `window` values: it never looks ahead.
+
+    Examples
+    --------
+    >>> smooth([0., 2., 4.], window=2)
+    [0.0, 1.0, 3.0]
+    """
+    return [sum(values[max(0, i - window + 1):i + 1]) / len(values[max(0, i - window + 1):i + 1])
+            for i in range(len(values))]
+
+
+def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns: int = 3,
+                    window: int = 5):
+    """One panel a metric, one line a run: the records thin, their trailing mean thick.
+
+    Parameters
+    ----------
+    runs : dict of str to list of dict
+        Records by the name that the legend gives the run; `step` is the horizontal axis.
+    metrics : sequence of str
+        Keys of the records. A run without a metric has no line in its panel.
+    columns : int
+    window : int
+        Steps in the trailing mean.
+    """
+    rows = -(-len(metrics) // columns)
+    fig, axes = figure(columns, rows)
+    for axis in axes[len(metrics):]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes, metrics):
+        for (name, records), colour in zip(runs.items(), COLOURS.values()):
+            points = [(r["step"], r[metric]) for r in records if metric in r]
+            if points:
+                steps, values = zip(*points)
+                axis.plot(steps, values, color=colour, alpha=.3, linewidth=1)
+                axis.plot(steps, smooth(values, window), color=colour, label=name)
+        axis.set_title(LABELS.get(metric, metric), loc="left")
+        axis.set_xlabel("step")
+    if len(runs) > 1:
+        axes[0].legend()
+    return fig
+
+
+def stacked_shares(shares: dict[str, dict[str, float]], order: Sequence[str]):
+    """Horizontal stacked bars: for each name, how its samples split over the categories of `order`.
+    """
+    fig, (axis,) = figure(height=.55 * len(shares) + 1.6)
+    colours = plt.get_cmap("tab10").colors
+    names = list(shares)
+    for row, name in enumerate(names):
+        left = 0.
+        for k, category in enumerate(order):
+            share = shares[name].get(category, 0.)
+            axis.barh(row, share, left=left, color=colours[k % 10], edgecolor="white",
+                      label=category if row == 0 else None)
+            if share >= .06:
+                axis.text(left + share / 2, row, f"{share:.0%}", ha="center", va="center",
+                          fontsize=9, color="white")
+            left += share
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.grid(False)
+    axis.set_xlabel("share of samples")
+    axis.legend(ncols=5, loc="lower center", bbox_to_anchor=(.5, 1.0), fontsize=9)
+    return fig

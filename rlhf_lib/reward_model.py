@@ -1,0 +1,86 @@
+"""A reward model is a trunk and a scalar head, read at the last token; a critic reads every token.
+
+Both are `transformers` sequence classifiers with one label, so a checkpoint made here loads in any
+tool that takes one, and the other way round. Scores are in units of reward, with no sigmoid: a
+squashed score would shrink below the KL penalty it is weighed against.
+
+Axes: B batch, P prompt tokens, T completion tokens. Chapter: ppo-live.
+"""
+from __future__ import annotations
+
+import copy
+import os
+
+import torch
+from torch import Tensor
+
+from .policy import TokenBatch, check_context, load_pretrained
+
+
+def new_reward_model(policy, seed: int = 0):
+    """A reward model that starts from a policy's trunk, with a small random head.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+        Usually the SFT policy. It is copied, not changed.
+    seed : int
+        Seeds the head.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        A sequence classifier with `num_labels=1`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config)
+        torch.nn.init.normal_(model.score.weight, std=.02)
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    return model.to(policy.device, policy.dtype).eval()
+
+
+def load_reward_model(source: str | os.PathLike):
+    """Load a reward model from a folder or, by name, from the hub.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no checkpoint, it cannot be read, or it has more than one label.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = load_pretrained(AutoModelForSequenceClassification, source)
+    if model.config.num_labels != 1:
+        raise ValueError(f"source is {str(source)!r}, a classifier with {model.config.num_labels} "
+                         "labels; expected one label, the reward")
+    return model.eval()
+
+
+def token_values(model, batch: TokenBatch) -> Tensor:
+    """The head's output after every token of prompt and completion, shape (B, P + T)."""
+    check_context(model, batch.input_ids.shape[1])
+    hidden = model.base_model(**batch.model_inputs).last_hidden_state
+    return model.score(hidden).squeeze(-1).float()
+
+
+def reward_scores(model, batch: TokenBatch) -> Tensor:
+    """The reward of each completion, shape (B,): the head's output at its last real token."""
+    last = batch.prompt_ids.shape[1] + batch.completion_mask.sum(dim=1) - 1
+    return token_values(model, batch).gather(1, last[:, None]).squeeze(1)
+
+
+def state_values(critic, batch: TokenBatch) -> Tensor:
+    """V of the state before each completion token, shape (B, T), in units of reward.
+
+    Row t is the output one position earlier, so that the value of a state cannot see the action
+    taken in it.
+    """
+    P = batch.prompt_ids.shape[1]
+    return token_values(critic, batch)[:, P - 1:-1]
+
+

@@ -1,0 +1,110 @@
+"""Train a reward model on comparisons, by the Bradley–Terry loss.
+
+What it adds to the bare loss: scores are centred by a small penalty, and `standardise` then sets
+their spread to 1 under the policy that will be trained. Both only fix what comparisons leave
+free or make arbitrary, so that β means the same from one reward model to the next.
+Chapter: ppo-live.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Iterator
+
+import torch
+
+from .batches import rows_of_step
+from .losses import bradley_terry_loss
+from .policy import encode
+from .reward_model import reward_scores
+from .rewards import LearnedReward
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Settings, named as TRL names them."""
+
+    max_steps: int = 130
+    batch_size: int = 64  # pairs a step
+    learning_rate: float = 3e-4  # peak; after the warm-up it falls linearly to 0
+    warmup_steps: int = 10
+    weight_decay: float = .01
+    center_rewards_coefficient: float = .01
+    max_grad_norm: float = 1.
+    seed: int = 0  # order of the data
+
+
+class RewardTraining:
+    """Step through reward-model training; `for record in RewardTraining(...)` trains to the end.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        A sequence classifier with one label, trained in place.
+    tokenizer : PreTrainedTokenizerBase
+    dataset : datasets.Dataset
+        Columns `prompt`, `chosen` and `rejected`.
+    config : RewardConfig
+
+    Chapter: ppo-live.
+    """
+
+    def __init__(self, model, tokenizer, dataset, config: RewardConfig = RewardConfig()):
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.prompts = list(dataset["prompt"])
+        self.chosen, self.rejected = list(dataset["chosen"]), list(dataset["rejected"])
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
+            betas=(.9, .98))
+        self.step_number = 0
+
+    def step(self) -> dict:
+        """Take one gradient step and return its record."""
+        start = time.perf_counter()
+        c = self.config
+        rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
+        prompts = [self.prompts[i] for i in rows]
+        completions = [self.chosen[i] for i in rows] + [self.rejected[i] for i in rows]
+        batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
+        chosen, rejected = reward_scores(self.model, batch).chunk(2)
+        loss = bradley_terry_loss(chosen, rejected, centering=c.center_rewards_coefficient)
+        rate = c.learning_rate * min(1, (self.step_number + 1) / c.warmup_steps) * \
+            (1 - self.step_number / c.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
+        self.optimizer.step()
+        self.step_number += 1
+        return {"step": self.step_number, "loss": loss.item(),
+                "accuracy": (chosen > rejected).float().mean().item(), "learning_rate": rate,
+                "seconds": time.perf_counter() - start}
+
+    def __iter__(self) -> Iterator[dict]:
+        while self.step_number < self.config.max_steps:
+            yield self.step()
+
+
+def pair_accuracy(model, tokenizer, dataset) -> float:
+    """Share of pairs in which the chosen completion scores higher; a tie counts half."""
+    reward = LearnedReward(model, tokenizer)
+    chosen = torch.tensor(reward(list(dataset["prompt"]), list(dataset["chosen"])))
+    rejected = torch.tensor(reward(list(dataset["prompt"]), list(dataset["rejected"])))
+    return ((chosen > rejected).float() + .5 * (chosen == rejected)).mean().item()
+
+
+@torch.no_grad()
+def standardise(model, tokenizer, prompts: list[str], completions: list[str]) -> tuple[float, float]:
+    """Scale the head so that scores have standard deviation 1 on the given completions.
+
+    Use completions of the policy that PPO will start from. Returns the mean and the standard
+    deviation of the scores before; after, the mean is their quotient, near 0 by the centring.
+    """
+    scores = torch.tensor(LearnedReward(model, tokenizer)(prompts, completions))
+    mean, std = scores.mean().item(), scores.std().item()
+    if not std > 0:
+        raise ValueError("the scores are all equal; expected a reward model that tells some of "
+                         "the given completions apart")
+    model.score.weight /= std
+    return mean, std

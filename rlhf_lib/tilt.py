@@ -1,0 +1,598 @@
+"""The exact optimum of the KL-regularised objective on finite sets of replies.
+
+For one prompt, a finite list of replies, a reference distribution and a reward for each reply,
+
+    J(pi) = E_pi[r] - beta * KL(pi || pi_ref)
+
+has one maximiser, pi*(y) = pi_ref(y) exp(r(y) / beta) / Z. This module computes it, its geometry
+(the frontier of KL and expected reward), the law of best-of-n beside it, and its form token by
+token (the soft Bellman recursion).
+
+Everything is NumPy in float64 and exact up to rounding: no sampling, no model, no gradient.
+Logarithms are natural, so KL is in nats. Nothing here runs inside a training loop; it is what a
+training loop is compared with.
+
+Legend of axes: N replies, V vocabulary, T tokens.
+
+Chapter: kl-tilt.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+__all__ = [
+    "SoftBellman",
+    "best_of_n",
+    "best_of_n_kl_bound",
+    "expected_reward",
+    "frontier",
+    "kl_divergence",
+    "log_partition",
+    "objective",
+    "soft_bellman",
+    "softmax",
+    "tilt",
+]
+
+_SUM_TOLERANCE = 1e-6  # how far the sum of a distribution may be from 1
+
+
+# ------------------------------------------------------------------------------ checks of arguments
+
+
+def _finite(name: str, values) -> np.ndarray:
+    """`values` as a finite float64 array; an error that names the argument otherwise."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is not an array of numbers; expected one number per reply"
+        ) from error
+    if array.size == 0:
+        raise ValueError(f"{name} is empty; expected at least one number")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        where = tuple(int(i) for i in bad[0])
+        place = where[0] if len(where) == 1 else where
+        raise ValueError(f"{name}[{place}] is {array[where]}; expected finite numbers")
+    return array
+
+
+def _vector(name: str, values) -> np.ndarray:
+    array = _finite(name, values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; expected one dimension")
+    return array
+
+
+def _distribution(name: str, values, *, ndim: int | None = 1) -> np.ndarray:
+    """`values` as a distribution: not negative, sum 1. Zeros are allowed; nothing is rescaled."""
+    array = _vector(name, values) if ndim == 1 else _finite(name, values)
+    if (array < 0).any():
+        where = tuple(int(i) for i in np.argwhere(array < 0)[0])
+        place = where[0] if len(where) == 1 else where
+        raise ValueError(f"{name}[{place}] is {array[where]}; expected probabilities of at least 0")
+    total = float(array.sum())
+    if abs(total - 1.0) > _SUM_TOLERANCE:
+        raise ValueError(f"{name} sums to {total:.6g}; expected probabilities that sum to 1")
+    return array
+
+
+def _beta(beta: float) -> float:
+    try:
+        value = float(beta)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"beta is {beta}; expected a positive number")
+    return value
+
+
+def _same_length(first_name: str, first: np.ndarray, name: str, other: np.ndarray) -> None:
+    if first.shape != other.shape:
+        if first.ndim == other.ndim == 1:
+            got, expected = f"{len(other)} entries", f"{len(first)}"
+        else:
+            got, expected = f"shape {other.shape}", f"{first.shape}"
+        raise ValueError(f"{name} has {got}; expected {expected}, as {first_name} has")
+
+
+def _log(p: np.ndarray) -> np.ndarray:
+    """log p with log 0 = -inf and no warning: what has no mass stays without."""
+    with np.errstate(divide="ignore"):
+        return np.log(p)
+
+
+def _logsumexp(scores: np.ndarray) -> np.ndarray:
+    """log sum exp over the last axis; -inf where every score is -inf."""
+    top = scores.max(axis=-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]
+
+
+# -------------------------------------------------------------------------------------- the optimum
+
+
+def softmax(logits) -> np.ndarray:
+    """exp(logits), normalised over the last axis, without overflow.
+
+    Parameters
+    ----------
+    logits : array of shape (..., N)
+
+    Returns
+    -------
+    array of shape (..., N)
+        Probabilities; each row sums to 1.
+
+    Raises
+    ------
+    ValueError
+        If `logits` is empty or holds NaN or an infinity.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> softmax([0.0, 0.0])
+    array([0.5, 0.5])
+    >>> softmax([1000.0, 0.0])
+    array([1., 0.])
+    """
+    logits = _finite("logits", logits)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def tilt(reference, rewards, beta: float) -> np.ndarray:
+    """The optimal policy pi*(y) = reference(y) exp(rewards(y) / beta) / Z.
+
+    Computed in log space, so that a small beta neither overflows nor loses the best reply. A reply
+    with reference probability 0 keeps probability 0, whatever its reward.
+
+    Parameters
+    ----------
+    reference : array of shape (N,)
+        pi_ref, probabilities that sum to 1; zeros are allowed.
+    rewards : array of shape (N,)
+        r(y), finite. A constant added to all of them changes nothing.
+    beta : float
+        The price of one nat of KL, in units of reward; positive.
+
+    Returns
+    -------
+    array of shape (N,)
+        pi*, probabilities that sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If beta is not positive, the reference is no distribution, a reward is not finite, or the
+        lengths differ.
+
+    Source
+    ------
+    Rafailov et al. 2023, equation 4, https://arxiv.org/abs/2305.18290.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    Equal references: the odds are exp of the difference of rewards, over beta.
+
+    >>> tilt([0.5, 0.5], [np.log(3.0), 0.0], beta=1.0)
+    array([0.75, 0.25])
+    >>> tilt([0.5, 0.5, 0.0], [0.0, 0.0, 99.0], beta=0.01)
+    array([0.5, 0.5, 0. ])
+    >>> tilt([0.5, 0.5], [1.0, 0.0], beta=-1)
+    Traceback (most recent call last):
+        ...
+    ValueError: beta is -1; expected a positive number
+    """
+    reference, rewards, beta = _problem(reference, rewards, beta)
+    scores = _log(reference) + rewards / beta
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+def log_partition(reference, rewards, beta: float) -> float:
+    """log Z = log sum_y reference(y) exp(rewards(y) / beta), in nats.
+
+    beta * log Z is the best value that the objective can reach: J(pi*) = beta log Z.
+
+    Parameters
+    ----------
+    reference, rewards, beta
+        As for `tilt`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        As `tilt` does.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> round(log_partition([0.5, 0.5], [np.log(3.0), 0.0], beta=1.0), 6)  # log 2
+    0.693147
+    """
+    reference, rewards, beta = _problem(reference, rewards, beta)
+    return float(_logsumexp(_log(reference) + rewards / beta))
+
+
+def _problem(reference, rewards, beta: float) -> tuple[np.ndarray, np.ndarray, float]:
+    reference, rewards = _distribution("reference", reference), _vector("rewards", rewards)
+    _same_length("reference", reference, "rewards", rewards)
+    return reference, rewards, _beta(beta)
+
+
+# ------------------------------------------------------------------------------- measuring a policy
+
+
+def kl_divergence(p, q) -> float:
+    """KL(p || q) = sum_y p(y) log(p(y) / q(y)), in nats.
+
+    With p the policy and q the reference this is the *reverse* KL of the objective. Terms with
+    p(y) = 0 are 0; where p(y) > 0 and q(y) = 0 the divergence is infinite, and infinity is
+    returned.
+
+    Parameters
+    ----------
+    p, q : arrays of shape (N,)
+        Two distributions over the same replies.
+
+    Returns
+    -------
+    float
+        At least 0 (up to rounding), possibly infinity.
+
+    Raises
+    ------
+    ValueError
+        If one is no distribution, or the lengths differ.
+
+    Source
+    ------
+    Kullback & Leibler 1951, https://doi.org/10.1214/aoms/1177729694.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> round(kl_divergence([1.0, 0.0], [0.5, 0.5]), 6)  # log 2
+    0.693147
+    >>> kl_divergence([0.5, 0.5], [1.0, 0.0])
+    inf
+    """
+    p, q = _distribution("p", p), _distribution("q", q)
+    _same_length("p", p, "q", q)
+    inside = p > 0
+    return float((p[inside] * (np.log(p[inside]) - _log(q[inside]))).sum())
+
+
+def expected_reward(policy, rewards) -> float:
+    """E_policy[r] = sum_y policy(y) rewards(y).
+
+    Parameters
+    ----------
+    policy : array of shape (N,)
+        A distribution.
+    rewards : array of shape (N,)
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the policy is no distribution, a reward is not finite, or the lengths differ.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> expected_reward([0.25, 0.75], [4.0, 0.0])
+    1.0
+    """
+    policy, rewards = _distribution("policy", policy), _vector("rewards", rewards)
+    _same_length("policy", policy, "rewards", rewards)
+    return float(policy @ rewards)
+
+
+def objective(policy, reference, rewards, beta: float) -> float:
+    """J(policy) = E_policy[r] - beta * KL(policy || reference).
+
+    Parameters
+    ----------
+    policy : array of shape (N,)
+        A distribution. Mass outside the reference's support makes J minus infinity.
+    reference, rewards, beta
+        As for `tilt`.
+
+    Returns
+    -------
+    float
+        In units of reward.
+
+    Raises
+    ------
+    ValueError
+        As `tilt` and `kl_divergence` do.
+
+    Source
+    ------
+    Ziegler et al. 2019, equation 2, https://arxiv.org/abs/1909.08593.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    At the optimum it equals beta log Z; anywhere else it is lower by beta KL(policy || pi*).
+
+    >>> reference, rewards = np.array([0.5, 0.5]), np.array([1.0, 0.0])
+    >>> best = objective(tilt(reference, rewards, 2.0), reference, rewards, 2.0)
+    >>> abs(best - 2.0 * log_partition(reference, rewards, 2.0)) < 1e-12
+    True
+    >>> objective(reference, reference, rewards, 2.0)
+    0.5
+    """
+    reference, rewards, beta = _problem(reference, rewards, beta)
+    return expected_reward(policy, rewards) - beta * kl_divergence(policy, reference)
+
+
+def frontier(reference, rewards, betas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """KL and expected reward of pi* for each beta: the most reward that each KL can buy.
+
+    The curve is concave, and its slope at the point of beta is beta: dE[r] / dKL = beta.
+
+    Parameters
+    ----------
+    reference, rewards
+        As for `tilt`.
+    betas : array of shape (M,)
+        Positive numbers, in any order.
+
+    Returns
+    -------
+    kl : array of shape (M,)
+        KL(pi* || pi_ref) in nats.
+    expected : array of shape (M,)
+        E_pi*[r].
+
+    Raises
+    ------
+    ValueError
+        As `tilt` does.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> kl, expected = frontier([0.5, 0.5], [1.0, 0.0], [1e-3, 1e3])
+    >>> kl.round(3), expected.round(3)
+    (array([0.693, 0.   ]), array([1. , 0.5]))
+    """
+    policies = [tilt(reference, rewards, beta) for beta in np.atleast_1d(betas)]
+    kl = np.array([kl_divergence(policy, reference) for policy in policies])
+    return kl, np.array([expected_reward(policy, rewards) for policy in policies])
+
+
+# ---------------------------------------------------------------------------------------- best-of-n
+
+
+def best_of_n(reference, rewards, n: int) -> np.ndarray:
+    """The exact law of best-of-n: draw n replies from the reference, keep one of highest reward.
+
+    With F(s) the reference's probability of a reward of at most s, the best reward is s with
+    probability F(s)^n - F(s-)^n. Replies that share a reward share that probability in
+    proportion to the reference, which is what keeping the first of the best gives.
+
+    Parameters
+    ----------
+    reference, rewards
+        As for `tilt`.
+    n : int
+        How many replies are drawn; at least 1.
+
+    Returns
+    -------
+    array of shape (N,)
+        Probabilities that sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If n is not an integer of at least 1; else as `tilt` does.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> best_of_n([0.5, 0.5], [1.0, 0.0], n=2)
+    array([0.75, 0.25])
+    >>> best_of_n([0.25, 0.25, 0.5], [1.0, 1.0, 0.0], n=2)
+    array([0.375, 0.375, 0.25 ])
+    """
+    reference, rewards, _ = _problem(reference, rewards, 1.0)
+    n = _count(n)
+    _, level = np.unique(rewards, return_inverse=True)  # level of each reply, lowest reward first
+    mass = np.bincount(level, weights=reference)  # reference probability of each level
+    below = np.concatenate([[0.0], np.cumsum(mass)])
+    below[-1] = 1.0
+    best = below[1:] ** n - below[:-1] ** n  # probability that the best of n lies on the level
+    share = np.divide(best, mass, out=np.zeros_like(best), where=mass > 0)
+    return reference * share[level]
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """log n - (n - 1) / n: an upper bound on KL(best-of-n || reference), in nats.
+
+    It is the value for a reference without atoms and without ties; on a finite set of replies the
+    KL is smaller.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If n is not an integer of at least 1.
+
+    Source
+    ------
+    Beirami et al. 2024, https://arxiv.org/abs/2401.01879.
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    >>> best_of_n_kl_bound(1)
+    0.0
+    >>> round(best_of_n_kl_bound(4), 3)
+    0.636
+    """
+    n = _count(n)
+    return math.log(n) - (n - 1) / n
+
+
+def _count(n: int) -> int:
+    try:
+        whole = int(n) == n and n >= 1
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise ValueError(f"n is {n}; expected an integer of at least 1")
+    return int(n)
+
+
+# ----------------------------------------------------------------------------------- token by token
+
+
+class SoftBellman(NamedTuple):
+    """The optimum token by token; entry t of each list belongs to prefixes of t tokens.
+
+    Attributes
+    ----------
+    policies : list of T arrays
+        `policies[t]` has shape (V,) * (t + 1): pi*(token | prefix of t tokens), over the last
+        axis.
+    values : list of T + 1 arrays
+        `values[t]` has shape (V,) * t: the soft value V*(prefix). `values[0]` is beta log Z,
+        `values[T]` the rewards.
+    q_values : list of T arrays
+        `q_values[t]` has shape (V,) * (t + 1): Q*(prefix, token), which is V* of the longer
+        prefix.
+    """
+
+    policies: list[np.ndarray]
+    values: list[np.ndarray]
+    q_values: list[np.ndarray]
+
+
+def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
+    """The optimum on an enumerable language, token by token, by the soft Bellman recursion.
+
+    From the last token backwards,
+
+        Q*(prefix, a)  = V*(prefix + a),   with V*(whole reply) = r(reply)
+        V*(prefix)     = beta log sum_a pi_ref(a | prefix) exp(Q*(prefix, a) / beta)
+        pi*(a | prefix) = pi_ref(a | prefix) exp((Q*(prefix, a) - V*(prefix)) / beta).
+
+    The product of the conditionals is the tilt of the joint distribution. A token's own reward does
+    not appear.
+
+    Parameters
+    ----------
+    reference : array of shape (V,) * T
+        Joint reference probability of each reply of T tokens.
+    rewards : array of the same shape
+        Reward of each whole reply.
+    beta : float
+        Positive.
+
+    Returns
+    -------
+    SoftBellman
+        Conditionals, soft values and Q-values. A prefix that the reference never produces has value
+        -inf and a row of zeros as its conditional.
+
+    Raises
+    ------
+    ValueError
+        As `tilt` does.
+
+    Source
+    ------
+    Levine 2018, section 2, https://arxiv.org/abs/1805.00909 (there with a uniform reference).
+
+    Chapter
+    -------
+    kl-tilt
+
+    Examples
+    --------
+    Two binary tokens, uniform reference, reward 1 for "11" only:
+
+    >>> optimum = soft_bellman(np.full((2, 2), 0.25), [[0.0, 0.0], [0.0, 1.0]], beta=0.5)
+    >>> optimum.policies[0].round(3)
+    array([0.193, 0.807])
+    """
+    reference = _distribution("reference", reference, ndim=None)
+    rewards = _finite("rewards", rewards)
+    if reference.ndim == 0:
+        raise ValueError("reference is a single number; expected an array with one axis per token")
+    _same_length("reference", reference, "rewards", rewards)
+    beta = _beta(beta)
+    length = reference.ndim
+    # marginals[t]: reference probability of each prefix of t tokens, (V,) * t
+    marginals = [reference.sum(axis=tuple(range(t, length))) for t in range(length + 1)]
+    values = [np.where(reference > 0, rewards, -np.inf)]
+    policies, q_values = [], []
+    for t in reversed(range(length)):
+        seen = marginals[t][..., None]
+        conditional = np.divide(
+            marginals[t + 1], seen, out=np.zeros_like(marginals[t + 1]), where=seen > 0
+        )  # pi_ref(a | prefix), (V,) * (t + 1)
+        q = values[0]
+        scores = _log(conditional) + q / beta
+        log_normaliser = _logsumexp(scores)
+        known = np.where(np.isfinite(log_normaliser), log_normaliser, 0.0)
+        policies.insert(0, np.exp(scores - known[..., None]))
+        q_values.insert(0, q)
+        values.insert(0, beta * log_normaliser)
+    return SoftBellman(policies, values, q_values)

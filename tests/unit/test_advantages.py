@@ -1,0 +1,86 @@
+"""Masked statistics, GAE and group baselines: by hand, at their limits, and on bad input."""
+import pytest
+import torch
+
+from rlhf_lib.advantages import (gae, group_advantages, masked_mean, masked_variance,
+                                 masked_whiten)
+
+
+def test_masked_statistics_ignore_what_stands_in_the_padding():
+    values = torch.tensor([[1., 2., 3.], [4., float("inf"), -1e9]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert masked_mean(values, mask).item() == 2.5
+    assert masked_variance(values[:1], mask[:1]).item() == pytest.approx(2 / 3)  # biased
+
+
+def test_whitening_does_not_depend_on_the_padding():
+    values, mask = torch.tensor([[1., 3., 0.]]), torch.tensor([[1, 1, 0]])
+    wider = masked_whiten(torch.tensor([[1., 3., 0., 0., 0.]]), torch.tensor([[1, 1, 0, 0, 0]]))
+    narrow = masked_whiten(values, mask)
+    assert torch.equal(narrow, torch.tensor([[-1., 1., 0.]]))
+    assert torch.equal(wider[:, :3], narrow)
+
+
+def test_gae_by_hand():
+    # gamma = .5, lam = .5, so gamma * lam = .25; values 1, 2, 4; rewards 0, 1, 2
+    # delta_3 = 2 - 4 = -2;  delta_2 = 1 + .5 * 4 - 2 = 1;  delta_1 = 0 + .5 * 2 - 1 = 0
+    # A_3 = -2;  A_2 = 1 - .25 * 2 = .5;  A_1 = 0 + .25 * .5 = .125
+    advantages, returns = gae(torch.tensor([[0., 1., 2.]]), torch.tensor([[1., 2., 4.]]),
+                              torch.ones(1, 3), gamma=.5, lam=.5)
+    assert torch.equal(advantages, torch.tensor([[.125, .5, -2.]]))
+    assert torch.equal(returns, torch.tensor([[1.125, 2.5, 2.]]))
+
+
+def test_gae_limits():
+    torch.manual_seed(0)
+    rewards, values = torch.randn(3, 5), torch.randn(3, 5)
+    mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [1] + [0] * 4])
+    masked = rewards * mask
+    to_go = masked.flip(1).cumsum(1).flip(1)
+    advantages, returns = gae(rewards, values, mask, gamma=1., lam=1.)
+    assert torch.allclose(advantages, (to_go - values) * mask, atol=1e-6)
+    assert torch.allclose(returns, to_go * mask, atol=1e-6)  # lam = 1: the critic cancels
+    one_step, _ = gae(rewards, values, mask, gamma=1., lam=0.)
+    next_values = torch.cat([(values * mask)[:, 1:], torch.zeros(3, 1)], 1)
+    assert torch.allclose(one_step, (rewards + next_values - values) * mask, atol=1e-6)
+
+
+def test_gae_does_not_read_the_padding():
+    rewards, values = torch.tensor([[1., 2., 0.]]), torch.tensor([[.5, .5, 0.]])
+    mask = torch.tensor([[1, 1, 0]])
+    dirty = gae(rewards + torch.tensor([[0., 0., 99.]]), values + torch.tensor([[0., 0., 7.]]),
+                mask)
+    for a, b in zip(gae(rewards, values, mask), dirty):
+        assert torch.equal(a, b)
+
+
+def test_group_mean_is_leave_one_out_shrunk():
+    torch.manual_seed(1)
+    rewards = torch.randn(12)
+    with_self = group_advantages(rewards, 4, "mean", "none")
+    without = group_advantages(rewards, 4, "leave_one_out", "none")
+    assert torch.allclose(with_self, without * 3 / 4)
+    others = (rewards[:4].sum() - rewards[0]) / 3
+    assert without[0].item() == pytest.approx((rewards[0] - others).item(), abs=1e-6)
+
+
+def test_group_std_is_unbiased_and_a_constant_group_teaches_nothing():
+    rewards = torch.tensor([1., 2., 3., 5., 5., 5.])
+    advantages = group_advantages(rewards, 3, "mean", "std", eps=0.)[:3]
+    assert torch.allclose(advantages, torch.tensor([-1., 0., 1.]))  # std of 1, 2, 3 is 1
+    assert torch.equal(group_advantages(rewards, 3)[3:], torch.zeros(3))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: masked_mean(torch.ones(2), torch.ones(3)), "mask has shape"),
+    (lambda: masked_mean(torch.ones(2), torch.zeros(2)), "mask is 0 everywhere"),
+    (lambda: gae(torch.ones(1, 2), torch.ones(1, 3), torch.ones(1, 2)), "values has shape"),
+    (lambda: gae(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 2), lam=1.5), "lam is 1.5"),
+    (lambda: group_advantages(torch.ones(30), 8), "a multiple of group_size=8"),
+    (lambda: group_advantages(torch.ones(4), 1), "group_size is 1; expected at least 2"),
+    (lambda: group_advantages(torch.ones(4), 2, baseline="median"), "baseline is 'median'"),
+    (lambda: group_advantages(torch.ones(4), 2, scale="yes"), "scale is 'yes'"),
+])
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,175 @@
+"""Encoding, scoring and sampling: the sampler and the scorer must be one function."""
+import copy
+
+import pytest
+import torch
+from tests.unit.small import RAGGED, policy, tokenizer
+
+from rlhf_lib.policy import (SCALES, choose_scale, completion_logits, count_parameters, encode,
+                             encode_prompts, entropy, load_policy, new_policy, token_logprobs)
+from rlhf_lib.rollout import sample
+
+PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
+
+
+def draw(model, temperature=1., seed=0, prompts=RAGGED, n=20):
+    return sample(model, tokenizer(), list(prompts), n, temperature,
+                  torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("temperature", [1., .7, 1.6])
+def test_sampler_and_scorer_agree_on_ragged_prompts(temperature):
+    """Through the cache while sampling, in one pass while scoring: 1e-5 in fp32."""
+    rollout = draw(policy(), temperature)
+    assert len(set(rollout.prompt_mask.sum(dim=1).tolist())) > 1  # ragged indeed
+    scored = token_logprobs(policy(), rollout, temperature)
+    assert (scored - rollout.logprobs).abs().max().item() < 1e-5
+    entropies = entropy(completion_logits(policy(), rollout, temperature)) * rollout.completion_mask
+    assert (entropies - rollout.entropies).abs().max().item() < 1e-5
+
+
+def test_a_prompt_scores_the_same_alone_and_in_a_padded_batch():
+    rollout = draw(policy())
+    together = token_logprobs(policy(), rollout)
+    for i, prompt in enumerate(RAGGED):
+        ids = tokenizer()(prompt, add_special_tokens=False)["input_ids"]
+        length = int(rollout.lengths[i])
+        row = torch.tensor([ids + rollout.completion_ids[i, :length].tolist()])
+        logits = policy()(row).logits[0, len(ids) - 1:-1].log_softmax(-1)  # no mask, no padding
+        alone = logits.gather(1, rollout.completion_ids[i, :length, None])[:, 0]
+        assert torch.allclose(together[i, :length], alone, atol=1e-5)
+
+
+def test_without_position_ids_the_test_above_would_fail():
+    rollout = draw(policy())
+    shifted = policy()(input_ids=rollout.input_ids, attention_mask=rollout.attention_mask,
+                       position_ids=torch.arange(rollout.input_ids.shape[1])[None]).logits
+    P = rollout.prompt_ids.shape[1]
+    wrong = shifted[:, P - 1:-1].log_softmax(-1).gather(
+        -1, rollout.completion_ids[..., None])[..., 0] * rollout.completion_mask
+    assert (wrong - rollout.logprobs).abs().max().item() > .01
+
+
+def test_a_rollout_ends_at_the_first_end_token_and_masks_the_rest():
+    model = policy(3)
+    with torch.no_grad():  # make the end token likely, so that lengths differ
+        model.lm_head.weight[EOS] = model.lm_head.weight.mean(0) + model.transformer.ln_f(
+            model.transformer.wte.weight[247])
+    rollout = draw(model, seed=1, prompts=RAGGED * 8)
+    assert rollout.finished.any() and not rollout.finished.all()
+    for ids, mask, finished in zip(rollout.completion_ids, rollout.completion_mask,
+                                   rollout.finished):
+        length = int(mask.sum())
+        assert torch.equal(mask, (torch.arange(len(mask)) < length).long())
+        assert (ids[:length - 1] != EOS).all() and (ids[length:] == PAD).all()
+        assert (ids[length - 1] == EOS) == finished
+    assert not rollout.logprobs[rollout.completion_mask == 0].any()
+
+
+def test_the_same_generator_state_gives_the_same_samples():
+    assert draw(policy(), seed=4).completions == draw(policy(), seed=4).completions
+    assert draw(policy(), seed=4).completions != draw(policy(), seed=5).completions
+
+
+def test_samples_follow_the_policy():
+    """The first token's frequencies against its probabilities, over 4,000 draws."""
+    model = policy()
+    ids, mask = encode_prompts(tokenizer(), RAGGED[:1])
+    probabilities = model(ids).logits[0, -1].softmax(-1)
+    rollout = draw(model, prompts=RAGGED[:1] * 4000, n=1)
+    frequencies = torch.bincount(rollout.completion_ids[:, 0], minlength=len(probabilities)) / 4000
+    error = (frequencies - probabilities).abs()
+    assert (error < 4.5 * (probabilities * (1 - probabilities) / 4000).sqrt() + 1e-3).all()
+
+
+def test_greedy_takes_the_most_likely_token():
+    rollout = sample(policy(), tokenizer(), RAGGED, 5, greedy=True)
+    logits = completion_logits(policy(), rollout)
+    real = rollout.completion_mask.bool()
+    assert torch.equal(logits.argmax(-1)[real], rollout.completion_ids[real])
+
+
+def test_pad_and_end_are_different_tokens_and_padding_is_never_scored():
+    assert PAD != EOS
+    batch = encode(tokenizer(), RAGGED[:2], ["ok.", "hello ben, thank you."])
+    assert batch.completion_ids[0].tolist()[2:] == [EOS] + [PAD] * 4
+    logprobs = token_logprobs(policy(), batch)
+    assert torch.equal(logprobs == 0, batch.completion_mask == 0)
+    clean = copy.deepcopy(batch)
+    clean.completion_ids[0, 3:] = 7  # whatever stands in the padding
+    assert torch.equal(token_logprobs(policy(), clean)[0, :3], logprobs[0, :3])
+
+
+def test_scales_have_their_size():
+    assert 0.7e6 < count_parameters(new_policy(tokenizer(), "tiny")) < 1.3e6
+    config = dict(SCALES["gpt2"])
+    with torch.device("meta"):
+        from transformers import GPT2Config, GPT2LMHeadModel
+        config.pop("init_std")
+        full = GPT2LMHeadModel(GPT2Config(**config))
+    assert count_parameters(full) == 124_439_808  # GPT-2 small, tied embeddings counted once
+
+
+def test_the_scale_can_be_asked_for(monkeypatch):
+    monkeypatch.delenv("RLHF_SCALE", raising=False)
+    assert choose_scale() == ("gpt2" if torch.cuda.is_available() else "tiny")
+    monkeypatch.setenv("RLHF_SCALE", "gpt2")
+    assert choose_scale() == "gpt2" and choose_scale("tiny") == "tiny"
+
+
+def test_new_policies_differ_by_seed_only():
+    one, same, other = (new_policy(tokenizer(), "tiny", seed) for seed in (0, 0, 1))
+    torch.manual_seed(5)
+    again = new_policy(tokenizer(), "tiny", 0)  # the global generator plays no part
+    for model, equal in ((same, True), (again, True), (other, False)):
+        assert torch.equal(one.transformer.wte.weight, model.transformer.wte.weight) == equal
+
+
+def test_a_policy_survives_a_round_trip_through_its_folder(tmp_path):
+    model = policy()
+    model.save_pretrained(tmp_path / "p")
+    tokenizer().save_pretrained(tmp_path / "p")
+    loaded, loaded_tokenizer = load_policy(tmp_path / "p")
+    assert (tmp_path / "p" / "model.safetensors").exists()
+    batch = encode(loaded_tokenizer, RAGGED, ["ok."] * 4)
+    assert torch.equal(token_logprobs(loaded, batch), token_logprobs(model, batch))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: choose_scale("huge"), "scale is 'huge'; expected one of 'tiny', 'gpt2'"),
+    (lambda: new_policy(tokenizer(), "large"), "scale is 'large'"),
+    (lambda: draw(policy(), prompts=[]), "prompts is empty"),
+    (lambda: draw(policy(), prompts=[RAGGED[0], ""]), r"prompts\[1\] is ''"),
+    (lambda: draw(policy(), prompts=["write " * 50]), "70 tokens; expected at most 64"),
+    (lambda: draw(policy(), temperature=0.), "temperature is 0.0"),
+    (lambda: draw(policy(), n=0), "max_new_tokens is 0"),
+    (lambda: encode(tokenizer(), RAGGED, ["ok."]), "completions has 1 entries"),
+    (lambda: token_logprobs(policy(), encode(tokenizer(), RAGGED[:1], ["ok. " * 30])),
+     "expected at most 64"),
+])
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_an_unknown_scale_in_the_environment_is_named(monkeypatch):
+    monkeypatch.setenv("RLHF_SCALE", "huge")
+    with pytest.raises(ValueError, match="RLHF_SCALE is 'huge'"):
+        choose_scale()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="source is .*nothing.*; expected a checkpoint"):
+        load_policy(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint folder"):
+        load_policy(tmp_path / "empty")
+
+
+def test_a_corrupt_checkpoint_is_named(tmp_path):
+    policy().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="expected a readable checkpoint"):
+        load_policy(tmp_path)
