@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "letters_seeds.jsonl"
 RUNS = {
     "ppo": PPOConfig(),
     "ppo_beta_0": PPOConfig(beta=0., learning_rate=2e-4, max_steps=50),
-    "grpo": GRPOConfig(beta=.3),  # as published: k3 in the loss, divided by the group's deviation
+    "grpo": GRPOConfig(beta=.6),  # as published: k3 in the loss, divided by the group's deviation
     "grpo_kl_in_reward": GRPOConfig(kl_in="reward", aggregate_over="tokens"),
     "grpo_kl_in_reward_128": GRPOConfig(kl_in="reward", aggregate_over="tokens", batch_size=128,
                                         mini_batch_size=64),
@@ -110,7 +110,7 @@ def run_seed(seed: int) -> dict:
                                "held_out": measured(policy)}
         say(f"{name}: " + ", ".join(f"{k} {found['runs'][name]['held_out'][k]:.2f}"
                                     for k in ("gold", "reward", "kl")))
-    found["best_of_n"] = best_of_n(sft, tokenizer, reward, held_out[:25], seed)
+    found["best_of_n"] = best_of_n(sft, tokenizer, reward, held_out[:100], seed)
     return {**found, "seconds": time.perf_counter() - start, "provenance": provenance()}
 
 
@@ -131,7 +131,7 @@ def best_of_n(sft, tokenizer, reward, prompts: list[str], seed: int, N: int = 25
             weight = torch.tensor([math.comb(N - j, n - 1) / math.comb(N, n)
                                    for j in range(1, N + 1)])
             kept.append([(weight * values[order]).sum().item() for values in (proxy, gold)])
-    return [{"n": n, "kl_bound": math.log(n) - (n - 1) / n,
+    return [{"n": n, "kl_bound": math.log(n) - (n - 1) / n, "prompts": len(kept),
              "reward": sum(k[0] for k in kept) / len(kept),
              "gold": sum(k[1] for k in kept) / len(kept)} for n, kept in totals.items()]
 

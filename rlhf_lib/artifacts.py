@@ -21,7 +21,7 @@ from typing import Callable
 
 import torch
 
-from .policy import load_policy, load_pretrained, new_policy
+from .policy import choose_scale, load_policy, load_pretrained, new_policy
 from .reward_model import load_reward_model, new_reward_model
 
 ROOT = Path(__file__).parent / "artifacts"
@@ -70,17 +70,49 @@ def load(world: str, name: str):
     return load_policy(folder)
 
 
+def letters_models(scale: str | None = None, device: str = "cpu", seed: int = SEED,
+                   watch: Callable[[dict], None] = lambda record: None):
+    """Where the chapters on letters start from: (base, sft, tokenizer), at any scale.
+
+    At `tiny` these are the shipped files. At `gpt2` they are trained here and now, from the hub's
+    weights where the hub answers and from random ones where it does not: seconds on a GPU, too
+    long for a CPU.
+    """
+    if choose_scale(scale) == "tiny":
+        (base, tokenizer), (sft, _) = load("letters", "base"), load("letters", "sft")
+        return base.to(device), sft.to(device), tokenizer
+    base, tokenizer = pretrain(seed, "gpt2", device, hub=True, watch=watch)
+    return base, fine_tune(base, tokenizer, seed, watch), tokenizer
+
+
 # ------------------------------------------------------------------ how the letters models are made
 
-def pretrain(seed: int, scale: str = "tiny", watch: Callable[[dict], None] = lambda record: None):
-    """The base model: a random GPT-2 trained on the corpus. Returns (model, tokenizer)."""
+PRETRAINING = {"tiny": dict(max_steps=260, learning_rate=2e-3),
+               "gpt2": dict(max_steps=260, learning_rate=4e-4)}
+
+
+def pretrain(seed: int, scale: str = "tiny", device: str = "cpu", hub: bool = False,
+             watch: Callable[[dict], None] = lambda record: None):
+    """The base model: a GPT-2 trained on the corpus. Returns (model, tokenizer).
+
+    With `hub`, scale `gpt2` starts from the weights and the tokenizer that the hub has under that
+    name, if it answers.
+    """
     from .sft import SFT, SFTConfig
     from .worlds import letters
 
-    tokenizer = letters.tokenizer()
-    model = new_policy(tokenizer, scale, seed)
+    model = None
+    if hub and scale == "gpt2":
+        try:
+            model, tokenizer = load_policy("gpt2")
+        except ValueError:  # no network, or no such file in the cache
+            pass
+    if model is None:
+        tokenizer = letters.tokenizer()
+        model = new_policy(tokenizer, scale, seed)
+    model.to(device)
     for record in SFT(model, tokenizer, letters.corpus(seed=seed),
-                      SFTConfig(max_steps=260, learning_rate=2e-3, seed=seed)):
+                      SFTConfig(seed=seed, **PRETRAINING[scale])):
         watch(record)
     return model, tokenizer
 

@@ -24,15 +24,14 @@ import torch
 from torch import Tensor
 
 from .advantages import group_advantages
-from .batches import rows_of_step
 from .kl import k1, k3
 from .losses import aggregate, clip_fraction, clipped_policy_loss
 from .policy import token_logprobs
-from .ppo import (adam, check_apart, check_settings, descend, freeze, rollout_record, score,
-                  set_learning_rate, train_without_dropout)
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
+from .training import (adam, check_apart, check_settings, descend, freeze, rollout_record,
+                       rows_of_step, score, set_learning_rate, train_without_dropout)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,8 @@ class GRPO:
         compared = scores - self.beta * kl if c.kl_in == "reward" else scores
         advantages = group_advantages(compared, c.num_generations, c.baseline, c.scale_rewards)
 
-        set_learning_rate(self.optimizer, c.learning_rate, self.step_number, c)
+        warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
+        set_learning_rate(self.optimizer, warmth * c.learning_rate)
         updates = []
         for _ in range(c.num_iterations):
             order = torch.randperm(c.batch_size, generator=self.shuffler)

@@ -15,6 +15,7 @@ Chapters: ppo-live, grpo.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +117,8 @@ def load_policy(source: str | os.PathLike):
 def load_pretrained(auto_class, source: str | os.PathLike, **options):
     """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`."""
     folder = Path(source)
-    looks_local = folder.is_absolute() or str(source).count("/") != 1 and str(source) != folder.name
-    if folder.exists() and not (folder / "config.json").exists() or \
-            not folder.exists() and (looks_local or str(source).startswith((".", "~"))):
+    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME
+    if not (folder / "config.json").exists() and (folder.exists() or not on_the_hub):
         raise FileNotFoundError(f"source is {str(source)!r}; expected a checkpoint folder with "
                                 "config.json and model.safetensors, and found none there")
     try:

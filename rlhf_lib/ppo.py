@@ -24,15 +24,16 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from .advantages import gae, masked_mean, masked_variance, masked_whiten
-from .batches import rows_of_step
+from .advantages import gae, masked_variance, masked_whiten
 from .kl import AdaptiveKL, k1
 from .losses import aggregate, clip_fraction, clipped_policy_loss, clipped_value_loss
 from .policy import token_logprobs
 from .reward_model import state_values
-from .rewards import RewardFunction, call_reward
+from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
+from .training import (adam, check_apart, check_settings, descend, freeze, rollout_record,
+                       rows_of_step, score, set_learning_rate, train_without_dropout)
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ class PPO:
         advantages, returns = gae(rewards, old_values, rollout.completion_mask, c.gamma, c.lam)
         advantages = masked_whiten(advantages, rollout.completion_mask)
 
-        set_learning_rate(self.optimizers["policy"], c.learning_rate, self.step_number, c)
-        set_learning_rate(self.optimizers["critic"], c.critic_learning_rate, self.step_number, c)
+        warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
+        set_learning_rate(self.optimizers["policy"], warmth * c.learning_rate)
+        set_learning_rate(self.optimizers["critic"], warmth * c.critic_learning_rate)
         updates = []
         for _ in range(c.num_ppo_epochs):
             order = torch.randperm(c.batch_size, generator=self.shuffler)
@@ -224,87 +226,10 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     """
     rewards = -beta * log_ratio.detach() * mask
     last = mask.sum(dim=1, keepdim=True) - 1
-    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype)) + 0.
-
-
-def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float) -> Tensor:
-    """The reward of each completion, shape (B,), less the penalty where it was cut off."""
-    rewards = call_reward(reward, rollout.prompts, rollout.completions).to(rollout.logprobs.device)
-    return rewards - missing_eos_penalty * (~rollout.finished)
+    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype)) + 0.  # + 0. turns -0. into 0.
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 − Var(returns − values)/Var(returns) over real tokens: 1 is a perfect critic, 0 a constant.
     """
     return 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item()
-
-
-def rollout_record(rollout: Rollout) -> dict:
-    """What to watch about the samples themselves."""
-    return {"entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),
-            "length": rollout.lengths.float().mean().item(),
-            "finished": rollout.finished.float().mean().item(),
-            "distinct": len(set(rollout.completions)) / len(rollout.completions)}
-
-
-# ------------------------------------------------------------------ shared by PPO and GRPO
-
-def adam(model, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(.9, .95), eps=1e-5,
-                             weight_decay=0.)
-
-
-def freeze(model) -> None:
-    """No gradient, no dropout: how a reference stays what it was."""
-    model.eval()
-    model.requires_grad_(False)
-
-
-def train_without_dropout(model) -> None:
-    """Gradients on, dropout off: the sampler and the scorer must be one function."""
-    model.eval()
-    model.requires_grad_(True)
-
-
-def check_apart(**models) -> None:
-    """Refuse one model in two roles: a reference that is the policy would move along with it."""
-    names = list(models)
-    for i, name in enumerate(names):
-        for other in names[:i]:
-            if models[name] is models[other]:
-                raise ValueError(f"{name} and {other} are the same model; expected a copy "
-                                 "(copy.deepcopy)")
-
-
-def set_learning_rate(optimizer, peak: float, step: int, config) -> None:
-    """Rise over `warmup_steps`, then stay."""
-    for group in optimizer.param_groups:
-        group["lr"] = peak * min(1, (step + 1) / (config.warmup_steps + 1))
-
-
-def descend(model, optimizer, loss: Tensor, max_grad_norm: float) -> float:
-    """One optimiser step; returns the gradient norm before clipping."""
-    optimizer.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
-    if not (norm == norm and abs(norm) != float("inf")):
-        optimizer.zero_grad()
-        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {loss.item()}; the "
-                                 "update was refused and the weights are those before it")
-    optimizer.step()
-    return norm
-
-
-def check_settings(config) -> None:
-    """Refuse settings that would fail late or, worse, train something else."""
-    for name in ("batch_size", "mini_batch_size", "max_new_tokens", "max_steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
-    if config.batch_size % config.mini_batch_size:
-        raise ValueError(f"batch_size is {config.batch_size}; expected a multiple of "
-                         f"mini_batch_size={config.mini_batch_size}")
-    for name in ("temperature", "learning_rate", "epsilon"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
-    if not config.beta >= 0:
-        raise ValueError(f"beta is {config.beta}; expected 0 or more")

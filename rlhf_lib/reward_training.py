@@ -13,11 +13,11 @@ from typing import Iterator
 
 import torch
 
-from .batches import rows_of_step
 from .losses import bradley_terry_loss
 from .policy import encode
 from .reward_model import reward_scores
 from .rewards import LearnedReward
+from .training import descend, rows_of_step, set_learning_rate, train_without_dropout
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class RewardTraining:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.prompts = list(dataset["prompt"])
         self.chosen, self.rejected = list(dataset["chosen"]), list(dataset["rejected"])
+        train_without_dropout(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
             betas=(.9, .98))
@@ -70,12 +71,8 @@ class RewardTraining:
         loss = bradley_terry_loss(chosen, rejected, centering=c.center_rewards_coefficient)
         rate = c.learning_rate * min(1, (self.step_number + 1) / c.warmup_steps) * \
             (1 - self.step_number / c.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
-        self.optimizer.step()
+        set_learning_rate(self.optimizer, rate)
+        descend(self.model, self.optimizer, loss, c.max_grad_norm)
         self.step_number += 1
         return {"step": self.step_number, "loss": loss.item(),
                 "accuracy": (chosen > rejected).float().mean().item(), "learning_rate": rate,

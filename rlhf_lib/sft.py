@@ -12,9 +12,9 @@ from typing import Iterator
 
 import torch
 
-from .batches import rows_of_step
 from .losses import sft_loss
 from .policy import encode, token_logprobs
+from .training import descend, rows_of_step, set_learning_rate, train_without_dropout
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class SFT:
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.prompts, self.completions = list(dataset["prompt"]), list(dataset["completion"])
+        train_without_dropout(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
             betas=(.9, .98))
@@ -64,12 +65,8 @@ class SFT:
         progress = self.step_number / c.max_steps
         rate = c.learning_rate * min(1, (self.step_number + 1) / c.warmup_steps) * \
             (.1 + .45 * (1 + math.cos(math.pi * progress)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
-        self.optimizer.step()
+        set_learning_rate(self.optimizer, rate)
+        descend(self.model, self.optimizer, loss, c.max_grad_norm)
         self.step_number += 1
         return {"step": self.step_number, "loss": loss.item(), "learning_rate": rate,
                 "seconds": time.perf_counter() - start}

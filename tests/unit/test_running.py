@@ -7,10 +7,10 @@ import torch
 from tests.unit.small import RAGGED, count_words, policy, tokenizer
 
 from rlhf_lib import artifacts
-from rlhf_lib.batches import rows_of_step
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.sft import SFT, SFTConfig
+from rlhf_lib.training import rows_of_step
 from rlhf_lib.worlds import letters
 
 

@@ -1,0 +1,120 @@
+"""What the loops share: which rows a step sees, one optimiser step, and the checks before a run.
+
+There is no base class. Each algorithm is a file that is read from top to bottom and calls these.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .advantages import masked_mean
+from .rewards import RewardFunction, call_reward
+from .rollout import Rollout
+
+
+# ---------------------------------------------------------------------------------- data
+
+def rows_of_step(size: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Row numbers for one step, walking through reshuffled epochs of the data.
+
+    Examples
+    --------
+    >>> a, b = rows_of_step(6, 3, step=0, seed=0), rows_of_step(6, 3, step=1, seed=0)
+    >>> sorted(a + b)
+    [0, 1, 2, 3, 4, 5]
+    """
+    if size < 1:
+        raise ValueError(f"the dataset has {size} rows; expected at least 1")
+    rows = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, offset = divmod(position, size)
+        if not rows or offset == 0:
+            shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(size, generator=shuffle).tolist()
+        rows.append(order[offset])
+    return rows
+
+
+# ---------------------------------------------------------------------------------- models
+
+def freeze(model) -> None:
+    """No gradient, no dropout: how a reference stays what it was."""
+    model.eval()
+    model.requires_grad_(False)
+
+
+def train_without_dropout(model) -> None:
+    """Gradients on, dropout off: the sampler and the scorer must be one function."""
+    model.eval()
+    model.requires_grad_(True)
+
+
+def check_apart(**models) -> None:
+    """Refuse one model in two roles: a reference that is the policy would move along with it."""
+    names = list(models)
+    for i, name in enumerate(names):
+        for other in names[:i]:
+            if models[name] is models[other]:
+                raise ValueError(f"{name} and {other} are the same model; expected a copy "
+                                 "(copy.deepcopy)")
+
+
+# ---------------------------------------------------------------------------------- optimising
+
+def adam(model, learning_rate: float) -> torch.optim.Optimizer:
+    """Adam for a policy or a critic; no weight decay, which would pull away from the reference."""
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(.9, .95), eps=1e-5,
+                             weight_decay=0.)
+
+
+def set_learning_rate(optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def descend(model, optimizer, loss: Tensor, max_grad_norm: float) -> float:
+    """One optimiser step; returns the gradient norm before clipping."""
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    if not math.isfinite(norm):
+        optimizer.zero_grad()
+        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {loss.item()}; the "
+                                 "update was refused and the weights are those before it")
+    optimizer.step()
+    return norm
+
+
+# ---------------------------------------------------------------------------------- sampling
+
+def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float) -> Tensor:
+    """The reward of each completion, shape (B,), less the penalty where it was cut off."""
+    rewards = call_reward(reward, rollout.prompts, rollout.completions).to(rollout.logprobs.device)
+    return rewards - missing_eos_penalty * (~rollout.finished)
+
+
+def rollout_record(rollout: Rollout) -> dict:
+    """What to watch about the samples themselves."""
+    return {"entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),
+            "length": rollout.lengths.float().mean().item(),
+            "finished": rollout.finished.float().mean().item(),
+            "distinct": len(set(rollout.completions)) / len(rollout.completions)}
+
+
+# ---------------------------------------------------------------------------------- settings
+
+def check_settings(config) -> None:
+    """Refuse settings that would fail late or, worse, train something else."""
+    for name in ("batch_size", "mini_batch_size", "max_new_tokens", "max_steps"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+    if config.batch_size % config.mini_batch_size:
+        raise ValueError(f"batch_size is {config.batch_size}; expected a multiple of "
+                         f"mini_batch_size={config.mini_batch_size}")
+    for name in ("temperature", "learning_rate", "epsilon"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
+    if not config.beta >= 0:
+        raise ValueError(f"beta is {config.beta}; expected 0 or more")
