@@ -75,20 +75,20 @@ def letters_models(scale: str | None = None, device: str = "cpu", seed: int = SE
     """Where the chapters on letters start from: (base, sft, tokenizer), at any scale.
 
     At `tiny` these are the shipped files. At `gpt2` they are trained here and now, from the hub's
-    weights where the hub answers and from random ones where it does not: seconds on a GPU, too
-    long for a CPU.
+    weights where the hub answers and from random ones where it does not. That is meant for a GPU.
     """
     if choose_scale(scale) == "tiny":
         (base, tokenizer), (sft, _) = load("letters", "base"), load("letters", "sft")
         return base.to(device), sft.to(device), tokenizer
     base, tokenizer = pretrain(seed, "gpt2", device, hub=True, watch=watch)
-    return base, fine_tune(base, tokenizer, seed, watch), tokenizer
+    return base, fine_tune(base, tokenizer, seed, "gpt2", watch), tokenizer
 
 
 # ------------------------------------------------------------------ how the letters models are made
 
-PRETRAINING = {"tiny": dict(max_steps=260, learning_rate=2e-3),
-               "gpt2": dict(max_steps=260, learning_rate=4e-4)}
+RATES = {  # peak learning rates. Those of `tiny` are measured; a larger model takes smaller ones.
+    "tiny": {"pretraining": 2e-3, "sft": 5e-4, "reward": 3e-4, "policy": 3e-4, "critic": 5e-4},
+    "gpt2": {"pretraining": 4e-4, "sft": 1e-4, "reward": 5e-5, "policy": 2e-5, "critic": 5e-5}}
 
 
 def pretrain(seed: int, scale: str = "tiny", device: str = "cpu", hub: bool = False,
@@ -112,18 +112,21 @@ def pretrain(seed: int, scale: str = "tiny", device: str = "cpu", hub: bool = Fa
         model = new_policy(tokenizer, scale, seed)
     model.to(device)
     for record in SFT(model, tokenizer, letters.corpus(seed=seed),
-                      SFTConfig(seed=seed, **PRETRAINING[scale])):
+                      SFTConfig(max_steps=260, learning_rate=RATES[scale]["pretraining"],
+                                seed=seed)):
         watch(record)
     return model, tokenizer
 
 
-def fine_tune(base, tokenizer, seed: int, watch: Callable[[dict], None] = lambda record: None):
+def fine_tune(base, tokenizer, seed: int, scale: str = "tiny",
+              watch: Callable[[dict], None] = lambda record: None):
     """The SFT model: a copy of the base model trained on demonstrations."""
     from .sft import SFT, SFTConfig
     from .worlds import letters
 
     model = copy.deepcopy(base)
-    for record in SFT(model, tokenizer, letters.demonstrations(seed=seed), SFTConfig(seed=seed)):
+    for record in SFT(model, tokenizer, letters.demonstrations(seed=seed),
+                      SFTConfig(learning_rate=RATES[scale]["sft"], seed=seed)):
         watch(record)
     return model
 

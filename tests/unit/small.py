@@ -24,7 +24,7 @@ def policy(seed: int = 0, dropout: float = 0.):
                         embd_pdrop=dropout, attn_pdrop=dropout,
                         activation_function="gelu_pytorch_tanh",
                         pad_token_id=tokenizer().pad_token_id,
-                        eos_token_id=tokenizer().eos_token_id)
+                        eos_token_id=tokenizer().eos_token_id, bos_token_id=None)
     torch.manual_seed(seed)
     return GPT2LMHeadModel(config).eval()
 

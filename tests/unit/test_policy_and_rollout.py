@@ -135,6 +135,23 @@ def test_a_policy_survives_a_round_trip_through_its_folder(tmp_path):
     assert torch.equal(token_logprobs(loaded, batch), token_logprobs(model, batch))
 
 
+def test_a_checkpoint_without_a_pad_token_gets_one_of_its_own(tmp_path):
+    """As GPT-2 on the hub: an end token, no pad token, and dropout in its configuration."""
+    from transformers import PreTrainedTokenizerFast
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer().backend_tokenizer,
+                                   eos_token="<eos>", unk_token="<unk>")
+    bare.save_pretrained(tmp_path)
+    model = policy(dropout=.1)
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path)
+    loaded, loaded_tokenizer = load_policy(tmp_path)
+    assert loaded_tokenizer.pad_token_id not in (None, loaded_tokenizer.eos_token_id)
+    assert loaded_tokenizer.pad_token_id < loaded.get_input_embeddings().num_embeddings
+    rollout = sample(loaded, loaded_tokenizer, RAGGED, 6,
+                     generator=torch.Generator().manual_seed(0))
+    assert (token_logprobs(loaded, rollout) - rollout.logprobs).abs().max().item() < 1e-5
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: choose_scale("huge"), "scale is 'huge'; expected one of 'tiny', 'gpt2'"),
     (lambda: new_policy(tokenizer(), "large"), "scale is 'large'"),

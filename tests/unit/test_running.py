@@ -8,6 +8,7 @@ from tests.unit.small import RAGGED, count_words, policy, tokenizer
 
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
+from rlhf_lib.rollout import sample
 from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.sft import SFT, SFTConfig
 from rlhf_lib.training import rows_of_step
@@ -56,15 +57,15 @@ def test_damage_in_the_middle_of_a_log_is_named(tmp_path):
         read_log(path)
 
 
-def test_sft_learns_the_completion_and_leaves_the_prompt_alone():
+def test_sft_learns_to_write_what_was_demonstrated():
     from datasets import Dataset
     data = Dataset.from_dict({"prompt": RAGGED, "completion": ["hello ben, thank you."] * 4})
     model = policy()
     records = list(SFT(model, tokenizer(), data,
                        SFTConfig(max_steps=60, batch_size=4, learning_rate=1e-2, warmup_steps=5)))
     assert records[0]["loss"] > 4 and records[-1]["loss"] < .1
-    result = evaluate(model, tokenizer(), RAGGED, {"words": count_words}, max_new_tokens=8)
-    assert result["completions"] == ["hello ben, thank you."] * 4
+    rollout = sample(model, tokenizer(), RAGGED, 8, greedy=True)
+    assert rollout.completions == ["hello ben, thank you."] * 4 and rollout.finished.all()
 
 
 def test_evaluation_measures_what_it_says():

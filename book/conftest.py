@@ -1,0 +1,119 @@
+"""How pytest tests this folder: nbval runs every notebook of the book again and compares outputs.
+
+Each code cell is a test. Two more follow in the same kernel: the time that the notebook took, and
+the kernel's peak memory. Notebooks that are not in the table of contents are not collected.
+"""
+from __future__ import annotations
+
+import ast
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from nbval.plugin import IPyNbFile
+
+from book.build import kernel_environment, notebooks
+
+SECONDS = 120  # of wall time on two cores
+MEGABYTES = 750  # of resident memory: Binder's machine has 1 GB
+
+# Peak memory since the kernel's own start. (Linux carries ru_maxrss over from the process that
+# started it, so there the kernel's own high-water mark is read.)
+PEAK_MEMORY = """
+def _peak():
+    import resource, sys
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) / 1e3 for line in status if line.startswith("VmHWM"))
+    except FileNotFoundError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1e6 if sys.platform == "darwin" else 1e3)
+_peak()
+"""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.suffix == ".ipynb" and file_path in notebooks():
+        return Notebook.from_parent(parent, path=file_path)
+    return None
+
+
+class Notebook(IPyNbFile):
+    """A notebook's cells as nbval's tests, and its budget."""
+
+    def collect(self):
+        yield from super().collect()
+        yield Budget.from_parent(self, name="time", limit=SECONDS, unit="s",
+                                 measure=lambda: time.monotonic() - self.started)
+        yield Budget.from_parent(self, name="memory", limit=MEGABYTES, unit="MB",
+                                 measure=lambda: evaluate(self.kernel, PEAK_MEMORY))
+
+    def setup(self) -> None:
+        options = self.config.option
+        options.nbval_current_env = True  # the kernel of this environment, whatever else there is
+        options.nbval_cell_timeout = 2.5 * SECONDS
+        os.environ.update(kernel_environment())
+        os.environ.pop("MPLBACKEND", None)  # figures are drawn inline, as a reader sees them
+        self.profile = tempfile.TemporaryDirectory()  # nobody's own IPython settings or history
+        os.environ["IPYTHONDIR"] = self.profile.name
+        super().setup()
+        # nbval runs cells outside the kernel's history, where a `;` does not hide a result.
+        self.kernel.execute_cell_input = lambda source, allow_stdin=None: self.kernel.kc.execute(
+            source, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+        self.started = time.monotonic()
+
+    def teardown(self) -> None:
+        super().teardown()
+        os.environ.pop("IPYTHONDIR")
+        self.profile.cleanup()
+
+
+class Budget(pytest.Item):
+    """One measurement of the notebook that has just run, against its limit."""
+
+    def __init__(self, *, limit: float, unit: str, measure, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.limit, self.unit, self.measure = limit, unit, measure
+
+    def runtest(self) -> None:
+        value = self.measure()
+        self.user_properties.append((f"{self.parent.path.stem} {self.name}", round(value)))
+        self.add_report_section("call", self.name, f"{value:.0f} {self.unit}")
+        if value > self.limit:
+            pytest.fail(f"{value:.0f} {self.unit}; expected at most {self.limit} {self.unit}",
+                        pytrace=False)
+
+    def reportinfo(self):
+        return self.path, 0, f"{self.parent.path.name}::{self.name}"
+
+
+def evaluate(kernel, code: str) -> float:
+    """Run code in a kernel and return the number that its last expression shows."""
+    message_id = kernel.execute_cell_input(code, allow_stdin=False)
+    kernel.await_reply(message_id, timeout=30)
+    while True:
+        message = kernel.get_message("iopub", timeout=30)
+        if message["parent_header"].get("msg_id") == message_id:
+            if message["msg_type"] == "execute_result":
+                return float(ast.literal_eval(message["content"]["data"]["text/plain"]))
+            if message["msg_type"] == "error":
+                raise RuntimeError("\n".join(message["content"]["traceback"]))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print what each notebook took, below the results."""
+    measured: dict[str, list[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", []):
+                stem, _, what = name.rpartition(" ")
+                if getattr(report, "when", "") == "call" and what in ("time", "memory"):
+                    unit = "s" if what == "time" else "MB"
+                    measured.setdefault(stem, []).append(f"{value} {unit}")
+    if measured:
+        terminalreporter.section("notebooks")
+        for stem, values in measured.items():
+            terminalreporter.line(f"{stem}: {', '.join(values)}")

@@ -1,0 +1,170 @@
+"""Random inputs for the functions that chapters show, by the function's full name.
+
+An entry is a function of a NumPy generator that returns keyword arguments. Whatever stands at a
+masked position is as random as the rest, so a cell that forgets the mask gives itself away.
+Tensors with `requires_grad` have their gradients compared too.
+
+A chapter that tags a cell `same-as:rlhf_lib.module.function` needs an entry here:
+
+    @inputs("rlhf_lib.module.function")
+    def _(rng):
+        return {"first": ..., "second": ...}
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+INPUTS: dict[str, Callable[[np.random.Generator], dict]] = {}
+
+
+def inputs(*names: str):
+    """Register the inputs of one function, or of several that take the same ones."""
+    def register(function):
+        for name in names:
+            assert name not in INPUTS, f"{name} has two entries"
+            INPUTS[name] = function
+        return function
+    return register
+
+
+# --- the pieces that inputs are made of -----------------------------------------------------------
+
+
+def distribution(rng: np.random.Generator, size: int, zeros: bool = True) -> np.ndarray:
+    """A random distribution; with `zeros`, about a quarter of the entries are 0."""
+    weights = rng.dirichlet(np.ones(size))
+    if zeros:
+        weights *= rng.random(size) < 0.75
+        weights[rng.integers(size)] += 0.1
+    return weights / weights.sum()
+
+
+def ragged_mask(rng: np.random.Generator, batch: int, tokens: int) -> torch.Tensor:
+    """(B, T), 1 on the first tokens of each row, at least one; rows have different lengths."""
+    lengths = torch.tensor(rng.integers(1, tokens + 1, size=batch))
+    return (torch.arange(tokens) < lengths[:, None]).to(torch.float64)
+
+
+def tensor(rng: np.random.Generator, *shape: int, scale: float = 1.0, grad: bool = False):
+    """Normal numbers in float64."""
+    return torch.tensor(rng.normal(scale=scale, size=shape), requires_grad=grad)
+
+
+# --- kl-tilt --------------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.tilt.softmax")
+def _(rng):
+    return {"logits": rng.normal(scale=5, size=(3, 7))}
+
+
+@inputs("rlhf_lib.tilt.tilt", "rlhf_lib.tilt.log_partition")
+def _(rng):
+    size = int(rng.integers(2, 12))
+    return {"reference": distribution(rng, size), "rewards": rng.normal(scale=4, size=size),
+            "beta": float(10 ** rng.uniform(-2, 1))}
+
+
+@inputs("rlhf_lib.tilt.kl_divergence")
+def _(rng):
+    size = int(rng.integers(2, 12))
+    q = distribution(rng, size, zeros=bool(rng.integers(2)))
+    return {"p": distribution(rng, size), "q": q}  # infinite where p has mass and q has none
+
+
+@inputs("rlhf_lib.tilt.best_of_n")
+def _(rng):
+    size = int(rng.integers(2, 12))
+    return {"reference": distribution(rng, size), "n": int(rng.integers(1, 20)),
+            "rewards": rng.integers(-3, 4, size=size).astype(float)}  # with ties
+
+
+@inputs("rlhf_lib.tilt.soft_bellman")
+def _(rng):
+    shape = (int(rng.integers(2, 4)),) * int(rng.integers(1, 5))
+    return {"reference": distribution(rng, int(np.prod(shape)), zeros=False).reshape(shape),
+            "rewards": rng.normal(scale=2, size=shape), "beta": float(10 ** rng.uniform(-1, 1))}
+
+
+# --- ppo-live, grpo -------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.kl.k1", "rlhf_lib.kl.k2", "rlhf_lib.kl.k3")
+def _(rng):
+    return {"log_ratio": tensor(rng, 4, 6, grad=True)}
+
+
+@inputs("rlhf_lib.kl.exact_kl")
+def _(rng):
+    return {"logits": tensor(rng, 4, 6, 9, scale=2, grad=True),
+            "ref_logits": tensor(rng, 4, 6, 9, scale=2)}
+
+
+@inputs("rlhf_lib.advantages.masked_mean", "rlhf_lib.advantages.masked_variance",
+        "rlhf_lib.advantages.masked_whiten")
+def _(rng):
+    return {"values": tensor(rng, 4, 6, scale=3, grad=True), "mask": ragged_mask(rng, 4, 6)}
+
+
+@inputs("rlhf_lib.advantages.gae")
+def _(rng):
+    return {"rewards": tensor(rng, 4, 6), "values": tensor(rng, 4, 6, grad=True),
+            "mask": ragged_mask(rng, 4, 6), "gamma": rng.uniform(0.5, 1), "lam": rng.uniform()}
+
+
+@inputs("rlhf_lib.advantages.group_advantages")
+def _(rng):
+    groups, size = int(rng.integers(1, 4)), int(rng.integers(2, 6))
+    rewards = tensor(rng, groups * size)
+    rewards[:size] = 1.0  # a group that teaches nothing
+    return {"rewards": rewards, "group_size": size, "scale": ["std", "none"][rng.integers(2)],
+            "baseline": ["mean", "leave_one_out"][rng.integers(2)]}
+
+
+@inputs("rlhf_lib.losses.clipped_policy_loss")
+def _(rng):
+    advantages = tensor(rng, 4, 6 if rng.integers(2) else 1, scale=2)  # per token, or per reply
+    return {"logprobs": tensor(rng, 4, 6, scale=0.4, grad=True), "advantages": advantages,
+            "old_logprobs": tensor(rng, 4, 6, scale=0.4), "epsilon": 0.2, "epsilon_high": 0.28}
+
+
+@inputs("rlhf_lib.losses.clip_fraction")
+def _(rng):
+    return {"logprobs": tensor(rng, 4, 6, scale=0.4), "old_logprobs": tensor(rng, 4, 6, scale=0.4),
+            "advantages": tensor(rng, 4, 6), "mask": ragged_mask(rng, 4, 6), "epsilon": 0.2}
+
+
+@inputs("rlhf_lib.losses.clipped_value_loss")
+def _(rng):
+    return {"values": tensor(rng, 4, 6, grad=True), "old_values": tensor(rng, 4, 6),
+            "returns": tensor(rng, 4, 6), "epsilon": [0.2, None][rng.integers(2)]}
+
+
+@inputs("rlhf_lib.losses.aggregate")
+def _(rng):
+    return {"per_token_loss": tensor(rng, 4, 6, grad=True), "mask": ragged_mask(rng, 4, 6),
+            "over": ["tokens", "sequences"][rng.integers(2)]}
+
+
+@inputs("rlhf_lib.losses.sft_loss")
+def _(rng):
+    return {"logprobs": tensor(rng, 4, 6, grad=True), "mask": ragged_mask(rng, 4, 6)}
+
+
+@inputs("rlhf_lib.losses.bradley_terry_loss")
+def _(rng):
+    return {"chosen": tensor(rng, 5, grad=True), "rejected": tensor(rng, 5, grad=True),
+            "margin": tensor(rng, 5, scale=0.3), "centering": 0.01}
+
+
+# --- ppo-live -------------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.ppo.token_rewards")
+def _(rng):
+    mask = ragged_mask(rng, 4, 6)
+    return {"scores": tensor(rng, 4), "log_ratio": tensor(rng, 4, 6, grad=True),
+            "mask": mask.long(), "beta": float(rng.uniform(0, 1))}

@@ -1,0 +1,227 @@
+"""The rules that every notebook of the book keeps. Each yields what breaks it, cell by cell.
+
+A rule is a function of a notebook and its path. `RULES` is all of them; test_lint.py runs them on
+the book, and on a sound notebook broken on purpose, so that each is known to fail.
+"""
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from nbformat import NotebookNode
+
+from book.build import ADDRESS, WIDGET_STATE, notebooks
+
+Problems = Iterator[str]
+RULES: list[Callable[[NotebookNode, Path], Problems]] = []
+
+SETUP = '''\
+REPOSITORY = ""  # the book's public git address; `make address REPOSITORY=...` fills it in
+import importlib.util, subprocess, sys
+if importlib.util.find_spec("rlhf_lib") is None:
+    if not REPOSITORY:
+        raise ModuleNotFoundError(
+            "rlhf_lib is not on this machine. Run this notebook from a clone of the book "
+            "(`pip install --no-deps .` at its top level), or set REPOSITORY to its git address.")
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", \
+f"git+{REPOSITORY}"])'''
+
+# A path that exists on one machine only, or an object's address in its memory.
+MACHINE = re.compile(
+    r"(?<![\w.~:/-])/(?:home|Users|root|tmp|work|private|content|mnt)/[\w.-]+|[A-Z]:\\\\\w"
+    r"|ipykernel_\d|\bat 0x[0-9a-f]{6,}"
+)
+# Syntax that only Sphinx understands: roles, directives, targets.
+MYST = re.compile(r"\{[a-z][\w:-]*\}`|^\s*(?:```+|:::+)\{[a-z]|^\([\w-]+\)=\s*$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+DISPLAY_MATH = re.compile(r"\$\$.*?\$\$", re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|<a\s[^>]*href=[\"']([^\"']+)[\"']")
+TAG = re.compile(r"<[a-zA-Z/][^>]*>")
+DECIMAL = re.compile(r"(?<![\d.])\d*\.\d+(?!\.?\d)")
+
+
+def rule(function: Callable[[NotebookNode, Path], Problems]):
+    RULES.append(function)
+    return function
+
+
+def cells(notebook: NotebookNode, kind: str) -> Iterator[tuple[int, NotebookNode]]:
+    """Yield the cells of one type, with their place in the notebook counted from 1."""
+    return ((n, c) for n, c in enumerate(notebook.cells, 1) if c.cell_type == kind)
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def text_outputs(cell: NotebookNode) -> Iterator[str]:
+    for output in cell.get("outputs", []):
+        yield output.get("text", "")
+        data = output.get("data", {})
+        for kind in ("text/plain", "text/markdown", "text/html"):
+            yield data.get(kind, "")
+
+
+@rule
+def executed_in_order(notebook: NotebookNode, path: Path) -> Problems:
+    """Run from top to bottom in one go: the counts are 1, 2, ..., n."""
+    for expected, (n, cell) in enumerate(cells(notebook, "code"), 1):
+        if cell.execution_count != expected:
+            yield f"cell {n}: execution count {cell.execution_count}; expected {expected}"
+
+
+@rule
+def kernel_is_python3(notebook: NotebookNode, path: Path) -> Problems:
+    """The kernel that every Jupyter and Colab has."""
+    kernel = notebook.metadata.get("kernelspec", {})
+    if (kernel.get("name"), kernel.get("display_name")) != ("python3", "Python 3"):
+        yield f"kernelspec {dict(kernel)}; expected name python3, display_name Python 3"
+
+
+@rule
+def opens_with_title_and_setup(notebook: NotebookNode, path: Path) -> Problems:
+    """A title, then the setup cell, the same in every notebook but for the book's address."""
+    first, second = [*notebook.cells[:2], None, None][:2]
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        yield "cell 1: expected markdown that starts with a title"
+    if second is None or ADDRESS.sub(r"\1\2", second.source) != SETUP:
+        yield "cell 2: expected the setup cell, as in tests/notebooks/lint.py"
+    elif tags(second) != ["setup", "hide-input"]:
+        yield f"cell 2: tags {tags(second)}; expected ['setup', 'hide-input']"
+
+
+@rule
+def no_trace_of_a_machine(notebook: NotebookNode, path: Path) -> Problems:
+    """No path or memory address that only one machine has."""
+    for n, cell in enumerate(notebook.cells, 1):
+        for found in MACHINE.findall(json.dumps(cell, ensure_ascii=False)):
+            yield f"cell {n}: {found!r}"
+
+
+@rule
+def no_errors_or_warnings_stored(notebook: NotebookNode, path: Path) -> Problems:
+    """No exception among the outputs, allowed or not, and nothing on the error stream."""
+    for n, cell in cells(notebook, "code"):
+        if "raises-exception" in tags(cell) or "NBVAL_RAISES_EXCEPTION" in cell.source:
+            yield f"cell {n}: raises-exception passes also when nothing is raised; catch it instead"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"cell {n}: stores the error {output.ename}"
+            if output.get("name") == "stderr":
+                yield f"cell {n}: stores an error stream: {output.text[:60]!r}"
+
+
+@rule
+def figures_are_described(notebook: NotebookNode, path: Path) -> Problems:
+    """Alt text and a caption for every picture."""
+    for n, cell in cells(notebook, "code"):
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+        if any(kind.startswith("image/") for kind in kinds) and not any("widget" in k for k in kinds):
+            shown = cell.metadata.get("mystnb", {})
+            if not shown.get("image", {}).get("alt"):
+                yield f"cell {n}: a picture without mystnb.image.alt"
+            if not shown.get("figure", {}).get("caption"):
+                yield f"cell {n}: a picture without mystnb.figure.caption"
+
+
+@rule
+def live_cells_are_asserted(notebook: NotebookNode, path: Path) -> Problems:
+    """After a cell whose output is not compared, asserts say what holds on any machine.
+
+    They stand in the cell itself, or in a later one of the same section (`##`).
+    """
+    has_assert = re.compile(r"^\s*assert\b", re.MULTILINE)
+    for n, cell in cells(notebook, "code"):
+        if "nbval-ignore-output" in tags(cell):
+            section = itertools.takewhile(
+                lambda later: not (later.cell_type == "markdown" and later.source.startswith("## ")),
+                notebook.cells[n - 1:])
+            if not any(has_assert.search(c.source) for c in section if c.cell_type == "code"):
+                yield f"cell {n}: output not compared, and no assert after it in its section"
+        if "nbval-skip" in tags(cell) or re.search(r"^# *(NBVAL|PYTEST_VALIDATE)_", cell.source, re.M):
+            yield f"cell {n}: use the tag nbval-ignore-output; nothing is skipped"
+
+
+@rule
+def plain_markdown(notebook: NotebookNode, path: Path) -> Problems:
+    """Only what Jupyter and Colab show as well as the book does."""
+    for n, cell in cells(notebook, "markdown"):
+        for found in MYST.findall(FENCE.sub("", cell.source) + "".join(
+                line + "\n" for line in cell.source.splitlines() if line.lstrip().startswith("```{"))):
+            yield f"cell {n}: {found.strip()!r} is understood by Sphinx alone"
+
+
+@rule
+def numbers_come_from_cells(notebook: NotebookNode, path: Path) -> Problems:
+    """A number with a decimal point stands in a cell's output or code, or beside its source.
+
+    Compared as digits: 0.95, .95 and -0.95 are one number, 0.950 is another. Checked in prose,
+    tables, code spans and inline mathematics. Not checked: display mathematics and fenced code,
+    and a paragraph that links to another site, which is where such a number has its source.
+    """
+    def digits(text: str) -> set[str]:
+        return {number.lstrip("0") for number in DECIMAL.findall(text)}
+
+    known: set[str] = set()
+    for _, cell in cells(notebook, "code"):
+        known |= digits(cell.source)
+        for text in text_outputs(cell):
+            known |= digits(text)
+    for n, cell in cells(notebook, "markdown"):
+        prose = DISPLAY_MATH.sub("", FENCE.sub("", cell.source))
+        for paragraph in re.split(r"\n\s*\n", prose):
+            if any(target.startswith("http") for target in targets(paragraph)):
+                continue
+            bare = TAG.sub("", LINK.sub("", paragraph))
+            for number in sorted(digits(bare) - known):
+                yield f"cell {n}: {number} stands in no output or code cell, and has no source"
+
+
+def targets(text: str) -> list[str]:
+    return [first or second for first, second in LINK.findall(text)]
+
+
+@rule
+def links_resolve(notebook: NotebookNode, path: Path) -> Problems:
+    """A link within the book leads to a file that is there; a notebook must be in the contents."""
+    for n, cell in cells(notebook, "markdown"):
+        for target in targets(FENCE.sub("", cell.source)):
+            if re.match(r"[a-z]+:|#", target):
+                continue
+            file = (path.parent / unquote(target.partition("#")[0])).resolve()
+            if not file.exists():
+                yield f"cell {n}: {target} does not exist"
+            elif file.suffix == ".ipynb" and file not in notebooks():
+                yield f"cell {n}: {target} is not in the table of contents"
+
+
+@rule
+def widgets_are_saved_and_current(notebook: NotebookNode, path: Path) -> Problems:
+    """Each widget shown has its state stored, with the browser code that the library has today."""
+    stored = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    for n, cell in cells(notebook, "code"):
+        for output in cell.outputs:
+            view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+            if view and view["model_id"] not in stored:
+                yield f"cell {n}: shows a widget whose state is not stored"
+    for record in stored.values():
+        state = record["state"]
+        if record["model_module"] != "anywidget":
+            continue
+        module, _, name = state["_anywidget_id"].rpartition(".")
+        if not module.startswith("rlhf_lib"):
+            yield f"{name}: defined in {module}; a demo belongs in rlhf_lib.widgets"
+            continue
+        try:
+            demo = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            yield f"{name}: {error}"
+            continue
+        for trait in ("_esm", "_css"):
+            if state.get(trait, "") != str(getattr(demo, trait, "")):
+                yield f"{name}.{trait}: not what the library has now; execute the notebook again"

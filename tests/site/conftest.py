@@ -1,0 +1,96 @@
+"""The built book in a real browser. Every request to another host is stopped and written down."""
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from book.build import build
+from tests.site.browser import find
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory) -> Path:
+    """The folder of the built book; BOOK_HTML names one that is already there."""
+    if given := os.environ.get("BOOK_HTML"):
+        return Path(given).resolve()
+    return build(output=tmp_path_factory.mktemp("book")).parent
+
+
+@pytest.fixture(scope="session")
+def site(html) -> Iterator[str]:
+    """The address at which the book is served on this machine."""
+    with serve(html) as address:
+        yield address
+
+
+class serve:
+    """Serve a folder on this machine while the block runs."""
+
+    def __init__(self, folder: Path) -> None:
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *args) -> None:
+                pass
+
+        handler = functools.partial(Quiet, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.server.server_port}/"
+
+    def __exit__(self, *error) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = find()
+    if path is None:  # not a skip: `make test` installs one
+        pytest.fail("no Chromium on this machine: run `make test`, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, site, html):
+    """A browser page, 1280 pixels wide.
+
+    `page.base` is where the book is served, `page.folder` the same from disk. `page.outside` are
+    the requests to anywhere else (stopped), `page.errors` what went wrong.
+    """
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.base, page.folder = site, html.as_uri() + "/"
+    page.outside, page.errors = [], []
+
+    def gate(route) -> None:
+        url = route.request.url
+        if url.startswith((page.base, page.folder, "blob:", "data:")):
+            route.continue_()
+        else:
+            page.outside.append(url)
+            route.abort()
+
+    context.route("**/*", gate)
+    page.on("pageerror", lambda error: page.errors.append(f"exception: {error}"))
+    page.on("console", lambda message: page.errors.append(f"console: {message.text}")
+            if message.type == "error" else None)
+    page.on("requestfailed", lambda request: page.errors.append(f"failed: {request.url}"))
+    page.on("response", lambda response: page.errors.append(f"{response.status}: {response.url}")
+            if response.status >= 400 else None)
+    yield page
+    context.close()

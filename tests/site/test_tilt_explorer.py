@@ -1,0 +1,311 @@
+"""The tilt explorer in a real browser: its numbers are Python's, whatever moves it.
+
+The landing page has it in its compact form, the chapter in full, once as it is and once with a
+flawed proxy.
+"""
+from __future__ import annotations
+
+import pytest
+
+from rlhf_lib.widgets import TiltExplorer
+
+CHAPTER, LANDING = "book/alignment/kl-tilt.html", "book/intro.html"
+EXACT = 1e-9  # the page and Python compute in the same precision
+TILES = ("expected_reward", "expected_true_reward", "kl", "objective")
+
+
+class Demo:
+    """One explorer on a page: what it shows, and how a reader moves it."""
+
+    def __init__(self, page, place: int) -> None:
+        self.page = page
+        self.root = page.locator(".rlhf-tilt").nth(place)
+        self.root.locator(".rlhf-dot").first.wait_for()
+        for fold in self.root.locator("details:not([open]) > summary").all():
+            fold.click()  # the compact form keeps two sliders there
+
+    def control(self, name: str):
+        return self.root.locator(f'[data-control="{name}"]')
+
+    def number(self, selector: str) -> float:
+        return float(self.root.locator(selector).get_attribute("data-value"))
+
+    def settings(self) -> dict[str, float]:
+        return {"beta": self.number('[data-control="beta-field"]'),
+                "reward_shift": self.number('[data-setting="reward_shift"]'),
+                "proxy_gap": self.number('[data-setting="proxy_gap"]')}
+
+    def message(self) -> str:
+        place = self.root.locator(".rlhf-message")
+        return place.text_content() if place.is_visible() else ""
+
+    def check(self) -> dict[str, float]:
+        """Compare everything on display with Python, and return the settings."""
+        settings = self.settings()
+        expected = TiltExplorer(**settings).result
+        for name in TILES:
+            tile = self.root.locator(f'[data-name="{name}"]')
+            assert self.number(f'[data-name="{name}"]') == pytest.approx(
+                getattr(expected, name), abs=EXACT), name
+            shown = tile.text_content().replace("−", "-")
+            assert float(shown) == pytest.approx(getattr(expected, name), abs=5.01e-4), name
+        policy = self.root.locator("td.rlhf-policy")
+        values = [float(cell.get_attribute("data-value")) for cell in policy.all()]
+        assert values == pytest.approx(list(expected.policy), abs=EXACT)
+        assert [cell.text_content() for cell in policy.all()] == [f"{p:.5f}" for p in
+                                                                  expected.policy]
+        bars = self.root.locator(".rlhf-bar:not(.rlhf-bar-ref)").all()
+        widths = [float(bar.get_attribute("style").split(":")[1].rstrip("%;")) for bar in bars]
+        assert widths == pytest.approx([100 * p for p in expected.policy], abs=0.01)
+        dot = self.root.locator(".rlhf-dot:not(.rlhf-dot-true)")
+        assert float(dot.get_attribute("data-kl")) == pytest.approx(expected.kl, abs=EXACT)
+        self.check_tangent(expected)
+        assert self.root.locator('[data-name="expected_true_reward"]').is_visible() == (
+            settings["proxy_gap"] > 0)
+        return settings
+
+    def check_tangent(self, expected) -> None:
+        """The line is drawn through the point and through beta log Z on the left axis."""
+        line, dot, mark = (self.root.locator(s) for s in
+                           (".rlhf-tangent", ".rlhf-dot:not(.rlhf-dot-true)", ".rlhf-intercept"))
+        x1, y1, x2, y2 = (float(line.get_attribute(a)) for a in ("x1", "y1", "x2", "y2"))
+        cx, cy = (float(dot.get_attribute(a)) for a in ("cx", "cy"))
+        assert float(mark.get_attribute("y")) + 3.5 == pytest.approx(y1)
+        if x2 - x1 > 1 and cx - x1 > 1:
+            assert (cy - y1) / (cx - x1) == pytest.approx((y2 - y1) / (x2 - x1), rel=1e-6)
+
+
+def explorer(page, name: str = LANDING, place: int = 0, base: str | None = None) -> Demo:
+    """Open a page (the light one, unless told otherwise) and return its explorer."""
+    open_page(page, (base or page.base) + name)
+    return Demo(page, place)
+
+
+def open_page(page, address: str) -> None:
+    page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
+    page.goto(address, wait_until="domcontentloaded")
+
+
+@pytest.mark.parametrize("source", ["http", "file"])
+@pytest.mark.parametrize("name, place, start", [
+    (LANDING, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
+    (CHAPTER, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
+    (CHAPTER, 1, {"beta": 20.0, "reward_shift": 0.0, "proxy_gap": 1.0}),
+])
+def test_starts_with_pythons_numbers(page, name, place, start, source):
+    demo = explorer(page, name, place, page.base if source == "http" else page.folder)
+    assert demo.check() == start
+    assert (page.errors, page.outside) == ([], [])
+
+
+def test_keyboard_moves_beta(page):
+    demo = explorer(page)
+    demo.control("beta").focus()
+    for key in ["ArrowLeft"] * 10:
+        page.keyboard.press(key)
+    left = demo.check()["beta"]
+    assert left == pytest.approx(10 ** (-10 / 40), rel=5e-3)
+    page.keyboard.press("Home")
+    assert demo.check()["beta"] == 0.05
+    page.keyboard.press("End")
+    assert demo.check()["beta"] == 20
+    assert "20" in demo.control("beta").get_attribute("aria-valuetext")
+
+
+def test_mouse_drags_beta_and_the_numbers_follow(page):
+    demo = explorer(page)
+    before, kl = demo.check()["beta"], demo.number('[data-name="kl"]')
+    demo.control("beta").scroll_into_view_if_needed()
+    box = demo.control("beta").bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.15, y, steps=8)
+    page.mouse.up()
+    assert demo.check()["beta"] < before / 3
+    assert demo.number('[data-name="kl"]') > kl
+
+
+@pytest.mark.parametrize("beta", ["0.1", "1", "10"])
+def test_buttons_set_beta_exactly(page, beta):
+    demo = explorer(page)
+    demo.root.locator(f'[data-beta="{beta}"]').click()
+    assert demo.check()["beta"] == float(beta)
+    assert demo.root.locator('[aria-pressed="true"]').get_attribute("data-beta") == beta
+
+
+def test_a_typed_beta_is_used_exactly(page):
+    demo = explorer(page)
+    demo.control("beta-field").fill("0.7331")
+    demo.control("beta-field").press("Enter")
+    assert demo.check()["beta"] == 0.7331
+    assert demo.message() == ""
+
+
+def test_shift_changes_rewards_and_nothing_else(page):
+    demo = explorer(page)
+    policy = demo.root.locator("td.rlhf-policy").all_text_contents()
+    before = {name: demo.number(f'[data-name="{name}"]') for name in TILES}
+    demo.control("reward_shift").focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    assert demo.check()["reward_shift"] == 3.0
+    after = {name: demo.number(f'[data-name="{name}"]') for name in TILES}
+    assert after["kl"] == pytest.approx(before["kl"], abs=EXACT)
+    assert after["expected_reward"] == pytest.approx(before["expected_reward"] + 3, abs=EXACT)
+    assert after["objective"] == pytest.approx(before["objective"] + 3, abs=EXACT)
+    assert demo.root.locator("td.rlhf-policy").all_text_contents() == policy
+
+
+def test_with_a_gap_the_proxy_rises_and_the_truth_falls(page):
+    demo = explorer(page, CHAPTER, place=1)
+    demo.root.locator('[data-beta="10"]').click()
+    demo.check()
+    proxy, true = (demo.number(f'[data-name="{name}"]') for name in TILES[:2])
+    demo.root.locator('[data-beta="0.1"]').click()
+    demo.check()
+    assert demo.number('[data-name="expected_reward"]') > proxy
+    assert demo.number('[data-name="expected_true_reward"]') < true - 5
+    assert demo.root.locator(".rlhf-curve-true").count() == 1
+
+
+def test_two_explorers_on_a_page_are_apart(page):
+    first, second = explorer(page, CHAPTER), Demo(page, 1)
+    first.root.locator('[data-beta="0.1"]').click()
+    assert second.check()["beta"] == 20.0
+
+
+@pytest.mark.parametrize("typed, says", [
+    ("-1", "beta is -1; expected a positive number"),
+    ("0", "beta is 0; expected a positive number"),
+    ("abc", "beta is abc; expected a positive number"),
+    ("", "beta is empty; expected a positive number"),
+])
+def test_a_bad_beta_gets_a_message_and_the_figure_stays(page, typed, says):
+    demo = explorer(page)
+    demo.control("beta-field").fill(typed)
+    demo.control("beta-field").press("Enter")
+    assert says in demo.message()
+    assert demo.root.locator(".rlhf-message").get_attribute("role") == "alert"
+    assert demo.number('[data-name="expected_reward"]') == pytest.approx(7.6104, abs=1e-4)
+    demo.root.locator('[data-beta="10"]').click()
+    assert demo.message() == ""
+    demo.check()
+
+
+def test_a_beta_beyond_the_slider_is_clamped_and_said(page):
+    demo = explorer(page)
+    demo.control("beta-field").fill("500")
+    demo.control("beta-field").press("Enter")
+    assert demo.check()["beta"] == 20 == TiltExplorer(beta=500).beta
+    assert "this figure goes from 0.05 to 20" in demo.message()
+
+
+# A state that Python would refuse, put straight into the page.
+RENDER = """async ([first, then]) => {
+  const states = Object.values(JSON.parse(document.querySelector(
+    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
+  const state = {...states.find((s) => s.state._esm && s.state.rewards).state, ...first};
+  const heard = {};
+  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
+    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
+  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
+  const el = document.createElement("div");
+  document.querySelector("article").prepend(el);
+  (await import(url)).default.render({ model, el });
+  for (const [key, value] of Object.entries(then)) {
+    state[key] = value;
+    for (const f of heard[`change:${key}`] ?? []) f();
+  }
+  const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
+  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
+           drawn: el.querySelectorAll(".rlhf-dot").length };
+}"""
+
+
+@pytest.mark.parametrize("bad, says", [
+    ({"beta": -1}, "beta is -1; expected a positive number"),
+    ({"beta": None}, "beta is null; expected a positive number"),
+    ({"reference": [0.5] * 8}, "reference sums to 4; expected probabilities that sum to 1"),
+    ({"reference": [1.5, -0.5] + [0] * 6}, "reference[1] is -0.5; expected probabilities"),
+    ({"rewards": [1, 2]}, "rewards has 2 entries; expected 8, as reference has"),
+    ({"rewards": [None] * 8}, "rewards[0] is null; expected finite numbers"),
+    ({"labels": []}, "labels is empty"),
+    ({"beta_range": [3, 1]}, "beta_range is 3,1; expected two positive numbers"),
+    ({"proxy_gap": "much"}, "proxy_gap is much; expected a number"),
+])
+def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+    open_page(page, page.base + LANDING)
+    from_the_start = page.evaluate(RENDER, [bad, {}])
+    assert says in from_the_start["text"] and not from_the_start["figure"]
+    later = page.evaluate(RENDER, [{}, bad])
+    assert says in later["text"] and later["figure"] and later["drawn"]
+    assert page.errors == []
+
+
+def test_zeros_in_the_reference_and_ties_are_drawn(page):
+    open_page(page, page.base + LANDING)
+    state = {"reference": [0.5, 0.5, 0, 0, 0, 0, 0, 0], "rewards": [1, 1, 9, 9, 0, 0, 0, 0]}
+    assert page.evaluate(RENDER, [state, {}]) == {"text": "", "figure": True, "drawn": 1}
+    drawn = page.locator(".rlhf-plot").first.inner_html()
+    assert "NaN" not in drawn and "Infinity" not in drawn
+
+
+@pytest.mark.parametrize("name", [LANDING, CHAPTER])
+def test_fits_and_works_on_a_phone(page, name):
+    page.set_viewport_size({"width": 375, "height": 800})
+    demo = explorer(page, name)
+    box = demo.root.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
+    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
+        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
+    assert beyond == []
+    demo.root.locator('[data-beta="0.1"]').click()
+    assert demo.check()["beta"] == 0.1
+
+
+def test_landing_page_shows_the_demo_without_scrolling(page):
+    demo = explorer(page, LANDING)
+    for part in (".rlhf-slider", ".rlhf-tile", ".rlhf-bars", ".rlhf-dot"):
+        box = demo.root.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] <= 900, part
+    page.set_viewport_size({"width": 375, "height": 800})
+    box = demo.root.locator(".rlhf-tiles").bounding_box()
+    assert box["y"] + box["height"] <= 800
+
+
+def test_controls_have_names_and_changes_are_announced(page):
+    demo = explorer(page)
+    for control in demo.root.locator("input, button").all():
+        assert control.get_attribute("aria-label"), control.evaluate("e => e.outerHTML")
+    for control in demo.root.locator("input").all():  # else JupyterLab takes the arrow keys
+        assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
+    demo.root.locator('[data-beta="10"]').click()
+    page.wait_for_function(
+        "document.querySelector('.rlhf-tilt [aria-live=polite]').textContent.includes('beta 10')")
+    said = demo.root.locator("[aria-live=polite]").text_content()
+    assert "4.058" in said and "0.110" in said
+
+
+CONTRAST = """(root) => {
+  const rgb = (css) => css.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
+  let paper = root;
+  while (rgb(getComputedStyle(paper).backgroundColor)[3] === 0) paper = paper.parentElement;
+  const below = light(rgb(getComputedStyle(paper).backgroundColor));
+  return [".rlhf-tile output", ".rlhf-true", ".rlhf-bars tbody th", ".rlhf-legend"].map((selector) => {
+    const ink = light(rgb(getComputedStyle(root.querySelector(selector)).color));
+    return (Math.max(ink, below) + .05) / (Math.min(ink, below) + .05);
+  });
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_the_page(page, theme):
+    demo = explorer(page, CHAPTER, place=1)
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    page.wait_for_timeout(400)  # the theme fades its colours
+    assert min(demo.root.evaluate(CONTRAST)) >= 4.5

@@ -1,0 +1,146 @@
+"""The files that make this a project: pins, bounds, licences, verbs, and the package as installed."""
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pins(text: str) -> dict[str, str]:
+    """Return the versions that the lines of a requirements file pin."""
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    found = {}
+    for requirement in map(Requirement, filter(None, lines)):
+        (one,) = requirement.specifier
+        assert one.operator == "==" and not one.version.endswith("*"), f"{requirement} is no pin"
+        found[requirement.name.lower()] = one.version
+    return found
+
+
+def own_files() -> list[Path]:
+    """Return the files of the project: what git would track, without asking git."""
+    skip = {".git", ".venv", ".venv-floors", "_build", "build", "dist", "mathjax", "__pycache__",
+            ".pytest_cache", ".ipynb_checkpoints", "artifacts"}
+    return [p for p in ROOT.rglob("*")
+            if p.is_file() and not skip & set(p.relative_to(ROOT).parts)
+            and not any(part.endswith(".egg-info") for part in p.parts)]
+
+
+def test_the_pinned_environment_satisfies_the_package():
+    pinned = pins(read("requirements.txt"))
+    for bound in map(Requirement, PROJECT["dependencies"]):
+        assert pinned[bound.name] in bound.specifier, bound
+
+
+def test_the_package_asks_for_lower_bounds_only():
+    for bound in map(Requirement, PROJECT["dependencies"]):
+        assert [s.operator for s in bound.specifier] == [">="], bound
+
+
+def test_pins_that_must_stand():
+    pinned = pins(read("requirements.txt"))
+    assert pinned["jupyter-book"] == "1.0.4.post1"  # version 2 is another program
+    assert pinned["torch"] == "2.13.0"  # no local build: it must install anywhere
+
+
+def test_binder_has_the_same_versions():
+    (listed,) = [d["pip"] for d in yaml.safe_load(read("binder/environment.yml"))["dependencies"]
+                 if isinstance(d, dict)]
+    binder = pins("\n".join(listed))
+    assert binder.items() <= pins(read("requirements.txt")).items()
+    needed = {Requirement(d).name for d in PROJECT["dependencies"]}
+    assert needed - binder.keys() == {"torch", "numpy"}  # these two come from conda
+
+
+def test_one_address_everywhere_and_none_invented():
+    setting = re.search(r'^repository:\n  url: *"(.*?)"', read("_config.yml"), re.MULTILINE)[1]
+    for path in (ROOT / "book").rglob("*.ipynb"):
+        if "_build" not in path.parts:
+            found = re.findall(r'REPOSITORY = \\"([^"\\]*)\\"  # the book', path.read_text())
+            assert found == [setting], path
+    invented = re.compile(r"(github|gitlab)\.com/(example|your|user|owner|org)\b|example\.(com|org)",
+                          re.IGNORECASE)
+    for path in own_files():
+        if "tests" not in path.relative_to(ROOT).parts and path.suffix in {
+                ".md", ".py", ".toml", ".yml", ".cff", ".ipynb", ".js", ".txt", ""}:
+            assert not invented.search(path.read_text(encoding="utf-8")), path
+
+
+def test_every_module_is_in_the_library_reference():
+    shown = set(re.findall(r"automodule:: (\S+)", read("book/appendices/library.md")))
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "rlhf_lib").rglob("*.py")
+        if not path.name.startswith("_") or path.read_text().count("\ndef ")
+    }
+    assert shown == {m for m in modules if m != "rlhf_lib"}
+
+
+def test_help_lists_every_verb():
+    printed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, check=True,
+                             capture_output=True, text=True).stdout
+    verbs = set(re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)[1].split())
+    listed = re.findall(r"^make (\w+) +\S", printed, re.MULTILINE)
+    assert set(listed) == verbs - {"venv", "book-env", "test-env"}
+    assert len(printed.splitlines()) == len(listed)
+
+
+def test_ci_calls_make_test():
+    assert "make test" in read(".ci/run") and (ROOT / ".ci" / "run").stat().st_mode & 0o100
+    assert "make test" in read(".github/workflows/test.yml")
+
+
+def test_licences_and_versions_agree():
+    assert read("LICENSE").startswith("MIT License") and PROJECT["license"] == "MIT"
+    assert "Attribution 4.0 International" in read("LICENSE-TEXT")
+    assert f"version: {PROJECT['version']}\n" in read("CITATION.cff")
+    assert f"## {PROJECT['version']}" in read("CHANGELOG.md")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The package as pip builds it, from a copy (building writes beside the sources)."""
+    folder = tmp_path_factory.mktemp("package")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "rlhf_lib", folder / "rlhf_lib",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
+                    "--no-index", "--wheel-dir", "made", "."], cwd=folder, check=True,
+                   capture_output=True)
+    return zipfile.ZipFile(next((folder / "made").glob("*.whl")))
+
+
+def test_the_installed_package_is_the_whole_folder(wheel):
+    packed = {name for name in wheel.namelist() if name.startswith("rlhf_lib/")}
+    folder = {p.relative_to(ROOT).as_posix() for p in (ROOT / "rlhf_lib").rglob("*")
+              if p.is_file() and "__pycache__" not in p.parts}
+    assert packed == folder
+
+
+def test_a_bare_copy_imports_and_is_light(tmp_path):
+    """Not installed, far from the project: the folder alone is the library."""
+    shutil.copytree(ROOT / "rlhf_lib", tmp_path / "rlhf_lib")
+    heavy = ["torch", "transformers", "datasets", "matplotlib", "anywidget"]
+    code = ("import sys, rlhf_lib; print(rlhf_lib.__file__); "
+            f"print([m for m in {heavy} if m in sys.modules])")
+    printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, text=True,
+                             capture_output=True, env={"PYTHONPATH": str(tmp_path)}).stdout
+    file, loaded = printed.splitlines()
+    assert Path(file).resolve().is_relative_to(tmp_path.resolve())
+    assert set(re.findall(r"'(\w+)'", loaded)) <= {"torch"}
