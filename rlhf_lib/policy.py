@@ -121,11 +121,18 @@ def load_pretrained(auto_class, source: str | os.PathLike, **options):
     if not (folder / "config.json").exists() and (folder.exists() or not on_the_hub):
         raise FileNotFoundError(f"source is {str(source)!r}; expected a checkpoint folder with "
                                 "config.json and model.safetensors, and found none there")
+    from transformers.utils import logging
+
+    progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # these files load in a blink; a bar would stay in the notebook
     try:
         return auto_class.from_pretrained(source, **options)
     except Exception as error:  # transformers and safetensors raise many kinds; all mean this
         raise ValueError(f"source is {str(source)!r}; expected a readable checkpoint, and reading "
                          f"it failed: {error}") from error
+    finally:
+        if progress:
+            logging.enable_progress_bar()
 
 
 def count_parameters(model: torch.nn.Module) -> int:

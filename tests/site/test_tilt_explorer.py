@@ -296,7 +296,8 @@ CONTRAST = """(root) => {
   let paper = root;
   while (rgb(getComputedStyle(paper).backgroundColor)[3] === 0) paper = paper.parentElement;
   const below = light(rgb(getComputedStyle(paper).backgroundColor));
-  return [".rlhf-tile output", ".rlhf-true", ".rlhf-bars tbody th", ".rlhf-legend"].map((selector) => {
+  const parts = [".rlhf-tile output", ".rlhf-true", ".rlhf-bars tbody th", ".rlhf-legend"];
+  return parts.map((selector) => {
     const ink = light(rgb(getComputedStyle(root.querySelector(selector)).color));
     return (Math.max(ink, below) + .05) / (Math.min(ink, below) + .05);
   });

@@ -1,0 +1,10 @@
+"""Interactive figures: one anywidget per demo, the same in a notebook and in the static book.
+
+The browser code computes; Python holds the same state and the reference formula, as `demo.result`.
+A demo `name` is two files, `name.py` and `name.js`; helpers and styles that demos share stand once,
+in `common.js` and `common.css`.
+"""
+
+from rlhf_lib.widgets.tilt_explorer import TiltExplorer
+
+__all__ = ["TiltExplorer"]
