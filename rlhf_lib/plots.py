@@ -28,7 +28,7 @@ LABELS = {  # metric -> what an axis says
 }
 
 
-def figure(columns: int = 1, rows: int = 1, width: float = 9., height: float = 2.8, **options):
+def figure(columns: int = 1, rows: int = 1, width: float = 7.5, height: float = 2.5, **options):
     """A figure and its axes, a flat list, in the house style."""
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False,
@@ -49,7 +49,7 @@ def smooth(values: Sequence[float], window: int = 5) -> list[float]:
             for i in range(len(values))]
 
 
-def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns: int = 3,
+def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns: int = 2,
                     window: int = 5):
     """One panel a metric, one line a run: the records thin, their trailing mean thick.
 
@@ -77,14 +77,14 @@ def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns
         axis.set_title(LABELS.get(metric, metric), loc="left")
         axis.set_xlabel("step")
     if len(runs) > 1:
-        axes[0].legend()
+        axes[0].legend(frameon=False)
     return fig
 
 
 def stacked_shares(shares: dict[str, dict[str, float]], order: Sequence[str]):
     """Horizontal stacked bars: for each name, how its samples split over the categories of `order`.
     """
-    fig, (axis,) = figure(height=.55 * len(shares) + 1.6)
+    fig, (axis,) = figure(height=.55 * len(shares) + 1.7)
     colours = plt.get_cmap("tab10").colors
     names = list(shares)
     for row, name in enumerate(names):
@@ -102,5 +102,5 @@ def stacked_shares(shares: dict[str, dict[str, float]], order: Sequence[str]):
     axis.set_xlim(0, 1)
     axis.grid(False)
     axis.set_xlabel("share of samples")
-    axis.legend(ncols=5, loc="lower center", bbox_to_anchor=(.5, 1.0), fontsize=9)
+    axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(.5, 1.0), fontsize=9, frameon=False)
     return fig
