@@ -62,7 +62,11 @@ def kernel_environment() -> dict[str, str]:
     offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE",
                                       "TRANSFORMERS_OFFLINE")}
     kept = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-    return {**kept, **offline, "PYTHONPATH": path}
+    # glibc keeps freed tensors for itself; Binder, with 1 GB, gives them back the same way
+    # (binder/start).
+    lean = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "67108864",
+            "MALLOC_ARENA_MAX": "2"}
+    return {**kept, **offline, **lean, "PYTHONPATH": path}
 
 
 # --- build ---------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def compare(sft, tokenizer, n: int, seed: int, annotators=None):
     return annotators.label(list(prompts), first, second, seed=seed)
 
 
-def train_reward(sft, tokenizer, pairs, seed: int,
+def train_reward(sft, tokenizer, pairs, seed: int, scale: str = "tiny",
                  watch: Callable[[dict], None] = lambda record: None):
     """The reward model: the SFT trunk trained on the pairs, scores standardised on SFT samples."""
     from .reward_training import RewardConfig, RewardTraining, standardise
@@ -155,7 +155,9 @@ def train_reward(sft, tokenizer, pairs, seed: int,
     from .worlds import letters
 
     model = new_reward_model(sft, seed)
-    for record in RewardTraining(model, tokenizer, pairs, RewardConfig(seed=seed)):
+    for record in RewardTraining(
+            model, tokenizer, pairs,
+            RewardConfig(learning_rate=RATES[scale]["reward"], seed=seed)):
         watch(record)
     prompts = list(letters.prompts(500, seed=seed + 1)["prompt"])
     rollout = sample(sft, tokenizer, prompts, letters.MAX_NEW_TOKENS,

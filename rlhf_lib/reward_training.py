@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Iterator
 
 import torch
+from torch import Tensor
 
 from .losses import bradley_terry_loss
 from .policy import encode
@@ -26,6 +27,7 @@ class RewardConfig:
 
     max_steps: int = 130
     batch_size: int = 64  # pairs a step
+    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 3e-4  # peak; after the warm-up it falls linearly to 0
     warmup_steps: int = 10
     weight_decay: float = .01
@@ -64,19 +66,31 @@ class RewardTraining:
         start = time.perf_counter()
         c = self.config
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
-        prompts = [self.prompts[i] for i in rows]
-        completions = [self.chosen[i] for i in rows] + [self.rejected[i] for i in rows]
-        batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
-        chosen, rejected = reward_scores(self.model, batch).chunk(2)
-        loss = bradley_terry_loss(chosen, rejected, centering=c.center_rewards_coefficient)
+        self.losses, self.correct = [], 0
         rate = c.learning_rate * min(1, (self.step_number + 1) / c.warmup_steps) * \
             (1 - self.step_number / c.max_steps)
         set_learning_rate(self.optimizer, rate)
-        descend(self.model, self.optimizer, loss, c.max_grad_norm)
+        descend(self.model, self.optimizer, self.parts(rows), c.max_grad_norm)
         self.step_number += 1
-        return {"step": self.step_number, "loss": loss.item(),
-                "accuracy": (chosen > rejected).float().mean().item(), "learning_rate": rate,
+        return {"step": self.step_number, "loss": sum(self.losses),
+                "accuracy": self.correct / len(rows), "learning_rate": rate,
                 "seconds": time.perf_counter() - start}
+
+    def parts(self, rows: list[int]) -> Iterator[Tensor]:
+        """The loss of a batch in `gradient_accumulation_steps` parts that add up to it."""
+        size = -(-len(rows) // self.config.gradient_accumulation_steps)
+        for i in range(0, len(rows), size):
+            part = rows[i:i + size]
+            prompts = [self.prompts[j] for j in part]
+            completions = [self.chosen[j] for j in part] + [self.rejected[j] for j in part]
+            batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
+            chosen, rejected = reward_scores(self.model, batch).chunk(2)
+            loss = bradley_terry_loss(chosen, rejected,
+                                      centering=self.config.center_rewards_coefficient)
+            loss = loss * (len(part) / len(rows))
+            self.losses.append(loss.item())
+            self.correct += (chosen > rejected).sum().item()
+            yield loss
 
     def __iter__(self) -> Iterator[dict]:
         while self.step_number < self.config.max_steps:

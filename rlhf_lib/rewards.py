@@ -32,7 +32,7 @@ class LearnedReward:
     Chapter: ppo-live.
     """
 
-    def __init__(self, model, tokenizer, batch_size: int = 256):
+    def __init__(self, model, tokenizer, batch_size: int = 64):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.__name__ = "learned_reward"  # TRL logs rewards under this name
 

@@ -5,6 +5,7 @@ There is no base class. Each algorithm is a file that is read from top to bottom
 from __future__ import annotations
 
 import math
+from typing import Iterable
 
 import torch
 from torch import Tensor
@@ -74,14 +75,21 @@ def set_learning_rate(optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def descend(model, optimizer, loss: Tensor, max_grad_norm: float) -> float:
-    """One optimiser step; returns the gradient norm before clipping."""
+def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: float) -> float:
+    """One optimiser step; returns the gradient norm before clipping.
+
+    Given several losses, their gradients add up. Each is followed back as it comes, so that an
+    iterator which computes them one by one holds the activations of one at a time.
+    """
     optimizer.zero_grad()
-    loss.backward()
+    total = 0.
+    for part in ([loss] if isinstance(loss, Tensor) else loss):
+        part.backward()
+        total += part.item()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     if not math.isfinite(norm):
         optimizer.zero_grad()
-        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {loss.item()}; the "
+        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {total}; the "
                                  "update was refused and the weights are those before it")
     optimizer.step()
     return norm

@@ -63,6 +63,26 @@ def test_training_learns_a_preference_it_can_see():
     assert records[-1]["loss"] < .1 and pair_accuracy(model, tokenizer(), pairs) == 1.
 
 
+def test_a_batch_in_parts_gives_the_same_step():
+    """Gradient accumulation: mean over 12 pairs, in one part, in three, and in unequal ones."""
+    from datasets import Dataset
+    pairs = Dataset.from_dict({"prompt": RAGGED * 3, "chosen": REPLIES * 3,
+                               "rejected": REPLIES[::-1] * 3})
+
+    def after_two_steps(parts):
+        model = reward_model()
+        records = list(RewardTraining(model, tokenizer(), pairs, RewardConfig(
+            max_steps=2, batch_size=12, gradient_accumulation_steps=parts)))
+        return records, torch.cat([p.detach().flatten() for p in model.parameters()])
+    whole_records, whole = after_two_steps(1)
+    for parts in (3, 5):
+        records, weights = after_two_steps(parts)
+        assert torch.allclose(weights, whole, atol=1e-5)
+        assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in whole_records],
+                                                             abs=1e-5)
+        assert records[0]["accuracy"] == whole_records[0]["accuracy"]
+
+
 def test_standardise_sets_the_spread_to_one():
     model = reward_model()
     mean, std = standardise(model, tokenizer(), RAGGED * 2, REPLIES + REPLIES[::-1])
