@@ -66,17 +66,17 @@ class RewardTraining:
         start = time.perf_counter()
         c = self.config
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
-        self.losses, self.correct = [], 0
+        tally: list[tuple[float, int]] = []  # loss, and pairs ranked right, of each part
         rate = c.learning_rate * min(1, (self.step_number + 1) / c.warmup_steps) * \
             (1 - self.step_number / c.max_steps)
         set_learning_rate(self.optimizer, rate)
-        descend(self.model, self.optimizer, self.parts(rows), c.max_grad_norm)
+        descend(self.model, self.optimizer, self.parts(rows, tally), c.max_grad_norm)
         self.step_number += 1
-        return {"step": self.step_number, "loss": sum(self.losses),
-                "accuracy": self.correct / len(rows), "learning_rate": rate,
+        return {"step": self.step_number, "loss": sum(loss for loss, _ in tally),
+                "accuracy": sum(right for _, right in tally) / len(rows), "learning_rate": rate,
                 "seconds": time.perf_counter() - start}
 
-    def parts(self, rows: list[int]) -> Iterator[Tensor]:
+    def parts(self, rows: list[int], tally: list[tuple[float, int]]) -> Iterator[Tensor]:
         """The loss of a batch in `gradient_accumulation_steps` parts that add up to it."""
         size = -(-len(rows) // self.config.gradient_accumulation_steps)
         for i in range(0, len(rows), size):
@@ -88,8 +88,7 @@ class RewardTraining:
             loss = bradley_terry_loss(chosen, rejected,
                                       centering=self.config.center_rewards_coefficient)
             loss = loss * (len(part) / len(rows))
-            self.losses.append(loss.item())
-            self.correct += (chosen > rejected).sum().item()
+            tally.append((loss.item(), int((chosen > rejected).sum())))
             yield loss
 
     def __iter__(self) -> Iterator[dict]:
