@@ -2,7 +2,7 @@
 
 Axes: B batch, T completion tokens, G samples of one prompt. A mask is 1 on tokens that count and
 0 on padding, of the same shape as what it masks. Everything here is in units of reward.
-Chapters: ppo-live, grpo.
+Chapters: policy-gradients, ppo-mechanics, grpo, grpo-variants.
 """
 from __future__ import annotations
 
@@ -34,11 +34,23 @@ def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
 
 
-def masked_whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8
+                  ) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all tokens that count; 0 elsewhere.
 
     The variance is the biased one. Padding takes no part: over padded zeros the statistics would
     depend on how long the longest completion is.
+
+    Parameters
+    ----------
+    values, mask : Tensor, shape (B, T)
+    shift_mean : bool
+        False puts the mean back after scaling, as one does with rewards, whose sign means
+        something.
+    eps : float
+        Keeps values that are all equal from being divided by 0.
+
+    Chapter: ppo-mechanics.
 
     Examples
     --------
@@ -46,7 +58,33 @@ def masked_whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     tensor([-1.,  1.,  0.])
     """
     mean, variance = masked_mean(values, mask), masked_variance(values, mask)
-    return (values - mean) * torch.rsqrt(variance + eps) * mask
+    whitened = (values - mean) * torch.rsqrt(variance + eps)
+    return torch.where(mask.bool(), whitened if shift_mean else whitened + mean, 0.)
+
+
+def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.) -> Tensor:
+    """What is still to come from each token on: Σ_{s ≥ t} γ^(s−t) r_s.
+
+    Parameters
+    ----------
+    rewards, mask : Tensor, shape (B, T)
+    gamma : float
+        Discount, in [0, 1].
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+        0 on padding.
+
+    Source: REINFORCE++, Hu 2025, arXiv:2501.03262, uses it whitened over the batch.
+    Chapters: policy-gradients, grpo-variants.
+
+    Examples
+    --------
+    >>> returns_to_go(torch.tensor([[-1., -1., 5.]]), torch.ones(1, 3))
+    tensor([[3., 4., 5.]])
+    """
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.)[0]
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: float = .95
@@ -109,11 +147,12 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
         One per completion; the samples of a prompt stand next to each other.
     group_size : int
         G, at least 2; B is a multiple of it.
-    baseline : {"mean", "leave_one_out"}
-        The mean of the whole group, or of the G − 1 others. The first is the second shrunk by
-        (G − 1)/G.
-    scale : {"std", "none"}
-        Divide by the group's unbiased standard deviation plus `eps`, or do not.
+    baseline : {"mean", "leave_one_out", "none"}
+        The mean of the whole group, or of the G − 1 others, or nothing. The first is the second
+        shrunk by (G − 1)/G.
+    scale : {"std", "batch", "none"}
+        Divide by the unbiased standard deviation, plus `eps`, of the group's rewards, or of all
+        rewards in the batch, or do not divide.
 
     Returns
     -------
@@ -122,7 +161,7 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
 
     Source: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2 ("mean", "std"); RLOO,
     Ahmadian et al. 2024, arXiv:2402.14740 ("leave_one_out", "none"); Dr. GRPO, Liu et al. 2025,
-    arXiv:2503.20783 ("mean", "none"). Chapter: grpo.
+    arXiv:2503.20783 ("mean", "none"). Chapters: grpo, grpo-variants.
 
     Examples
     --------
@@ -136,17 +175,58 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
     if rewards.dim() != 1 or len(rewards) % group_size:
         raise ValueError(f"rewards has shape {tuple(rewards.shape)}; expected one entry per "
                          f"completion, a multiple of group_size={group_size}")
-    if baseline not in ("mean", "leave_one_out"):
-        raise ValueError(f"baseline is {baseline!r}; expected 'mean' or 'leave_one_out'")
-    if scale not in ("std", "none"):
-        raise ValueError(f"scale is {scale!r}; expected 'std' or 'none'")
+    if baseline not in ("mean", "leave_one_out", "none"):
+        raise ValueError(f"baseline is {baseline!r}; expected 'mean', 'leave_one_out' or 'none'")
+    if scale not in ("std", "batch", "none"):
+        raise ValueError(f"scale is {scale!r}; expected 'std', 'batch' or 'none'")
+    if not torch.isfinite(rewards).all():
+        raise ValueError("rewards has an entry that is not finite; expected numbers")
     groups = rewards.view(-1, group_size)
-    advantages = groups - groups.mean(dim=1, keepdim=True)
+    advantages = groups if baseline == "none" else groups - groups.mean(dim=1, keepdim=True)
     if baseline == "leave_one_out":
         advantages = advantages * group_size / (group_size - 1)
-    if scale == "std":
-        advantages = advantages / (groups.std(dim=1, keepdim=True) + eps)
+    if scale != "none":
+        std = groups.std(dim=1, keepdim=True) if scale == "std" else rewards.std()
+        advantages = advantages / (std + eps)
     return advantages.flatten()
+
+
+def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """The reward of each token: the KL penalty everywhere, the score on the last real token.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (B,)
+    log_ratio : Tensor, shape (B, T)
+        log π − log π_ref of the sampled tokens; detached, as it is part of the reward.
+    mask : Tensor, shape (B, T)
+    beta : float
+        Reward per nat.
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapter: ppo-mechanics.
+
+    Examples
+    --------
+    >>> token_rewards(torch.tensor([2.]), torch.tensor([[1., -1., 7.]]),
+    ...               torch.tensor([[1, 1, 0]]), beta=.5)
+    tensor([[-0.5000,  2.5000,  0.0000]])
+    """
+    rewards = -beta * log_ratio.detach() * mask
+    last = mask.sum(dim=1, keepdim=True) - 1
+    rewards = rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+    return rewards + 0.  # turns -0. into 0.
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 − Var(returns − values)/Var(returns) over real tokens: 1 is a perfect critic, 0 a constant.
+
+    Shapes (B, T). Chapter: ppo-mechanics.
+    """
+    return 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item()
 
 
 def _check_same_shape(**tensors: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation: PPO whose critic is the group.
+"""Group relative policy optimisation: PPO whose critic is the group. And its relatives.
 
 One step, in the order of the chapter's algorithm box:
 
@@ -7,11 +7,14 @@ One step, in the order of the chapter's algorithm box:
 3. compare each score with its group: the advantage of every token of the completion
 4. minibatches: clipped policy loss, plus β k3 against the reference in the loss
 
-With `kl_in="reward"` the distance is priced before the comparison instead, as PPO does.
+The relatives change one or two of these lines, each by a setting; `VARIANTS` says which. With
+`kl_in="reward"` the distance is priced before the comparison instead, as PPO does.
 
 There is no critic, and no reward per token. It leaves out, against the larger implementations:
-a replaced reference, and sampling on other processes. Axes: B completions (a multiple of G), T
-completion tokens. Source: Shao et al. 2024, arXiv:2402.03300. Chapter: grpo.
+a replaced reference, and sampling on other processes. DAPO's overlong shaping is a reward
+(`rewards.soft_overlong_punishment`), not a part of the loop. Axes: B completions (a multiple of
+G), T completion tokens. Source: Shao et al. 2024, arXiv:2402.03300. Chapters: grpo,
+grpo-variants.
 """
 from __future__ import annotations
 
@@ -23,20 +26,38 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from .advantages import group_advantages
+from .advantages import group_advantages, masked_whiten, returns_to_go, token_rewards
 from .kl import k1, k3
-from .losses import aggregate, clip_fraction, clipped_policy_loss
+from .losses import (aggregate, cispo_loss, clip_fraction, clipped_policy_loss, gspo_loss,
+                     rloo_loss, sequence_logprobs)
 from .policy import token_logprobs
 from .rewards import RewardFunction
-from .rollout import Rollout, sample
+from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_settings, descend, freeze, rollout_record,
+from .training import (adam, check_apart, check_settings, column, descend, freeze, rollout_record,
                        rows_of_step, score, set_learning_rate, train_without_dropout)
+
+# What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
+VARIANTS: dict[str, dict] = {
+    "grpo": {},  # Shao et al. 2024, arXiv:2402.03300
+    "dr_grpo": dict(scale_rewards="none", aggregate_over="budget", beta=0.),  # Liu et al. 2025,
+    # arXiv:2503.20783: no division by the spread of a group, none by the length of a completion
+    "dapo": dict(epsilon_high=.28, aggregate_over="tokens", dynamic_sampling=True,
+                 beta=0.),  # Yu et al. 2025, arXiv:2503.14476
+    "gspo": dict(loss="gspo", epsilon=3e-4, epsilon_high=4e-4,
+                 beta=0.),  # Zheng et al. 2025, arXiv:2507.18071
+    "cispo": dict(loss="cispo", epsilon_high=5., aggregate_over="tokens",
+                  beta=0.),  # MiniMax 2025, arXiv:2506.13585
+    "rloo": dict(loss="rloo", baseline="leave_one_out", scale_rewards="none",
+                 kl_in="reward"),  # Ahmadian et al. 2024, arXiv:2402.14740
+    "reinforce++": dict(advantage="return_to_go", num_generations=1, aggregate_over="tokens",
+                        kl_in="reward"),  # Hu 2025, arXiv:2501.03262
+}
 
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """Settings, named as TRL names them."""
+    """Settings, named as TRL names them where TRL has them."""
 
     max_steps: int = 45
     batch_size: int = 64  # completions a step, a multiple of num_generations
@@ -47,10 +68,15 @@ class GRPOConfig:
     temperature: float = 1.
     beta: float = .1  # weight of the KL: per nat and completion in the reward, per token in the loss
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
-    epsilon: float = .2  # clip of the policy ratio
-    baseline: str = "mean"  # or "leave_one_out"
-    scale_rewards: str = "std"  # or "none"
-    aggregate_over: str = "sequences"  # or "tokens"
+    loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
+    epsilon: float = .2  # clip of the ratio
+    epsilon_high: float | None = None  # upper clip, if another; for "cispo" the largest ratio
+    advantage: str = "group"  # or "return_to_go", per token and whitened over the batch
+    baseline: str = "mean"  # or "leave_one_out" or "none"
+    scale_rewards: str = "std"  # or "batch" or "none"
+    aggregate_over: str = "sequences"  # or "tokens" or "budget" (batch_size × max_new_tokens)
+    dynamic_sampling: bool = False  # draw again in place of groups whose rewards are all equal
+    max_draws: int = 4  # batches drawn a step at most; then such groups are kept
     missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
     learning_rate: float = 3e-4
     warmup_steps: int = 3
@@ -67,13 +93,13 @@ class GRPO:
     ----------
     policy : transformers causal language model
         Trained in place.
-    reference : transformers causal language model
-        π_ref; frozen here.
+    reference : transformers causal language model or None
+        π_ref; frozen here. None if beta is 0: one model less, and no KL in the records.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=...)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
     dataset : datasets.Dataset
-        Column `prompt`.
+        Column `prompt`; other columns are handed to the reward.
     config : GRPOConfig
 
     Raises
@@ -84,44 +110,40 @@ class GRPO:
         If the reward function raises.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
+
+    Source: Shao et al. 2024, arXiv:2402.03300, algorithm 1. Chapters: grpo, grpo-variants.
     """
 
     def __init__(self, policy, reference, tokenizer, reward: RewardFunction, dataset,
                  config: GRPOConfig = GRPOConfig()):
-        check_settings(config)
-        if config.num_generations < 2 or config.batch_size % config.num_generations:
-            raise ValueError(f"num_generations is {config.num_generations}; expected at least 2, "
-                             f"and a divisor of batch_size={config.batch_size}")
-        check_apart(policy=policy, reference=reference)
-        if config.kl_in not in ("loss", "reward"):
-            raise ValueError(f"kl_in is {config.kl_in!r}; expected 'loss' or 'reward'")
+        check_grpo_settings(config, reference)
         self.policy, self.reference = policy, reference
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
-        self.prompts = list(dataset["prompt"])
+        self.data = {"prompt": column(dataset, "prompt")} | {
+            name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
         self.beta = config.beta
-        freeze(reference)
+        if reference is not None:
+            check_apart(policy=policy, reference=reference)
+            freeze(reference)
         train_without_dropout(policy)
         self.optimizer = adam(policy, config.learning_rate)
         self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed)
         self.step_number = 0
+        self.draws = 0  # batches of prompts drawn so far; more than steps if some were drawn again
         self.rollout: Rollout | None = None
 
     def step(self) -> dict:
         """Sample groups, score, compare, update; return the record of the step."""
         start = time.perf_counter()
         c = self.config
-        rows = rows_of_step(len(self.prompts), c.batch_size // c.num_generations,
-                            self.step_number, c.seed)
-        prompts = [self.prompts[i] for i in rows for _ in range(c.num_generations)]
-        rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens, c.temperature,
-                         self.sampler)
-        scores = score(self.reward, rollout, c.missing_eos_penalty)
+        if self.reference is None and self.beta:
+            raise ValueError(f"beta is {self.beta} without a reference; expected 0")
+        rollout, scores, drawn = self.sample_groups()
         with torch.no_grad():
-            ref_logprobs = token_logprobs(self.reference, rollout, c.temperature)
-        kl = k1(rollout.logprobs - ref_logprobs).sum(dim=1)
-        compared = scores - self.beta * kl if c.kl_in == "reward" else scores
-        advantages = group_advantages(compared, c.num_generations, c.baseline, c.scale_rewards)
+            ref_logprobs = token_logprobs(self.reference, rollout, c.temperature) \
+                if self.reference is not None else rollout.logprobs
+        advantages = self.advantages(rollout, scores, rollout.logprobs - ref_logprobs)
 
         warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
         set_learning_rate(self.optimizer, warmth * c.learning_rate)
@@ -131,38 +153,103 @@ class GRPO:
             for minibatch in order.split(c.mini_batch_size):
                 updates.append(self.update(rollout, minibatch, advantages, ref_logprobs))
 
-        groups = scores.view(-1, c.num_generations)
-        record = {
-            "step": self.step_number + 1, "reward": scores.mean().item(),
-            "kl": kl.mean().item(), "beta": self.beta, **rollout_record(rollout),
+        record = {"step": self.step_number + 1, "reward": drawn.mean().item()}
+        if self.reference is not None:
+            record["kl"] = k1(rollout.logprobs - ref_logprobs).sum(dim=1).mean().item()
+        groups = drawn.view(-1, c.num_generations)
+        record |= {
+            "beta": self.beta, **rollout_record(rollout),
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
-            "zero_variance_groups": (groups.std(dim=1) == 0).float().mean().item(),
-            "seconds": time.perf_counter() - start}
+            "zero_variance_groups": all_equal(groups).float().mean().item(),
+            "drawn": len(drawn), "seconds": time.perf_counter() - start}
         self.rollout = rollout
         self.step_number += 1
         return record
+
+    def sample_groups(self) -> tuple[Rollout, Tensor, Tensor]:
+        """A batch of completions in groups, their scores, and the scores of all that were drawn.
+
+        With dynamic sampling, groups whose rewards are all equal are drawn again, as they teach
+        nothing, until the batch is full or `max_draws` is reached.
+        """
+        c = self.config
+        G, parts, kept, drawn = c.num_generations, [], 0, []
+        while kept < c.batch_size:
+            rows = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
+            rows = [i for i in rows for _ in range(G)]
+            columns = {name: [values[i] for i in rows] for name, values in self.data.items()}
+            rollout = sample(self.policy, self.tokenizer, columns.pop("prompt"), c.max_new_tokens,
+                             c.temperature, self.sampler)
+            scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
+            self.draws += 1
+            drawn.append(scores)
+            if not c.dynamic_sampling:
+                return rollout, scores, scores
+            silent = all_equal(scores.view(-1, G))
+            groups = (~silent).nonzero()[:, 0].tolist()
+            if len(drawn) == c.max_draws:  # no more: fill up with groups that teach nothing
+                groups += silent.nonzero()[:, 0].tolist()
+            rows = [G * g + i for g in groups for i in range(G)][:c.batch_size - kept]
+            parts.append((rollout.select(rows), scores[rows]))
+            kept += len(rows)
+        rollout = join([rollout for rollout, _ in parts], self.tokenizer.pad_token_id)
+        return rollout, torch.cat([scores for _, scores in parts]), torch.cat(drawn)
+
+    def advantages(self, rollout: Rollout, scores: Tensor, log_ratio: Tensor) -> Tensor:
+        """What each token is worth: (B, 1) if a completion's tokens share it, else (B, T)."""
+        c, mask = self.config, rollout.completion_mask
+        if c.advantage == "return_to_go":
+            rewards = token_rewards(scores, log_ratio, mask, self.beta)
+            return masked_whiten(returns_to_go(rewards, mask), mask)
+        if c.kl_in == "reward":
+            scores = scores - self.beta * k1(log_ratio).sum(dim=1)
+        return group_advantages(scores, c.num_generations, c.baseline, c.scale_rewards)[:, None]
 
     def update(self, rollout: Rollout, rows: Tensor, advantages: Tensor, ref_logprobs: Tensor
                ) -> dict:
         """One gradient step of the policy on some rows of the batch."""
         c, batch = self.config, rollout[rows]
-        mask, old_logprobs = batch.completion_mask, rollout.logprobs[rows]
-        advantages = advantages[rows, None]  # (B, 1): every token of a completion gets the same
-
+        mask, old_logprobs, advantages = batch.completion_mask, rollout.logprobs[rows], \
+            advantages[rows]
         logprobs = token_logprobs(self.policy, batch, c.temperature)
-        loss = clipped_policy_loss(logprobs, old_logprobs, advantages, c.epsilon)
-        if c.kl_in == "loss":
+        loss = self.policy_loss(logprobs, old_logprobs, advantages, mask)
+        if c.kl_in == "loss" and self.beta:
             loss = loss + self.beta * k3(logprobs - ref_logprobs[rows])
-        loss = aggregate(loss, mask, c.aggregate_over)
+        loss = aggregate(loss, mask, c.aggregate_over, c.max_new_tokens)
         gradient_norm = descend(self.policy, self.optimizer, loss, c.max_grad_norm)
 
         logprobs = logprobs.detach()
         return {"policy_loss": loss.item(),
-                "clip_fraction": clip_fraction(logprobs, old_logprobs,
-                                               advantages.expand_as(logprobs), mask, c.epsilon),
+                "clip_fraction": self.clip_fraction(logprobs, old_logprobs, advantages, mask),
                 "ratio_gap": (torch.exp(logprobs - old_logprobs) - 1).abs().max().item(),
                 "gradient_norm": gradient_norm}
+
+    def policy_loss(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
+                    ) -> Tensor:
+        """The loss of each token, (B, T), in the variant that was asked for."""
+        c = self.config
+        if c.loss == "cispo":
+            return cispo_loss(logprobs, old_logprobs, advantages, c.epsilon_high)
+        if c.loss == "gspo":
+            return gspo_loss(logprobs, old_logprobs, advantages, mask, c.epsilon, c.epsilon_high)
+        if c.loss == "rloo":
+            return rloo_loss(logprobs, old_logprobs, advantages, mask, c.epsilon)
+        return clipped_policy_loss(logprobs, old_logprobs, advantages, c.epsilon, c.epsilon_high)
+
+    def clip_fraction(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor,
+                      mask: Tensor) -> float:
+        """Share of tokens that the clip silences, or for "cispo" that the cap holds."""
+        c = self.config
+        if c.loss == "cispo":
+            return clip_fraction(logprobs, old_logprobs, torch.ones_like(logprobs), mask, 1.,
+                                 c.epsilon_high - 1)
+        if c.loss in ("gspo", "rloo"):
+            logprobs, old_logprobs = (
+                sequence_logprobs(x, mask, mean=c.loss == "gspo")[:, None].expand_as(x)
+                for x in (logprobs, old_logprobs))
+        return clip_fraction(logprobs, old_logprobs, advantages.expand_as(logprobs), mask,
+                             c.epsilon, c.epsilon_high)
 
     def __iter__(self) -> Iterator[dict]:
         while self.step_number < self.config.max_steps:
@@ -171,14 +258,44 @@ class GRPO:
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
         save_checkpoint(folder, {"policy": self.policy, "tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "beta": self.beta,
+            "step_number": self.step_number, "draws": self.draws, "beta": self.beta,
             "sampler": self.sampler.get_state(), "shuffler": self.shuffler.get_state(),
             "optimizer": self.optimizer.state_dict()})
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
         state = load_checkpoint(folder, {"policy": self.policy})
-        self.step_number, self.beta = state["step_number"], state["beta"]
+        self.step_number, self.draws, self.beta = (
+            state[name] for name in ("step_number", "draws", "beta"))
         self.sampler.set_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def all_equal(groups: Tensor) -> Tensor:
+    """Whether a group's rewards are all the same, (N, G) to (N,): such a group teaches nothing."""
+    return (groups == groups[:, :1]).all(dim=1)
+
+
+def check_grpo_settings(c: GRPOConfig, reference) -> None:
+    """Refuse settings that would fail late or, worse, train something else."""
+    check_settings(c)
+    fewest = 1 if c.advantage == "return_to_go" else 2
+    if c.num_generations < fewest or c.batch_size % c.num_generations:
+        raise ValueError(f"num_generations is {c.num_generations}; expected at least {fewest}, "
+                         f"and a divisor of batch_size={c.batch_size}")
+    for name, choices in (("kl_in", ("loss", "reward")), ("advantage", ("group", "return_to_go")),
+                          ("loss", ("clip", "cispo", "gspo", "rloo")),
+                          ("aggregate_over", ("sequences", "tokens", "budget"))):
+        if getattr(c, name) not in choices:
+            raise ValueError(f"{name} is {getattr(c, name)!r}; expected "
+                             f"{' or '.join(map(repr, choices))}")
+    if c.loss == "cispo" and not (c.epsilon_high or 0) > 1:
+        raise ValueError(f"epsilon_high is {c.epsilon_high}; expected more than 1, as for "
+                         "loss='cispo' it is the largest ratio itself")
+    if c.dynamic_sampling and (c.num_generations < 2 or c.max_draws < 1):
+        raise ValueError(f"dynamic_sampling has num_generations={c.num_generations} and max_draws="
+                         f"{c.max_draws}; expected groups of 2 or more, and at least 1 draw")
+    if reference is None and c.beta:
+        raise ValueError(f"reference is None at beta={c.beta}; expected a model to stay near, or "
+                         "beta=0")

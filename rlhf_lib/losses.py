@@ -3,7 +3,8 @@
 Axes: B batch, T completion tokens. A policy loss comes in two steps: a per-token loss of shape
 (B, T), then `aggregate`, which says what is averaged over what. Gradients flow into `logprobs`
 and `values`; everything from the sampler (`old_logprobs`, `advantages`, `old_values`, `returns`)
-is data. Chapters: ppo-live, grpo.
+is data. A preference loss takes one number per completion and returns the mean.
+Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, dpo.
 """
 from __future__ import annotations
 
@@ -62,8 +63,32 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float 
 
 # ---------------------------------------------------------------------------------- policy
 
+def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
+    """−A log π, per token: its gradient is the policy gradient for samples of the policy itself.
+
+    Parameters
+    ----------
+    logprobs : Tensor, shape (B, T)
+    advantages : Tensor, shape (B, T) or (B, 1)
+        Data: no gradient flows into them.
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+
+    Source: Williams 1992, https://doi.org/10.1007/BF00992696. Chapter: policy-gradients.
+
+    Examples
+    --------
+    >>> reinforce_loss(torch.tensor([[-1., -2.]]), torch.tensor([[3.]]))
+    tensor([[3., 6.]])
+    """
+    return -advantages.detach() * logprobs
+
+
 def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor,
-                        epsilon: float = .2, epsilon_high: float | None = None) -> Tensor:
+                        epsilon: float = .2, epsilon_high: float | None = None,
+                        dual_clip: float | None = None) -> Tensor:
     """PPO's clipped surrogate, per token: −min(ρA, clip(ρ, 1 − ε, 1 + ε_high)A).
 
     ρ = exp(logprobs − old_logprobs) compares the policy with the one that sampled, not with the
@@ -78,13 +103,17 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     epsilon : float
         Lower clip, and the upper one where `epsilon_high` is None.
     epsilon_high : float, optional
+    dual_clip : float, optional
+        A bound c > 1 + ε_high on the ratio where the advantage is negative, so that one token
+        that became likely against the advice cannot carry the batch; None for no bound.
 
     Returns
     -------
     Tensor, shape (B, T)
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; the second ε from DAPO, Yu et al. 2025,
-    arXiv:2503.14476. Chapters: ppo-live, grpo.
+    arXiv:2503.14476, section 3.1; the dual clip from Ye et al. 2019, arXiv:1912.09729, eq. 5.
+    Chapters: ppo-mechanics, ppo-live, grpo.
 
     Examples
     --------
@@ -97,29 +126,152 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     high = epsilon if epsilon_high is None else epsilon_high
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - epsilon, 1 + high)
-    return -torch.min(ratio * advantages, clipped * advantages)
+    objective = torch.min(ratio * advantages, clipped * advantages)
+    if dual_clip is not None:
+        if not dual_clip > 1 + high:
+            raise ValueError(f"dual_clip is {dual_clip}; expected more than {1 + high}, the "
+                             "upper clip")
+        bounded = torch.max(objective, dual_clip * advantages)
+        objective = torch.where(advantages < 0, bounded, objective)
+    return -objective
+
+
+def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: float = 5.
+               ) -> Tensor:
+    """−min(ρ, cap) A log π, per token, with the weight held constant: every token keeps a gradient.
+
+    PPO's clip silences a token whose ratio has gone too far; here the token goes on speaking, with
+    a bounded voice.
+
+    Parameters
+    ----------
+    logprobs, old_logprobs : Tensor, shape (B, T)
+    advantages : Tensor, shape (B, T) or (B, 1)
+    cap : float
+        The largest ratio itself, not its distance from 1.
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+
+    Source: MiniMax-M1, Chen et al. 2025, arXiv:2506.13585, eq. 4 and 5. Chapter: grpo-variants.
+
+    Examples
+    --------
+    >>> cispo_loss(torch.tensor([[-1.]]), torch.tensor([[-3.]]), torch.tensor([[2.]]), cap=4.)
+    tensor([[8.]])
+    """
+    weight = torch.exp(logprobs - old_logprobs).clamp(max=cap).detach()
+    return -weight * advantages * logprobs
+
+
+def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
+    """log π(y | x) of whole completions, in nats; with `mean`, per token.
+
+    Parameters
+    ----------
+    logprobs, mask : Tensor, shape (B, T)
+    mean : bool
+        Divide by the completion's length, the end token included.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+
+    Chapters: grpo-variants, dpo.
+
+    Examples
+    --------
+    >>> sequence_logprobs(torch.tensor([[-1., -2., 9.]]), torch.tensor([[1, 1, 0]]))
+    tensor([-3.])
+    """
+    _check_rows(logprobs, mask)
+    total = torch.where(mask.bool(), logprobs, 0.).sum(dim=1)
+    return total / mask.sum(dim=1) if mean else total
+
+
+def gspo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
+              epsilon: float = 3e-4, epsilon_high: float | None = 4e-4) -> Tensor:
+    """The clipped surrogate of one ratio per completion: the geometric mean of its tokens' ratios.
+
+    Such a mean hardly leaves 1, so its clip is a thousand times narrower than PPO's.
+
+    Parameters
+    ----------
+    logprobs, old_logprobs, mask : Tensor, shape (B, T)
+    advantages : Tensor, shape (B, 1)
+    epsilon, epsilon_high : float
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+        Each token carries the loss of its completion. Aggregate over sequences.
+
+    Source: GSPO, Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7. Chapter: grpo-variants.
+    """
+    per_sequence = clipped_policy_loss(
+        sequence_logprobs(logprobs, mask, mean=True)[:, None],
+        sequence_logprobs(old_logprobs, mask, mean=True)[:, None], advantages, epsilon,
+        epsilon_high)
+    return per_sequence.expand_as(logprobs)
+
+
+def rloo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
+              epsilon: float = .2) -> Tensor:
+    """The clipped surrogate of the ratio of whole completions, π(y | x)/π_old(y | x).
+
+    RLOO treats a completion as one action. On the first pass over a batch the ratio is 1 and this
+    is REINFORCE.
+
+    Parameters
+    ----------
+    logprobs, old_logprobs, mask : Tensor, shape (B, T)
+    advantages : Tensor, shape (B, 1)
+    epsilon : float
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+        Each token carries the loss of its completion. Aggregate over sequences.
+
+    Source: Ahmadian et al. 2024, arXiv:2402.14740, section 3.2. Chapter: grpo-variants.
+    """
+    per_sequence = clipped_policy_loss(
+        sequence_logprobs(logprobs, mask)[:, None],
+        sequence_logprobs(old_logprobs, mask)[:, None], advantages, epsilon)
+    return per_sequence.expand_as(logprobs)
 
 
 def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
-                  epsilon: float = .2) -> float:
-    """Share of tokens whose gradient the clip removes: ρ > 1 + ε with A > 0, ρ < 1 − ε with A < 0.
+                  epsilon: float = .2, epsilon_high: float | None = None) -> float:
+    """Share of tokens whose gradient the clip removes.
+
+    These are ρ > 1 + ε_high with A > 0, and ρ < 1 − ε with A < 0. Shapes as in
+    `clipped_policy_loss`. Chapter: ppo-mechanics.
     """
+    high = epsilon if epsilon_high is None else epsilon_high
     ratio = torch.exp(logprobs - old_logprobs)
-    inactive = ((ratio > 1 + epsilon) & (advantages > 0)) | \
-        ((ratio < 1 - epsilon) & (advantages < 0))
+    inactive = ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - epsilon) & (advantages < 0))
     return masked_mean(inactive.float(), mask).item()
 
 
-def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens") -> Tensor:
+def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens",
+              budget: int | None = None) -> Tensor:
     """Turn a per-token loss into a scalar, and say what is averaged.
 
     Parameters
     ----------
     per_token_loss, mask : Tensor, shape (B, T)
-    over : {"tokens", "sequences"}
+    over : {"tokens", "sequences", "budget"}
         "tokens": every token of the batch weighs the same (PPO, DAPO). "sequences": the mean over
         tokens within each completion, then over completions, so that a token of a long
-        completion weighs less (GRPO as published).
+        completion weighs less (GRPO as published). "budget": the sum over tokens divided by a
+        constant, so that a token weighs the same in every batch too (Dr. GRPO).
+    budget : int, optional
+        For "budget": the most tokens that a completion could have; the constant is B · budget.
+
+    Source: Liu et al. 2025, arXiv:2503.20783, section 3.1, for what each choice favours.
+    Chapters: grpo, grpo-variants.
 
     Examples
     --------
@@ -127,15 +279,19 @@ def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens") -> Ten
     >>> mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
     >>> aggregate(loss, mask, "tokens"), aggregate(loss, mask, "sequences")
     (tensor(1.8000), tensor(3.))
+    >>> aggregate(loss, mask, "budget", budget=10)
+    tensor(0.4500)
     """
     if over == "tokens":
         return masked_mean(per_token_loss, mask)
     if over == "sequences":
-        lengths = mask.sum(dim=1)
-        if not lengths.all():
-            raise ValueError("mask has a row of zeros; expected a token in every completion")
-        return (torch.where(mask.bool(), per_token_loss, 0.).sum(dim=1) / lengths).mean()
-    raise ValueError(f"over is {over!r}; expected 'tokens' or 'sequences'")
+        return sequence_logprobs(per_token_loss, mask, mean=True).mean()
+    if over == "budget":
+        if budget is None or budget < mask.sum(dim=1).max():
+            raise ValueError(f"budget is {budget}; expected at least the longest completion, "
+                             f"{int(mask.sum(dim=1).max())} tokens")
+        return torch.where(mask.bool(), per_token_loss, 0.).sum() / (len(mask) * budget)
+    raise ValueError(f"over is {over!r}; expected 'tokens', 'sequences' or 'budget'")
 
 
 # ---------------------------------------------------------------------------------- value
@@ -163,3 +319,115 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor,
         clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
         error = torch.max(error, (clipped - returns) ** 2)
     return error / 2
+
+
+# ---------------------------------------------------------------------------------- preferences
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor,
+             beta: float = .1, label_smoothing: float = 0.) -> Tensor:
+    """Bradley–Terry on the implicit reward β (log π − log π_ref), averaged over pairs, in nats.
+
+    Parameters
+    ----------
+    chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
+        log π(y | x) and log π_ref(y | x) of the two completions of each pair, in nats.
+    beta : float
+        The β of the KL-regularised objective whose optimum the policy is meant to be.
+    label_smoothing : float
+        Share of the labels taken to be the wrong way round, in [0, 0.5).
+
+    Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
+    https://ericmitchell.ai/cdpo.pdf. Chapter: dpo.
+
+    Examples
+    --------
+    A policy that is its reference has learned nothing yet:
+
+    >>> same = torch.tensor([-4.])
+    >>> dpo_loss(same, same, same, same)
+    tensor(0.6931)
+    """
+    gap = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    return ((1 - label_smoothing) * F.softplus(-gap) + label_smoothing * F.softplus(gap)).mean()
+
+
+def ipo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor,
+             beta: float = .1) -> Tensor:
+    """Squared distance of the gap of log-ratios from 1/(2β): a gap that is large enough is enough.
+
+    Where DPO's loss always asks for more, this one stops, so pairs that are never contradicted do
+    not drive the policy off to infinity.
+
+    Parameters
+    ----------
+    chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
+        As in `dpo_loss`. (TRL feeds per-token means, which is another scale of β.)
+    beta : float
+        τ in the paper.
+
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: dpo.
+
+    Examples
+    --------
+    >>> ipo_loss(torch.tensor([5.]), torch.tensor([0.]), torch.zeros(1), torch.zeros(1), beta=.1)
+    tensor(0.)
+    """
+    gap = (chosen - ref_chosen) - (rejected - ref_rejected)
+    return ((gap - 1 / (2 * beta)) ** 2).mean()
+
+
+def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2., margin: float = 1.) -> Tensor:
+    """Bradley–Terry with a margin on log-probabilities per token; there is no reference.
+
+    Parameters
+    ----------
+    chosen, rejected : Tensor, shape (B,)
+        Mean log π of the completion's tokens (`sequence_logprobs(..., mean=True)`).
+    beta : float
+        Reward per nat per token.
+    margin : float
+        γ: by how much, in units of reward, the chosen one should lead.
+
+    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
+
+    Examples
+    --------
+    >>> simpo_loss(torch.tensor([-1.]), torch.tensor([-1.5]), beta=2., margin=1.)
+    tensor(0.6931)
+    """
+    return bradley_terry_loss(beta * chosen, beta * rejected, margin)
+
+
+def kto_loss(log_ratio: Tensor, desirable: Tensor, kl: Tensor | float, beta: float = .1,
+             desirable_weight: float = 1., undesirable_weight: float = 1.) -> Tensor:
+    """λ − λ σ(±(β log-ratio − β KL)): single completions, each marked good or bad.
+
+    Parameters
+    ----------
+    log_ratio : Tensor, shape (B,)
+        log π(y | x) − log π_ref(y | x), in nats.
+    desirable : Tensor of bool, shape (B,)
+    kl : Tensor of shape () or float
+        The point from which a completion counts as a gain: an estimate of KL(π‖π_ref), in nats,
+        never negative; no gradient flows into it.
+    beta, desirable_weight, undesirable_weight : float
+
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
+
+    Examples
+    --------
+    >>> kto_loss(torch.zeros(2), torch.tensor([True, False]), kl=0.)
+    tensor(0.5000)
+    """
+    gain = beta * (log_ratio - (kl.detach() if isinstance(kl, Tensor) else kl))
+    value = torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
+    weight = torch.where(desirable, desirable_weight, undesirable_weight)
+    return (weight * (1 - value)).mean()
+
+
+def _check_rows(values: Tensor, mask: Tensor) -> None:
+    if values.shape != mask.shape or values.dim() != 2:
+        raise ValueError(f"mask has shape {tuple(mask.shape)} beside values of shape "
+                         f"{tuple(values.shape)}; expected the same (B, T)")
+    if not mask.any(dim=1).all():
+        raise ValueError("mask has a row of zeros; expected a token in every completion")

@@ -193,8 +193,13 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
     Raises
     ------
     ValueError
-        If there is no prompt, or one has no tokens.
+        If there is no prompt, one has no tokens, or the tokenizer cannot tell padding from the
+        end of a completion.
     """
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is None or eos is None or pad == eos:
+        raise ValueError(f"tokenizer has pad_token_id={pad} and eos_token_id={eos}; expected two "
+                         "different tokens (load_policy adds a pad token where there is none)")
     prompts = list(prompts)
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
@@ -204,7 +209,7 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
             raise ValueError(f"prompts[{i}] is {prompts[i]!r}; expected text with at least one "
                              "token")
     width = max(map(len, rows))
-    ids = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
+    ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 

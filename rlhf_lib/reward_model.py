@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from .policy import TokenBatch, check_context, load_pretrained
+from .policy import TokenBatch, check_context, load_pretrained, selected_logprobs
 
 
 def new_reward_model(policy, seed: int = 0):
@@ -84,3 +84,37 @@ def state_values(critic, batch: TokenBatch) -> Tensor:
     return token_values(critic, batch)[:, P - 1:-1]
 
 
+class SharedCritic(torch.nn.Module):
+    """A critic that is a value head on the policy's own trunk, initialised at zero.
+
+    One trunk in place of two, and one forward pass for both outputs; the price is that the value
+    loss moves the policy's weights too.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+        Shared, not copied.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapter: ppo-mechanics.
+    """
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy, self.config, self.base_model = policy, policy.config, policy.base_model
+        self.score = torch.nn.Linear(policy.config.hidden_size, 1, bias=False, device=policy.device,
+                                     dtype=policy.dtype)
+        torch.nn.init.zeros_(self.score.weight)
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def logprobs_and_values(self, batch: TokenBatch, temperature: float = 1.
+                            ) -> tuple[Tensor, Tensor]:
+        """`token_logprobs` and `state_values` of one forward pass, each (B, T)."""
+        check_context(self, batch.input_ids.shape[1])
+        hidden = self.base_model(**batch.model_inputs).last_hidden_state
+        hidden = hidden[:, batch.prompt_ids.shape[1] - 1:-1]  # the state before each token
+        logits = self.policy.get_output_embeddings()(hidden) / temperature
+        logprobs = selected_logprobs(logits, batch.completion_ids) * batch.completion_mask
+        return logprobs, self.score(hidden).squeeze(-1).float()

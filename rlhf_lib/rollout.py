@@ -8,9 +8,10 @@ are scored again. Chapters: ppo-live, grpo.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .policy import TokenBatch, check_context, encode_prompts, position_ids
@@ -29,6 +30,33 @@ class Rollout(TokenBatch):
     @property
     def lengths(self) -> Tensor:  # (B,) tokens, the end token included
         return self.completion_mask.sum(dim=1)
+
+    def select(self, rows: list[int]) -> Rollout:
+        """The rollout of some rows; `rollout[rows]` gives only their tokens."""
+        tensors = {f.name: getattr(self, f.name)[rows] for f in fields(self)
+                   if f.name not in ("prompts", "completions")}
+        return Rollout(**tensors, prompts=[self.prompts[i] for i in rows],
+                       completions=[self.completions[i] for i in rows])
+
+
+def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
+    """Several rollouts as one batch: prompts padded on the left, completions on the right."""
+    P = max(r.prompt_ids.shape[1] for r in rollouts)
+    T = max(r.completion_ids.shape[1] for r in rollouts)
+
+    def together(name: str) -> Tensor:
+        value = pad_token_id if name.endswith("ids") else 0
+        rows = []
+        for rollout in rollouts:
+            x = getattr(rollout, name)
+            room = (P if name.startswith("prompt") else T) - x.shape[1] if x.dim() == 2 else 0
+            rows.append(F.pad(x, (room, 0) if name.startswith("prompt") else (0, room), value=value))
+        return torch.cat(rows)
+
+    tensors = {f.name: together(f.name) for f in fields(Rollout)
+               if f.name not in ("prompts", "completions")}
+    return Rollout(**tensors, prompts=[p for r in rollouts for p in r.prompts],
+                   completions=[c for r in rollouts for c in r.completions])
 
 
 @torch.no_grad()
@@ -57,7 +85,10 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
     Raises
     ------
     ValueError
-        If a prompt is empty, the context is too short, or temperature is not positive.
+        If a prompt is empty, the context is too short, temperature is not positive, or the
+        tokenizer cannot tell padding from the end of a completion.
+
+    Chapter: ppo-mechanics.
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a positive number "
@@ -104,4 +135,5 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
     completions = [tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
                    for row, keep in zip(completion_ids, completion_mask)]
     return Rollout(prompt_ids, prompt_mask, completion_ids, completion_mask,
-                   torch.stack(logprobs, 1), torch.stack(entropies, 1), ~running, prompts, completions)
+                   torch.stack(logprobs, 1), torch.stack(entropies, 1), ~running, prompts,
+                   completions)

@@ -53,13 +53,19 @@ def train_without_dropout(model) -> None:
 
 
 def check_apart(**models) -> None:
-    """Refuse one model in two roles: a reference that is the policy would move along with it."""
+    """Refuse one model in two roles, or on two devices.
+
+    A reference that is the policy would move along with it.
+    """
     names = list(models)
     for i, name in enumerate(names):
         for other in names[:i]:
             if models[name] is models[other]:
                 raise ValueError(f"{name} and {other} are the same model; expected a copy "
                                  "(copy.deepcopy)")
+            if models[name].device != models[other].device:
+                raise ValueError(f"{name} is on {models[name].device}; expected "
+                                 f"{models[other].device}, where {other} is")
 
 
 # ---------------------------------------------------------------------------------- optimising
@@ -97,10 +103,14 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
 
 # ---------------------------------------------------------------------------------- sampling
 
-def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float) -> Tensor:
-    """The reward of each completion, shape (B,), less the penalty where it was cut off."""
-    rewards = call_reward(reward, rollout.prompts, rollout.completions).to(rollout.logprobs.device)
-    return rewards - missing_eos_penalty * (~rollout.finished)
+def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float,
+          columns: dict[str, list] | None = None) -> Tensor:
+    """The reward of each completion, shape (B,), less the penalty where it was cut off.
+
+    `columns` are what else the dataset knows of each prompt, such as the right answer.
+    """
+    rewards = call_reward(reward, rollout.prompts, rollout.completions, **(columns or {}))
+    return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
 
 
 def rollout_record(rollout: Rollout) -> dict:
@@ -126,3 +136,33 @@ def check_settings(config) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
     if not config.beta >= 0:
         raise ValueError(f"beta is {config.beta}; expected 0 or more")
+
+
+def check_positive(config, *names: str) -> None:
+    """Refuse settings that are not above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
+
+
+def column(dataset, name: str, kind: type | tuple[type, ...] = str) -> list:
+    """A column of a dataset as a list, checked: it is there, and its entries are of one kind.
+
+    Examples
+    --------
+    >>> from datasets import Dataset
+    >>> column(Dataset.from_dict({"prompt": ["a", None]}), "prompt")
+    Traceback (most recent call last):
+    ...
+    ValueError: prompt[1] of the dataset is None; expected str
+    """
+    if name not in dataset.column_names:
+        raise ValueError(f"the dataset has the columns {', '.join(dataset.column_names)}; "
+                         f"expected {name!r} among them")
+    values = list(dataset[name])
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple)
+                                                        else (kind,)))
+            raise ValueError(f"{name}[{i}] of the dataset is {value!r}; expected {expected}")
+    return values
