@@ -1,14 +1,19 @@
 """Reward models and reward functions."""
+import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
-from rlhf_lib.policy import encode
+from rlhf_lib.policy import completion_logits, encode
 from rlhf_lib.reward_model import load_reward_model, reward_scores, state_values, token_values
 from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
-from rlhf_lib.rewards import LearnedReward, call_reward
+from rlhf_lib.rewards import (JudgeReward, LearnedReward, PairwiseJudge, ProcessReward,
+                              VerifiableReward, call_reward, ensemble, length_penalty, rule_reward,
+                              soft_overlong_punishment, weighted_sum)
+from rlhf_lib.worlds import letters
 
 REPLIES = ["ok.", "hello ben, thank you.", "no.", "hello ben, thank you for your help."]
 
@@ -153,3 +158,313 @@ def test_standardise_refuses_a_constant_reward():
 
 def test_count_words_is_a_reward_function():
     assert call_reward(count_words, RAGGED, REPLIES).tolist() == [1., 4., 1., 7.]
+
+
+# Several rewards as one ------------------------------------------------------------------------
+
+def constant(*values):
+    return lambda prompts, completions, **columns: list(values)
+
+
+MEMBERS = [constant(1., 2., 3., 4.), constant(3., 2., -3., 4.), constant(2., 5., 0., 4.)]
+
+
+@pytest.mark.parametrize("combine, expected", [
+    ("mean", [2., 3., 0., 4.]),
+    ("min", [1., 2., -3., 4.]),
+    ("mean_minus_std", [2. - .5 * 1., 3. - .5 * 3 ** .5, 0. - .5 * 3., 4.]),  # worked out by hand
+])
+def test_an_ensemble_combines_its_members(combine, expected):
+    reward = ensemble(MEMBERS, combine, k=.5)
+    assert reward(RAGGED, REPLIES) == pytest.approx(expected, abs=1e-12)
+    assert reward.__name__ == f"ensemble_{combine}"
+    assert reward.disagreement == pytest.approx((1 + 3 ** .5 + 3 + 0) / 4)
+    assert list(reward.parts.values()) == pytest.approx([2.5, 1.5, 2.75])
+
+
+def test_an_ensemble_of_reward_models_is_a_reward_function():
+    members = [LearnedReward(reward_model(seed), tokenizer()) for seed in range(3)]
+    reward = ensemble(members, "min")
+    each = [member(RAGGED, REPLIES) for member in members]
+    assert reward(RAGGED, REPLIES) == pytest.approx([min(column) for column in zip(*each)])
+    assert list(reward.parts) == ["learned_reward_1", "learned_reward_2", "learned_reward_3"]
+    assert len(set(reward.parts.values())) == 3  # three different models
+
+
+def test_an_ensemble_without_a_call_has_nothing_to_log():
+    reward = ensemble(MEMBERS)
+    assert reward.parts == {} and math.isnan(reward.disagreement)
+
+
+def test_a_combination_weighs_its_parts_and_reports_them():
+    reward = weighted_sum([count_words, letters.gold_reward], [.25, -2.])
+    words, gold = count_words(RAGGED, REPLIES), letters.gold_reward(RAGGED, REPLIES)
+    assert reward(RAGGED, REPLIES) == pytest.approx([.25 * w - 2 * g for w, g in zip(words, gold)])
+    assert reward.parts == pytest.approx({"count_words": sum(words) / 4,
+                                          "gold_reward": sum(gold) / 4})
+
+
+def test_columns_reach_the_parts_of_a_combination():
+    right = VerifiableReward(lambda prompt, completion, answer: completion == answer, "right",
+                             columns=("answer",))
+    reward = weighted_sum([right, ensemble([right])], [1., 1.])
+    assert reward(RAGGED, REPLIES, answer=REPLIES[:2] + ["x", "x"], price=[1, 2, 3, 4]) == \
+        [2., 2., 0., 0.]
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: ensemble([]), "rewards is empty; expected at least one"),
+    (lambda: weighted_sum([], []), "rewards is empty; expected at least one"),
+    (lambda: ensemble(MEMBERS, "median"), "combine is 'median'; expected one of 'mean', 'min'"),
+    (lambda: ensemble(MEMBERS[:1], "mean_minus_std"), "1 entry; expected at least 2"),
+    (lambda: weighted_sum(MEMBERS, [1., 2.]), "weights has 2 entries; expected one for each"),
+    (lambda: ProcessReward(str.split, count_words, "sum"), "aggregate is 'sum'; expected one of"),
+    (lambda: soft_overlong_punishment(4, 5), "cache is 5; expected 0 to max_length=4"),
+])
+def test_a_bad_combination_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("member, error, message", [
+    (constant(1., 1., float("nan"), 1.), ValueError, "returned nan for completion 2"),
+    (constant(1.), ValueError, "returned 1 rewards; expected 4"),
+    (failing, RuntimeError, "'failing' raised KeyError"),
+])
+@pytest.mark.parametrize("combine", [ensemble, lambda rewards: weighted_sum(rewards, [1., 1.])])
+def test_a_bad_member_is_named_and_not_averaged_away(combine, member, error, message):
+    with pytest.raises(error, match=message):
+        combine([count_words, member])(RAGGED, REPLIES)
+
+
+# Checked rewards -------------------------------------------------------------------------------
+
+def odd_one_out(prompt, completion):
+    return 1 / (len(completion.split()) - 4) > 0  # fails on four words
+
+
+def test_a_verifier_that_fails_counts_as_wrong_and_is_counted(caplog):
+    reward = VerifiableReward(odd_one_out)
+    with caplog.at_level(logging.WARNING):
+        assert call_reward(reward, RAGGED, REPLIES).tolist() == [0., 0., 0., 1.]
+        assert reward(RAGGED, REPLIES) == [0., 0., 0., 1.]
+    assert reward.errors == 2
+    (record,) = caplog.records  # once, not once per failure
+    assert "'odd_one_out' failed (ZeroDivisionError" in record.getMessage()
+
+
+def test_a_verdict_may_be_a_float_and_must_be_finite(caplog):
+    verdicts = {"no.": math.nan, "ok.": .5}  # and None for all others
+    reward = VerifiableReward(lambda prompt, completion: verdicts.get(completion))
+    assert reward(RAGGED, REPLIES) == [.5, 0., 0., 0.] and reward.errors == 3
+
+
+def test_an_interrupt_is_not_a_wrong_answer():
+    def interrupted(prompt, completion):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        VerifiableReward(interrupted)(RAGGED, REPLIES)
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"price": [1, 2, 3, 4]}, r"column 'answer' is missing; .* got \['price'\]"),
+    ({"answer": ["x"]}, "column 'answer' has 1 entries; expected 4"),
+])
+def test_a_missing_column_is_a_mistake_and_not_a_wrong_answer(columns, message):
+    reward = VerifiableReward(lambda prompt, completion, answer: True, columns=("answer",))
+    with pytest.raises(ValueError, match=message):
+        reward(RAGGED, REPLIES, **columns)
+
+
+def test_rules_of_the_letters_world_add_up_to_its_gold_utility():
+    """`letters.WEIGHTS` as rules: a bool or a count each, and `parts` says how often it holds."""
+    reward = rule_reward({name: (weight, lambda prompt, completion, name=name:
+                                 letters.features(prompt, completion)[name])
+                          for name, weight in letters.WEIGHTS.items()})
+    assert reward(RAGGED, REPLIES) == pytest.approx(letters.gold_reward(RAGGED, REPLIES))
+    assert reward.parts["greets"] == .5 and reward.parts["rude"] == 0.
+
+
+def test_a_rule_that_fails_does_not_hold(caplog):
+    reward = rule_reward({"odd": (2., odd_one_out), "always": (1., lambda p, c: True)})
+    assert reward(RAGGED, REPLIES) == [1., 1., 1., 3.]
+    assert reward.rewards[0].errors == 1
+
+
+# Process rewards -------------------------------------------------------------------------------
+
+def halves(prompt, steps):
+    """A right step scores .9, one that mentions the prompt's last word .5, a repeated one .2."""
+    return [.2 if step in steps[:i] else .5 if prompt.split()[-1] in step else .9
+            for i, step in enumerate(steps)]
+
+
+@pytest.mark.parametrize("aggregate, expected", [
+    ("product", .9 * .5 * .9 * .2), ("min", .2), ("mean", 2.5 / 4), ("last", .2)])
+def test_process_rewards_aggregate_the_steps(aggregate, expected):
+    reward = ProcessReward(lambda completion: completion.split(";"), halves, aggregate)
+    assert reward(["a b", "a b"], ["x;b;y;x", "x"]) == pytest.approx([expected, .9])
+    assert reward.step_scores == [[.9, .5, .9, .2], [.9]]
+    assert reward.__name__ == f"process_{aggregate}"
+
+
+def test_a_reward_model_can_score_the_steps():
+    """Each step in the context of those before it, as a learned process reward does."""
+    learned = LearnedReward(reward_model(), tokenizer())
+
+    def score(prompt, steps):
+        return learned([prompt] * len(steps), [" ".join(steps[:i + 1]) for i in range(len(steps))])
+    reward = ProcessReward(str.split, score, "last")
+    replies = ["ok .", "hello ben , thank you .", "no .", "fine ."]
+    assert reward(RAGGED, replies) == pytest.approx(learned(RAGGED, replies), abs=1e-5)
+    assert [len(scores) for scores in reward.step_scores] == [2, 6, 2, 2]
+
+
+def test_a_completion_without_steps_gets_what_was_said():
+    def never(prompt, steps):
+        raise AssertionError("scored nothing")
+    assert ProcessReward(str.split, never, no_steps=-1.)(["a"], ["  "]) == [-1.]
+
+
+def test_as_many_step_scores_as_steps():
+    with pytest.raises(ValueError, match="score returned 1 scores; expected 3, one for each step"):
+        ProcessReward(str.split, lambda prompt, steps: [1.])(["a"], ["x y z"])
+
+
+# Judges ----------------------------------------------------------------------------------------
+
+ASK = "{prompt} {completion} . is the reply fine ?"
+COMPARE = "{prompt} {first} ! {second} ! is the first fine ?"
+
+
+def answered(model, text, answers):
+    """P(first answer | either) after one text alone, from the logits that training reads."""
+    ids = [tokenizer()(answer)["input_ids"][0] for answer in answers]
+    logits = completion_logits(model, encode(tokenizer(), [text], ["ok"]))[0, 0]
+    return torch.softmax(logits[ids], dim=0)[0].item()
+
+
+def test_a_judge_is_the_probability_of_its_answer():
+    """On ragged texts, in batches: padding plays no part."""
+    judge = JudgeReward(policy(), tokenizer(), ASK, batch_size=3)
+    rewards = judge(RAGGED, REPLIES)
+    expected = [answered(policy(), ASK.format(prompt=p, completion=c), ("yes", "no"))
+                for p, c in zip(RAGGED, REPLIES)]
+    assert rewards == pytest.approx(expected, abs=1e-5)
+    assert max(rewards) - min(rewards) > .01
+
+
+def test_a_trained_judge_tells_polite_from_rude():
+    """A language model of ours learns to answer, and is then a reward function."""
+    from datasets import Dataset
+    from rlhf_lib.sft import SFT, SFTConfig
+    rude, polite = ["no.", "leave me alone.", "you are an idiot."], \
+        ["thank you.", "hello ben, thank you.", "dear ben, many thanks."]
+    rows = [(ASK.format(prompt=prompt, completion=reply), answer) for prompt in RAGGED
+            for replies, answer in ((rude, "no"), (polite, "yes")) for reply in replies]
+    judge = policy()
+    list(SFT(judge, tokenizer(), Dataset.from_dict(
+        {"prompt": [text for text, _ in rows], "completion": [answer for _, answer in rows]}),
+        SFTConfig(max_steps=80, batch_size=12, learning_rate=1e-2)))
+    reward = JudgeReward(judge, tokenizer(), ASK)
+    good, bad = reward(RAGGED, ["hello ben, many thanks."] * 4), reward(RAGGED, ["no."] * 4)
+    assert min(good) > .8 and max(bad) < .2
+
+
+class HandSet:
+    """A causal LM whose log-odds are set by hand: words of the first reply less those of the
+    second, and `bias` nats for being shown first."""
+
+    device, config = "cpu", SimpleNamespace(max_position_embeddings=64)
+
+    def __init__(self, bias):
+        self.bias = bias
+        self.stop, self.colon, self.yes = tokenizer()("! : yes")["input_ids"]
+
+    def __call__(self, input_ids, attention_mask, position_ids, use_cache, logits_to_keep):
+        logits = torch.zeros(len(input_ids), 1, len(tokenizer()))
+        for row, ids in enumerate(input_ids):
+            ids = ids[attention_mask[row].bool()].tolist()
+            begin = len(ids) - ids[::-1].index(self.colon)
+            first = ids.index(self.stop)
+            second = ids.index(self.stop, first + 1)
+            logits[row, 0, self.yes] = self.bias + (first - begin) - (second - first - 1)
+        return SimpleNamespace(logits=logits)
+
+
+LONG, SHORT = ["hello ben , thank you", "fine , thanks"] * 2, ["thanks", "ok"] * 2  # 5, 3; 1, 1
+
+
+@pytest.mark.parametrize("bias", [0., 2.5, -7.])
+def test_comparing_in_both_orders_cancels_the_bias_of_position(bias):
+    judge = PairwiseJudge(HandSet(bias), tokenizer(), COMPARE, answers=("yes", "no"))
+    gaps = torch.tensor([4., 2., 4., 2.])
+    assert judge.log_odds(RAGGED, LONG, SHORT).tolist() == (gaps + bias).tolist()
+    assert judge.compare(RAGGED, LONG, SHORT) == pytest.approx(torch.sigmoid(gaps).tolist())
+    assert judge.compare(RAGGED, SHORT, LONG) == pytest.approx(torch.sigmoid(-gaps).tolist())
+
+
+@pytest.mark.parametrize("bias, flips", [(0., 0.), (2.5, .5), (-2.5, .5), (7., 1.)])
+def test_the_bias_of_position_is_measured_by_swapping(bias, flips):
+    judge = PairwiseJudge(HandSet(bias), tokenizer(), COMPARE, answers=("yes", "no"))
+    assert judge.position_bias(RAGGED, LONG, SHORT) == {"bias": bias, "flips": flips}
+
+
+def test_a_pairwise_judge_is_a_reward_function():
+    """A model with weights, whose position bias is whatever it is: the two orders sum to one."""
+    judge = PairwiseJudge(policy(), tokenizer(), COMPARE, answers=("yes", "no"), batch_size=3)
+    wins = judge(RAGGED, LONG, reference=SHORT)
+    losses = call_reward(judge, RAGGED, SHORT, reference=LONG)
+    assert (torch.tensor(wins) + losses).tolist() == pytest.approx([1.] * 4)
+    forward = [answered(policy(), COMPARE.format(prompt=p, first=a, second=b), ("yes", "no"))
+               for p, a, b in zip(RAGGED, LONG, SHORT)]
+    assert torch.sigmoid(judge.log_odds(RAGGED, LONG, SHORT)).tolist() == \
+        pytest.approx(forward, abs=1e-5)
+    assert judge.position_bias(RAGGED, LONG, SHORT)["bias"] != 0.
+
+
+def test_a_pairwise_judge_needs_something_to_compare_with():
+    judge = PairwiseJudge(policy(), tokenizer(), COMPARE, answers=("yes", "no"))
+    with pytest.raises(ValueError, match="column 'reference' is missing"):
+        judge(RAGGED, LONG)
+
+
+@pytest.mark.parametrize("answers, message", [
+    (("yes please", "no"), r"'yes please', which .* as \['yes', 'please'\]; expected one token"),
+    (("yes", "nevermind"), r"'nevermind', which .* as \['<unk>'\]"),
+    (("yes", ""), r"'', which this tokenizer reads as \[\]"),
+    (("yes", "yes"), "expected two different tokens"),
+    (("yes", "no", "ok"), "expected two different tokens"),
+])
+def test_an_answer_is_one_token(answers, message):
+    with pytest.raises(ValueError, match=message):
+        JudgeReward(policy(), tokenizer(), ASK, answers=answers)
+    with pytest.raises(ValueError, match=message):
+        PairwiseJudge(policy(), tokenizer(), COMPARE, answers=answers)
+
+
+def test_a_template_shows_the_judge_everything():
+    with pytest.raises(ValueError, match=r"fields \['prompt'\]; expected \['completion', "):
+        JudgeReward(policy(), tokenizer(), "{prompt} fine ?")
+    with pytest.raises(ValueError, match=r"fields \['completion', 'prompt'\]; expected \['first'"):
+        PairwiseJudge(policy(), tokenizer(), ASK)
+
+
+def test_a_judge_refuses_what_it_cannot_read_whole():
+    with pytest.raises(ValueError, match="expected at most 64, the context of this model"):
+        JudgeReward(policy(), tokenizer(), ASK)(RAGGED, ["ok " * 60] * 4)
+
+
+# Length ----------------------------------------------------------------------------------------
+
+def test_a_length_penalty_counts_words_or_tokens():
+    assert length_penalty(.5)(RAGGED, REPLIES) == [-.5, -2., -.5, -3.5]
+    assert length_penalty(.5, tokenizer())(RAGGED, REPLIES) == [-1., -3., -1., -4.5]
+    assert length_penalty(.5).__name__ == "length_penalty"
+
+
+def test_soft_overlong_punishment_falls_from_0_to_minus_1():
+    reward = soft_overlong_punishment(10, 4)
+    completions = [" ".join(["x"] * n) for n in (0, 6, 7, 8, 9, 10, 11, 40)]
+    assert reward([""] * 8, completions) == [0., 0., -.25, -.5, -.75, -1., -1., -1.]
+    assert soft_overlong_punishment(3, 0)(["", ""], ["x x x", "x x x x"]) == [0., -1.]
