@@ -5,7 +5,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test execute address artifacts floors clean venv book-env test-env
+.PHONY: help book test mutants execute address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -18,6 +18,9 @@ test: test-env ## run every test: unit, identity, notebooks, site
 	@$(PY) tests/site/browser.py
 	@$(PY) -m pytest
 
+mutants: test-env ## break the library in many small ways and see that the tests notice
+	@$(PY) tests/mutation/run.py
+
 execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=book/ppo/ppo-live.ipynb
 	@$(PY) book/build.py execute "$(CHAPTER)"
 
@@ -26,6 +29,7 @@ address: book-env ## write the book's public address: make address REPOSITORY=ht
 
 artifacts: test-env ## rebuild the checkpoints that the package ships
 	@$(PY) -m rlhf_lib.artifacts letters
+	@$(PY) -m rlhf_lib.artifacts sums
 
 floors: test-env ## run the unit tests with the oldest packages that pyproject.toml allows
 	@test -x .venv-floors/bin/python || $(PY) -m venv .venv-floors

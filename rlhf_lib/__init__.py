@@ -8,14 +8,17 @@ Lower layers never import upper ones. Read from the top::
                   losses            every loss, a function of tensors and a mask
     models        policy            a causal LM at a scale; encoding and scoring
                   reward_model      trunk + scalar head; critic
-                  rewards           one callable for every kind of reward
                   rollout           batched sampling with log-probabilities
+                  rewards           learned, verified, ruled or judged: one callable
     worlds        worlds.letters    prompts, authors, annotators, and a gold utility
-    algorithms    sft, reward_training, ppo, grpo
+                  worlds.sums       additions with a verifier, strict or hackable
+                  data              real preferences and prompts, from the hub or from files
+    algorithms    sft, reward_training, ppo, grpo, dpo, best_of_n
                                     one file each; training has what they share
     running       evaluation        held-out measurements with their errors
                   runlog            logs in JSON lines, checkpoints that are whole
                   artifacts         shipped checkpoints, and how each is rebuilt
+                  __main__          the command line: python -m rlhf_lib --help
     seeing        plots, widgets    figures and interactive demos
 
 `import rlhf_lib` loads none of these; import what you use, such as `from rlhf_lib.ppo import PPO`.

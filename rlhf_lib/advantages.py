@@ -18,6 +18,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     ValueError
         If the shapes differ or nothing is left to average.
 
+    Definition: Σ m x / Σ m. Chapter: ppo-mechanics.
+
     Examples
     --------
     >>> masked_mean(torch.tensor([1., 2., 100.]), torch.tensor([1, 1, 0]))
@@ -30,7 +32,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
-    """Biased variance (divided by the count) of the values where the mask is 1; a scalar."""
+    """Biased variance (divided by the count) of the values where the mask is 1; a scalar.
+
+    Definition: Σ m (x − mean)² / Σ m. Chapter: ppo-mechanics.
+    """
     return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
 
 
@@ -50,7 +55,8 @@ def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: fl
     eps : float
         Keeps values that are all equal from being divided by 0.
 
-    Chapter: ppo-mechanics.
+    Source: Huang et al. 2022, "The 37 implementation details of PPO", detail 7, over real tokens
+    here. Chapter: ppo-mechanics.
 
     Examples
     --------
@@ -222,9 +228,10 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(returns − values)/Var(returns) over real tokens: 1 is a perfect critic, 0 a constant.
+    """How much of the returns the critic foresaw: 1 is a perfect critic, 0 a constant.
 
-    Shapes (B, T). Chapter: ppo-mechanics.
+    Definition: 1 − Var(returns − values)/Var(returns) over real tokens, shapes (B, T).
+    Chapter: ppo-mechanics.
     """
     return 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item()
 

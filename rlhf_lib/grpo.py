@@ -57,7 +57,10 @@ VARIANTS: dict[str, dict] = {
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """Settings, named as TRL names them where TRL has them."""
+    """Settings, named as TRL names them where TRL has them.
+
+    Chapters: grpo, grpo-variants.
+    """
 
     max_steps: int = 45
     batch_size: int = 64  # completions a step, a multiple of num_generations
@@ -66,7 +69,7 @@ class GRPOConfig:
     num_iterations: int = 2  # passes over each batch, μ in the paper
     max_new_tokens: int = 32
     temperature: float = 1.
-    beta: float = .1  # weight of the KL: per nat and completion in the reward, per token in the loss
+    beta: float = .1  # weight of the KL: per completion in the reward, per token in the loss
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
     loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
     epsilon: float = .2  # clip of the ratio
@@ -273,12 +276,18 @@ class GRPO:
 
 
 def all_equal(groups: Tensor) -> Tensor:
-    """Whether a group's rewards are all the same, (N, G) to (N,): such a group teaches nothing."""
+    """Whether a group's rewards are all the same, (N, G) to (N,): such a group teaches nothing.
+
+    Chapter: grpo-variants.
+    """
     return (groups == groups[:, :1]).all(dim=1)
 
 
 def check_grpo_settings(c: GRPOConfig, reference) -> None:
-    """Refuse settings that would fail late or, worse, train something else."""
+    """Refuse settings that would fail late or, worse, train something else.
+
+    Chapter: grpo-variants.
+    """
     check_settings(c)
     fewest = 1 if c.advantage == "return_to_go" else 2
     if c.num_generations < fewest or c.batch_size % c.num_generations:

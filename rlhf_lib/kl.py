@@ -2,7 +2,7 @@
 
 Everywhere the direction is KL(π‖π_ref), the reverse, mode-seeking one, in nats. The log-ratio is
 `log π(y) − log π_ref(y)` at samples y from π. Axes: B batch, T completion tokens, V vocabulary.
-Chapters: kl-tilt, ppo-live.
+Chapters: kl-estimators, ppo-live.
 """
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     -------
     Tensor, shape (...), in nats
 
+    Definition: Σ_v π(v) (log π(v) − log π_ref(v)). Chapter: kl-estimators.
+
     Examples
     --------
     >>> exact_kl(torch.tensor([0., 0.]), torch.tensor([0., math.log(3.)]))
@@ -37,12 +39,16 @@ def k1(log_ratio: Tensor) -> Tensor:
     """log π − log π_ref: unbiased for the KL, often negative on a sample.
 
     Source: Schulman 2020, http://joschu.net/blog/kl-approx.html, which names k1, k2 and k3.
+    Chapter: kl-estimators.
     """
     return log_ratio
 
 
 def k2(log_ratio: Tensor) -> Tensor:
-    """Half the square of the log-ratio: never negative, biased."""
+    """Half the square of the log-ratio: never negative, biased.
+
+    Source: as k1. Chapter: kl-estimators.
+    """
     return log_ratio ** 2 / 2
 
 
@@ -51,6 +57,8 @@ def k3(log_ratio: Tensor) -> Tensor:
 
     The sign in the exponent matters: with samples from π, exp(+log_ratio) − 1 − log_ratio
     estimates χ²(π‖π_ref) − KL, which is another quantity.
+
+    Source: as k1. Chapters: kl-estimators, grpo.
 
     Examples
     --------

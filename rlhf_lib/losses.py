@@ -178,7 +178,7 @@ def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Ten
     -------
     Tensor, shape (B,)
 
-    Chapters: grpo-variants, dpo.
+    Definition: Σ_t log π(y_t | x, y_<t). Chapters: grpo-variants, dpo.
 
     Examples
     --------
@@ -246,7 +246,7 @@ def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, ma
                   epsilon: float = .2, epsilon_high: float | None = None) -> float:
     """Share of tokens whose gradient the clip removes.
 
-    These are ρ > 1 + ε_high with A > 0, and ρ < 1 − ε with A < 0. Shapes as in
+    Definition: the share of ρ > 1 + ε_high with A > 0, and of ρ < 1 − ε with A < 0. Shapes as in
     `clipped_policy_loss`. Chapter: ppo-mechanics.
     """
     high = epsilon if epsilon_high is None else epsilon_high

@@ -30,6 +30,8 @@ SCALES = {
     # GPT-2 small, 124M parameters with its 50,257 rows of vocabulary
     "gpt2": dict(n_embd=768, n_layer=12, n_head=12, n_positions=1024, init_std=.02,
                  vocab_size=50_257),
+    # 0.35M parameters: enough for the sums world, whose tokens are 15 characters
+    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=.06),
 }
 
 
@@ -42,6 +44,8 @@ def choose_scale(scale: str | None = None) -> str:
     ------
     ValueError
         If the argument or `RLHF_SCALE` names no scale.
+
+    Chapter: gpt2-on-a-gpu.
     """
     source = "scale" if scale is not None else "RLHF_SCALE"
     scale = scale or os.environ.get("RLHF_SCALE") or ("gpt2" if torch.cuda.is_available()
@@ -69,6 +73,8 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     Returns
     -------
     transformers.GPT2LMHeadModel
+
+    Chapter: sft.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -101,6 +107,8 @@ def load_policy(source: str | os.PathLike):
         If `source` looks like a folder and there is none.
     ValueError
         If its weights cannot be read.
+
+    Chapter: scaling-out.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -115,7 +123,10 @@ def load_policy(source: str | os.PathLike):
 
 
 def load_pretrained(auto_class, source: str | os.PathLike, **options):
-    """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`."""
+    """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
+
+    Chapter: scaling-out.
+    """
     folder = Path(source)
     on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME
     if not (folder / "config.json").exists() and (folder.exists() or not on_the_hub):
@@ -136,7 +147,10 @@ def load_pretrained(auto_class, source: str | os.PathLike, **options):
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Number of distinct parameters; tied weights count once."""
+    """Number of distinct parameters; tied weights count once.
+
+    Chapter: ppo-mechanics.
+    """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -144,7 +158,10 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 @dataclass
 class TokenBatch:
-    """Prompts and completions as tokens, the one layout that every model here reads."""
+    """Prompts and completions as tokens, the one layout that every model here reads.
+
+    Chapter: ppo-mechanics.
+    """
 
     prompt_ids: Tensor  # (B, P) padded on the left
     prompt_mask: Tensor  # (B, P) 1 on real tokens
@@ -178,6 +195,8 @@ class TokenBatch:
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Positions counted over real tokens only, so that left padding does not shift a prompt.
 
+    Chapter: ppo-mechanics.
+
     Examples
     --------
     >>> position_ids(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]))
@@ -195,6 +214,8 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
     ValueError
         If there is no prompt, one has no tokens, or the tokenizer cannot tell padding from the
         end of a completion.
+
+    Chapter: sft.
     """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None or eos is None or pad == eos:
@@ -221,6 +242,8 @@ def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") 
     ------
     ValueError
         If the lists differ in length, or a prompt is empty.
+
+    Chapter: sft.
     """
     prompts, completions = list(prompts), list(completions)
     if len(prompts) != len(completions):
@@ -237,7 +260,10 @@ def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") 
 
 
 def check_context(model, length: int) -> None:
-    """Raise a ValueError if `length` tokens do not fit the model's context."""
+    """Raise a ValueError if `length` tokens do not fit the model's context.
+
+    Chapter: gpt2-on-a-gpu.
+    """
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and length > context:
         raise ValueError(f"the longest prompt and its completion take {length} tokens; expected "
@@ -254,6 +280,8 @@ def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tens
     Tensor, shape (B, T, V)
         Row t predicts `completion_ids[:, t]`: it is the output one position earlier. Logits over
         the prompt, which nothing reads, are not computed.
+
+    Chapter: ppo-mechanics.
     """
     check_context(model, batch.input_ids.shape[1])
     T = batch.completion_ids.shape[1]
@@ -262,12 +290,17 @@ def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tens
 
 
 def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits) at the given ids: (B, T, V) and (B, T) to (B, T), in nats."""
+    """log softmax(logits) at the given ids: (B, T, V) and (B, T) to (B, T), in nats.
+
+    Chapter: ppo-mechanics.
+    """
     return torch.log_softmax(logits.float(), dim=-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of each next-token distribution: (B, T, V) to (B, T), in nats.
+
+    Chapter: ppo-mechanics.
 
     Examples
     --------
@@ -283,6 +316,8 @@ def token_logprobs(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:
 
     The temperature must be the one that the completions were sampled at: at another one these
     would be the log-probabilities of a different policy.
+
+    Chapter: ppo-mechanics.
     """
     logits = completion_logits(model, batch, temperature)
     return selected_logprobs(logits, batch.completion_ids) * batch.completion_mask

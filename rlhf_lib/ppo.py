@@ -10,9 +10,9 @@ One step, in the order of the chapter's algorithm box:
 
 The critic is a model of its own, or, with `critic=None`, a value head on the policy's trunk. It
 leaves out, against the larger implementations: reward scaling by a running deviation (the reward
-is standardised once, before), and early stopping inside a step. Axes: B batch, T completion tokens. Source: Schulman et al. 2017, arXiv:1707.06347;
-for language models Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 2022,
-arXiv:2203.02155. Chapters: ppo-mechanics, ppo-live.
+is standardised once, before), and early stopping inside a step. Axes: B batch, T completion
+tokens. Source: Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
+arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155. Chapters: ppo-mechanics, ppo-live.
 """
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ from .training import (adam, check_apart, check_settings, column, descend, freez
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings, named as TRL names them where TRL has them."""
+    """Settings, named as TRL names them where TRL has them.
+
+    Chapter: ppo-live.
+    """
 
     max_steps: int = 45
     batch_size: int = 64  # completions a step

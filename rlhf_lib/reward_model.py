@@ -31,6 +31,8 @@ def new_reward_model(policy, seed: int = 0):
     -------
     transformers.PreTrainedModel
         A sequence classifier with `num_labels=1`.
+
+    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5. Chapter: reward-model.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -51,6 +53,8 @@ def load_reward_model(source: str | os.PathLike):
     ------
     FileNotFoundError, ValueError
         If there is no checkpoint, it cannot be read, or it has more than one label.
+
+    Chapter: reward-model.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -62,14 +66,20 @@ def load_reward_model(source: str | os.PathLike):
 
 
 def token_values(model, batch: TokenBatch) -> Tensor:
-    """The head's output after every token of prompt and completion, shape (B, P + T)."""
+    """The head's output after every token of prompt and completion, shape (B, P + T).
+
+    Chapter: reward-model.
+    """
     check_context(model, batch.input_ids.shape[1])
     hidden = model.base_model(**batch.model_inputs).last_hidden_state
     return model.score(hidden).squeeze(-1).float()
 
 
 def reward_scores(model, batch: TokenBatch) -> Tensor:
-    """The reward of each completion, shape (B,): the head's output at its last real token."""
+    """The reward of each completion, shape (B,): the head's output at its last real token.
+
+    Chapter: reward-model.
+    """
     last = batch.prompt_ids.shape[1] + batch.completion_mask.sum(dim=1) - 1
     return token_values(model, batch).gather(1, last[:, None]).squeeze(1)
 
@@ -79,6 +89,8 @@ def state_values(critic, batch: TokenBatch) -> Tensor:
 
     Row t is the output one position earlier, so that the value of a state cannot see the action
     taken in it.
+
+    Chapter: ppo-mechanics.
     """
     P = batch.prompt_ids.shape[1]
     return token_values(critic, batch)[:, P - 1:-1]

@@ -19,7 +19,10 @@ from .policy import TokenBatch, check_context, encode_prompts, position_ids
 
 @dataclass
 class Rollout(TokenBatch):
-    """A batch of samples and what the sampler knew about them."""
+    """A batch of samples and what the sampler knew about them.
+
+    Chapter: ppo-mechanics.
+    """
 
     logprobs: Tensor  # (B, T) of the sampling policy at the sampling temperature; 0 on padding
     entropies: Tensor  # (B, T) of the distribution each token was drawn from, nats; 0 on padding
@@ -40,17 +43,20 @@ class Rollout(TokenBatch):
 
 
 def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
-    """Several rollouts as one batch: prompts padded on the left, completions on the right."""
+    """Several rollouts as one batch: prompts padded on the left, completions on the right.
+
+    Chapter: grpo-variants.
+    """
     P = max(r.prompt_ids.shape[1] for r in rollouts)
     T = max(r.completion_ids.shape[1] for r in rollouts)
 
     def together(name: str) -> Tensor:
-        value = pad_token_id if name.endswith("ids") else 0
-        rows = []
+        rows, is_prompt = [], name.startswith("prompt")
         for rollout in rollouts:
             x = getattr(rollout, name)
-            room = (P if name.startswith("prompt") else T) - x.shape[1] if x.dim() == 2 else 0
-            rows.append(F.pad(x, (room, 0) if name.startswith("prompt") else (0, room), value=value))
+            room = (P if is_prompt else T) - x.shape[1] if x.dim() == 2 else 0
+            rows.append(F.pad(x, (room, 0) if is_prompt else (0, room),
+                              value=pad_token_id if name.endswith("ids") else 0))
         return torch.cat(rows)
 
     tensors = {f.name: together(f.name) for f in fields(Rollout)

@@ -20,6 +20,8 @@ from .rollout import Rollout
 def rows_of_step(size: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Row numbers for one step, walking through reshuffled epochs of the data.
 
+    Chapter: sft.
+
     Examples
     --------
     >>> a, b = rows_of_step(6, 3, step=0, seed=0), rows_of_step(6, 3, step=1, seed=0)
@@ -41,13 +43,19 @@ def rows_of_step(size: int, batch_size: int, step: int, seed: int) -> list[int]:
 # ---------------------------------------------------------------------------------- models
 
 def freeze(model) -> None:
-    """No gradient, no dropout: how a reference stays what it was."""
+    """No gradient, no dropout: how a reference stays what it was.
+
+    Chapter: ppo-mechanics.
+    """
     model.eval()
     model.requires_grad_(False)
 
 
 def train_without_dropout(model) -> None:
-    """Gradients on, dropout off: the sampler and the scorer must be one function."""
+    """Gradients on, dropout off: the sampler and the scorer must be one function.
+
+    Chapter: ppo-mechanics.
+    """
     model.eval()
     model.requires_grad_(True)
 
@@ -56,6 +64,8 @@ def check_apart(**models) -> None:
     """Refuse one model in two roles, or on two devices.
 
     A reference that is the policy would move along with it.
+
+    Chapter: ppo-mechanics.
     """
     names = list(models)
     for i, name in enumerate(names):
@@ -71,7 +81,10 @@ def check_apart(**models) -> None:
 # ---------------------------------------------------------------------------------- optimising
 
 def adam(model, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam for a policy or a critic; no weight decay, which would pull away from the reference."""
+    """Adam for a policy or a critic; no weight decay, which would pull away from the reference.
+
+    Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
+    """
     return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(.9, .95), eps=1e-5,
                              weight_decay=0.)
 
@@ -86,6 +99,8 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
 
     Given several losses, their gradients add up. Each is followed back as it comes, so that an
     iterator which computes them one by one holds the activations of one at a time.
+
+    Chapter: ppo-mechanics.
     """
     optimizer.zero_grad()
     total = 0.
@@ -108,13 +123,18 @@ def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float,
     """The reward of each completion, shape (B,), less the penalty where it was cut off.
 
     `columns` are what else the dataset knows of each prompt, such as the right answer.
+
+    Chapter: ppo-live.
     """
     rewards = call_reward(reward, rollout.prompts, rollout.completions, **(columns or {}))
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
 
 
 def rollout_record(rollout: Rollout) -> dict:
-    """What to watch about the samples themselves."""
+    """What to watch about the samples themselves.
+
+    Chapter: ppo-live.
+    """
     return {"entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),
             "length": rollout.lengths.float().mean().item(),
             "finished": rollout.finished.float().mean().item(),
