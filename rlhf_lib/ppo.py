@@ -28,7 +28,7 @@ from .advantages import explained_variance, gae, masked_mean, masked_whiten, tok
 from .kl import AdaptiveKL, k1
 from .losses import (aggregate, clip_fraction, clipped_policy_loss, clipped_value_loss, sft_loss)
 from .policy import encode, token_logprobs
-from .reward_model import SharedCritic, state_values
+from .reward_model import SharedCritic, check_one_output, state_values
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
@@ -111,6 +111,8 @@ class PPO:
         if config.ptx_coefficient and ptx is None:
             raise ValueError(f"ptx is None at ptx_coefficient={config.ptx_coefficient}; expected a "
                              "dataset with the columns prompt and completion")
+        if critic is not None:
+            check_one_output("critic", critic)
         self.shared = critic is None
         critic = SharedCritic(policy) if self.shared else critic
         check_apart(policy=policy, reference=reference, critic=critic)

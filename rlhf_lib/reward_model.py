@@ -59,10 +59,17 @@ def load_reward_model(source: str | os.PathLike):
     from transformers import AutoModelForSequenceClassification
 
     model = load_pretrained(AutoModelForSequenceClassification, source)
-    if model.config.num_labels != 1:
-        raise ValueError(f"source is {str(source)!r}, a classifier with {model.config.num_labels} "
-                         "labels; expected one label, the reward")
+    check_one_output(str(source), model)
     return model.eval()
+
+
+def check_one_output(name: str, model) -> None:
+    """Refuse a classifier whose head has more than one output: none of them would be the reward.
+
+    Chapter: reward-model.
+    """
+    if model.config.num_labels != 1:
+        raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
 
 
 def token_values(model, batch: TokenBatch) -> Tensor:

@@ -3,27 +3,33 @@
 What it adds to the bare loss: scores are centred by a small penalty, and `standardise` then sets
 their spread to 1 under the policy that will be trained. Both only fix what comparisons leave
 free or make arbitrary, so that β means the same from one reward model to the next.
-Chapter: ppo-live.
+Chapters: reward-model, ppo-live.
 """
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
-from typing import Iterator
+from dataclasses import dataclass, replace
+from typing import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from .losses import bradley_terry_loss
 from .policy import encode
-from .reward_model import reward_scores
+from .reward_model import check_one_output, new_reward_model, reward_scores
 from .rewards import LearnedReward
-from .training import descend, rows_of_step, set_learning_rate, train_without_dropout
+from .runlog import load_checkpoint, save_checkpoint
+from .training import (check_positive, column, descend, rows_of_step, set_learning_rate,
+                       train_without_dropout)
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Settings, named as TRL names them."""
+    """Settings, named as TRL names them.
+
+    Chapter: reward-model.
+    """
 
     max_steps: int = 130
     batch_size: int = 64  # pairs a step
@@ -45,16 +51,32 @@ class RewardTraining:
         A sequence classifier with one label, trained in place.
     tokenizer : PreTrainedTokenizerBase
     dataset : datasets.Dataset
-        Columns `prompt`, `chosen` and `rejected`.
+        Columns `prompt`, `chosen` and `rejected`. A column `margin`, if there is one, says by
+        how much the chosen score should be the higher one (Touvron et al. 2023,
+        arXiv:2307.09288, eq. 2).
     config : RewardConfig
 
-    Chapter: ppo-live.
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, a column is missing or of the wrong kind, or the model has
+        more than one output.
+    FloatingPointError
+        If a loss or gradient is not finite. The weights are those before the update.
+
+    Chapter: reward-model.
     """
 
     def __init__(self, model, tokenizer, dataset, config: RewardConfig = RewardConfig()):
+        check_positive(config, "max_steps", "batch_size", "gradient_accumulation_steps",
+                       "learning_rate", "max_grad_norm")
+        check_one_output("model", model)
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.prompts = list(dataset["prompt"])
-        self.chosen, self.rejected = list(dataset["chosen"]), list(dataset["rejected"])
+        self.prompts = column(dataset, "prompt")
+        self.chosen, self.rejected = column(dataset, "chosen"), column(dataset, "rejected")
+        self.margins = [0.] * len(self.prompts)
+        if "margin" in dataset.column_names:
+            self.margins = column(dataset, "margin", (int, float))
         train_without_dropout(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
@@ -67,7 +89,7 @@ class RewardTraining:
         c = self.config
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
         tally: list[tuple[float, int]] = []  # loss, and pairs ranked right, of each part
-        rate = c.learning_rate * min(1, (self.step_number + 1) / c.warmup_steps) * \
+        rate = c.learning_rate * min(1, (self.step_number + 1) / max(1, c.warmup_steps)) * \
             (1 - self.step_number / c.max_steps)
         set_learning_rate(self.optimizer, rate)
         descend(self.model, self.optimizer, self.parts(rows, tally), c.max_grad_norm)
@@ -85,7 +107,8 @@ class RewardTraining:
             completions = [self.chosen[j] for j in part] + [self.rejected[j] for j in part]
             batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
             chosen, rejected = reward_scores(self.model, batch).chunk(2)
-            loss = bradley_terry_loss(chosen, rejected,
+            margins = torch.tensor([self.margins[j] for j in part], device=chosen.device)
+            loss = bradley_terry_loss(chosen, rejected, margins,
                                       centering=self.config.center_rewards_coefficient)
             loss = loss * (len(part) / len(rows))
             tally.append((loss.item(), int((chosen > rejected).sum())))
@@ -95,9 +118,51 @@ class RewardTraining:
         while self.step_number < self.config.max_steps:
             yield self.step()
 
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
+        save_checkpoint(folder, {"model": self.model, "tokenizer": self.tokenizer}, {
+            "step_number": self.step_number, "optimizer": self.optimizer.state_dict()})
+
+    def resume(self, folder: str | os.PathLike) -> None:
+        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
+        state = load_checkpoint(folder, {"model": self.model})
+        self.step_number = state["step_number"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def reward_ensemble(policy, tokenizer, dataset, seeds: Sequence[int],
+                    config: RewardConfig = RewardConfig()) -> list[RewardTraining]:
+    """One training loop for each seed: the same pairs, another random head, another order of data.
+
+    Each is stepped, saved and resumed like any other, and its `model` is the member. Members
+    agree where the data decide and differ where they do not, which is what makes the spread of
+    their scores a measure of ignorance. They share the pretrained trunk, and its blind spots.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+        Its trunk is where each member starts; usually the SFT policy.
+    tokenizer, dataset
+        As for `RewardTraining`.
+    seeds : sequence of int
+        One for each member, all different.
+    config : RewardConfig
+        Its `seed` is replaced.
+
+    Source: Coste et al. 2024, arXiv:2310.02743; on the shared trunk, Eisenstein et al. 2023,
+    arXiv:2312.09244. Chapter: reward-model.
+    """
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise ValueError(f"seeds is {list(seeds)}; expected different ones, at least one")
+    return [RewardTraining(new_reward_model(policy, seed), tokenizer, dataset,
+                           replace(config, seed=seed)) for seed in seeds]
+
 
 def pair_accuracy(model, tokenizer, dataset) -> float:
-    """Share of pairs in which the chosen completion scores higher; a tie counts half."""
+    """Share of pairs in which the chosen completion scores higher; a tie counts half.
+
+    Chapter: reward-model.
+    """
     reward = LearnedReward(model, tokenizer)
     chosen = torch.tensor(reward(list(dataset["prompt"]), list(dataset["chosen"])))
     rejected = torch.tensor(reward(list(dataset["prompt"]), list(dataset["rejected"])))
@@ -105,11 +170,14 @@ def pair_accuracy(model, tokenizer, dataset) -> float:
 
 
 @torch.no_grad()
-def standardise(model, tokenizer, prompts: list[str], completions: list[str]) -> tuple[float, float]:
+def standardise(model, tokenizer, prompts: list[str], completions: list[str]
+                ) -> tuple[float, float]:
     """Scale the head so that scores have standard deviation 1 on the given completions.
 
     Use completions of the policy that PPO will start from. Returns the mean and the standard
     deviation of the scores before; after, the mean is their quotient, near 0 by the centring.
+
+    Chapter: reward-model.
     """
     scores = torch.tensor(LearnedReward(model, tokenizer)(prompts, completions))
     mean, std = scores.mean().item(), scores.std().item()

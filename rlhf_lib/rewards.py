@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .policy import check_context, encode, encode_prompts, position_ids
-from .reward_model import reward_scores
+from .reward_model import check_one_output, reward_scores
 
 RewardFunction = Callable[..., list[float]]
 
@@ -49,6 +49,7 @@ class LearnedReward:
     """
 
     def __init__(self, model, tokenizer, batch_size: int = 64):
+        check_one_output("model", model)
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.__name__ = "learned_reward"  # TRL logs rewards under this name
 

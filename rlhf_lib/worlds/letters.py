@@ -188,6 +188,7 @@ def parse(prompt: str) -> Request:
 
 
 def draw_request(rng: random.Random, held_out: bool = False) -> Request:
+    """A random request, from the held-out (name, item, day) triples or from the others."""
     while True:
         intent = rng.choice(list(INTENTS))
         request = Request(intent, rng.choice(INTENTS[intent].phrases), rng.choice(NAMES),

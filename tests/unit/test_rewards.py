@@ -8,6 +8,7 @@ import torch
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 from rlhf_lib.policy import completion_logits, encode
+from rlhf_lib.ppo import PPO
 from rlhf_lib.reward_model import load_reward_model, reward_scores, state_values, token_values
 from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from rlhf_lib.rewards import (JudgeReward, LearnedReward, PairwiseJudge, ProcessReward,
@@ -117,6 +118,11 @@ def test_a_classifier_with_more_labels_is_refused(tmp_path):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="3 labels; expected one"):
         load_reward_model(tmp_path)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(ValueError, match="model has 3 labels; expected one"):
+        LearnedReward(model, tokenizer())
+    with pytest.raises(ValueError, match="critic has 3 labels; expected one"):
+        PPO(policy(), policy(1), model, tokenizer(), failing, letters.prompts(4, seed=0))
 
 
 def failing(prompts, completions, **columns):
