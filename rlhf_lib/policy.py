@@ -66,7 +66,7 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     ----------
     tokenizer : PreTrainedTokenizerBase
         Gives the vocabulary size, unless the scale fixes it, and the pad and end tokens.
-    scale : {"tiny", "gpt2"}
+    scale : {"tiny", "gpt2", "mini"}
     seed : int
         Seeds the weights, and nothing else.
 
