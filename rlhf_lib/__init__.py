@@ -18,7 +18,8 @@ Lower layers never import upper ones. Read from the top::
     running       evaluation        held-out measurements with their errors
                   runlog            logs in JSON lines, checkpoints that are whole
                   artifacts         shipped checkpoints, and how each is rebuilt
-                  __main__          the command line: python -m rlhf_lib --help
+                  __main__, commands, report
+                                    the command line: python -m rlhf_lib --help
     seeing        plots, widgets    figures and interactive demos
 
 `import rlhf_lib` loads none of these; import what you use, such as `from rlhf_lib.ppo import PPO`.

@@ -158,12 +158,12 @@ class RejectionSamplingConfig:
     threshold: float | None = None  # keep all that score above it; None: the best of each prompt
     num_train_epochs: int = 2  # passes over what was kept
     mini_batch_size: int = 32  # completions a gradient step
-    max_new_tokens: int = 32
-    temperature: float = 1.
+    max_new_tokens: int = 32  # longest completion, its end token included
+    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
     missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # of the policy
     warmup_steps: int = 0  # rounds; for many small ones
-    max_grad_norm: float = 1.
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
     seed: int = 0  # prompts, samples and minibatches
 
 

@@ -41,17 +41,17 @@ class DPOConfig:
     """
 
     loss_type: str = "dpo"  # or "ipo", "simpo", "kto"; TRL calls the first "sigmoid"
-    max_steps: int = 100
+    max_steps: int = 100  # steps of the whole run
     batch_size: int = 32  # pairs a step; for "kto", completions
     beta: float | None = None  # None: 2 for "simpo", .1 for the others
     label_smoothing: float = 0.  # "dpo": share of comparisons taken to be wrong
     simpo_gamma: float = 1.  # "simpo": margin that the chosen completion must win by
     desirable_weight: float = 1.  # "kto": weights for labels that are not equally frequent
-    undesirable_weight: float = 1.
+    undesirable_weight: float = 1.  # the same for the undesirable ones
     precompute_ref_log_probs: bool = True  # once, at the first step, instead of in every epoch
     learning_rate: float = 1e-4  # peak; after the warm-up it falls linearly to 0
-    warmup_steps: int = 10
-    max_grad_norm: float = 1.
+    warmup_steps: int = 10  # in which the learning rate rises to its value
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
     seed: int = 0  # order of the data
 
 

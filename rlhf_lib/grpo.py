@@ -62,13 +62,13 @@ class GRPOConfig:
     Chapters: grpo, grpo-variants.
     """
 
-    max_steps: int = 45
+    max_steps: int = 45  # steps of the whole run
     batch_size: int = 64  # completions a step, a multiple of num_generations
-    mini_batch_size: int = 32
+    mini_batch_size: int = 32  # completions of one update
     num_generations: int = 8  # G, completions of each prompt
     num_iterations: int = 2  # passes over each batch, μ in the paper
-    max_new_tokens: int = 32
-    temperature: float = 1.
+    max_new_tokens: int = 32  # longest completion, its end token included
+    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
     beta: float = .1  # weight of the KL: per completion in the reward, per token in the loss
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
     loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
@@ -81,9 +81,9 @@ class GRPOConfig:
     dynamic_sampling: bool = False  # draw again in place of groups whose rewards are all equal
     max_draws: int = 4  # batches drawn a step at most; then such groups are kept
     missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
-    learning_rate: float = 3e-4
-    warmup_steps: int = 3
-    max_grad_norm: float = 1.
+    learning_rate: float = 3e-4  # of the policy
+    warmup_steps: int = 3  # in which the learning rate rises to its value
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
     seed: int = 0  # prompts, samples and minibatches
 
 

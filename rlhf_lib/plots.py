@@ -25,6 +25,8 @@ LABELS = {  # metric -> what an axis says
     "clip_fraction": "share of tokens clipped", "value_loss": "value loss",
     "explained_variance": "explained variance", "loss": "loss, nats", "accuracy": "accuracy",
     "zero_variance_groups": "share of groups with equal rewards",
+    "chosen_reward": "implicit reward of the chosen", "reward_margin": "implicit reward margin",
+    "chosen_logprob": "log-probability of the chosen, nats", "gradient_norm": "gradient norm",
 }
 
 
@@ -76,7 +78,39 @@ def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns
                 axis.plot(steps, smooth(values, window), color=colour, label=name)
         axis.set_title(LABELS.get(metric, metric), loc="left")
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
+        axes[0].legend(frameon=False)
+    return fig
+
+
+def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str]):
+    """One panel a metric, one line a run: the best of n samples against n, with standard errors.
+
+    Parameters
+    ----------
+    curves : dict of str to list of dict
+        Points by the name that the legend gives the run: `n`, `kl_bound` in nats, and for each
+        metric its mean and `METRIC_se`.
+    metrics : sequence of str
+        A run without a metric has no line in its panel.
+    """
+    fig, axes = figure(2, -(-len(metrics) // 2))
+    for axis in axes[len(metrics):]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes, metrics):
+        for (name, curve), colour in zip(curves.items(), COLOURS.values()):
+            points = [(p["n"], p[metric], p[f"{metric}_se"]) for p in curve if metric in p]
+            if points:
+                n, means, errors = zip(*points)
+                axis.errorbar(n, means, errors, color=colour, marker="o", markersize=4, label=name)
+        axis.set_xscale("log", base=2)
+        bounds = {p["n"]: p["kl_bound"] for curve in curves.values() for p in curve}
+        axis.set_xticks(list(bounds), [f"{n}\n{bound:.1f}" for n, bound in bounds.items()])
+        axis.minorticks_off()
+        axis.set_title(LABELS.get(metric, metric), loc="left")
+        axis.set_xlabel("best of n; below it, the KL at most, nats")
+    if len(curves) > 1:
         axes[0].legend(frameon=False)
     return fig
 

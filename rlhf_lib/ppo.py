@@ -43,12 +43,12 @@ class PPOConfig:
     Chapter: ppo-live.
     """
 
-    max_steps: int = 45
+    max_steps: int = 45  # steps of the whole run
     batch_size: int = 64  # completions a step
-    mini_batch_size: int = 32
+    mini_batch_size: int = 32  # completions of one update
     num_ppo_epochs: int = 2  # passes over each batch
-    max_new_tokens: int = 32
-    temperature: float = 1.
+    max_new_tokens: int = 32  # longest completion, its end token included
+    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
     beta: float = .1  # reward per nat of KL
     target_kl: float | None = None  # nats per completion; given one, beta adapts to it
     kl_horizon: int = 640  # completions over which an adaptive beta moves by its error
@@ -56,14 +56,14 @@ class PPOConfig:
     dual_clip: float | None = None  # bound of the ratio where the advantage is negative
     epsilon_value: float | None = .2  # clip of the critic's move; None for no clip
     value_coefficient: float = .1  # weight of the value loss; for a shared trunk only
-    gamma: float = 1.
-    lam: float = .95
+    gamma: float = 1.  # discount of a token
+    lam: float = .95  # λ of generalised advantage estimation
     missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
     ptx_coefficient: float = 0.  # weight of the SFT loss on `ptx`, against lost ability
-    learning_rate: float = 3e-4
-    critic_learning_rate: float = 5e-4
+    learning_rate: float = 3e-4  # of the policy
+    critic_learning_rate: float = 5e-4  # of the critic
     warmup_steps: int = 3  # a cold Adam takes its largest steps first; this keeps them small
-    max_grad_norm: float = 1.
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
     seed: int = 0  # prompts, samples and minibatches
 
 

@@ -31,14 +31,14 @@ class RewardConfig:
     Chapter: reward-model.
     """
 
-    max_steps: int = 130
+    max_steps: int = 130  # steps of the whole run
     batch_size: int = 64  # pairs a step
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 3e-4  # peak; after the warm-up it falls linearly to 0
-    warmup_steps: int = 10
-    weight_decay: float = .01
-    center_rewards_coefficient: float = .01
-    max_grad_norm: float = 1.
+    warmup_steps: int = 10  # in which the learning rate rises to its value
+    weight_decay: float = .01  # of AdamW
+    center_rewards_coefficient: float = .01  # weight of the penalty that centres the scores
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
     seed: int = 0  # order of the data
 
 

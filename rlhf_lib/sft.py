@@ -28,13 +28,13 @@ class SFTConfig:
     Chapter: sft.
     """
 
-    max_steps: int = 60
+    max_steps: int = 60  # steps of the whole run
     batch_size: int = 64  # examples a step
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 5e-4  # peak; after the warm-up it falls as a cosine to a tenth
-    warmup_steps: int = 20
-    weight_decay: float = .01
-    max_grad_norm: float = 1.
+    warmup_steps: int = 20  # in which the learning rate rises to its value
+    weight_decay: float = .01  # of AdamW
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
     seed: int = 0  # order of the data
 
 
