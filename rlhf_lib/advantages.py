@@ -131,7 +131,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: f
     for name, x in (("gamma", gamma), ("lam", lam)):
         if not 0 <= x <= 1:
             raise ValueError(f"{name} is {x}; expected a number in [0, 1]")
-    rewards, values = rewards * mask, values * mask
+    rewards, values = (torch.where(mask.bool(), x, 0.) for x in (rewards, values))
     advantages = torch.zeros_like(values)
     following = torch.zeros_like(values[:, 0])  # A_{t+1}
     next_value = torch.zeros_like(values[:, 0])  # V_{t+1}

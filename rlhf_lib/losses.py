@@ -83,6 +83,7 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     >>> reinforce_loss(torch.tensor([[-1., -2.]]), torch.tensor([[3.]]))
     tensor([[3., 6.]])
     """
+    _check_advantages(advantages, logprobs)
     return -advantages.detach() * logprobs
 
 
@@ -123,6 +124,7 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     >>> clipped_policy_loss(ratio, torch.zeros(1, 2), torch.tensor([[-3., 3.]]))
     tensor([[ 3.9000, -3.6000]])
     """
+    _check_advantages(advantages, logprobs)
     high = epsilon if epsilon_high is None else epsilon_high
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - epsilon, 1 + high)
@@ -161,6 +163,7 @@ def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: 
     >>> cispo_loss(torch.tensor([[-1.]]), torch.tensor([[-3.]]), torch.tensor([[2.]]), cap=4.)
     tensor([[8.]])
     """
+    _check_advantages(advantages, logprobs)
     weight = torch.exp(logprobs - old_logprobs).clamp(max=cap).detach()
     return -weight * advantages * logprobs
 
@@ -423,6 +426,14 @@ def kto_loss(log_ratio: Tensor, desirable: Tensor, kl: Tensor | float, beta: flo
     value = torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
     return (weight * (1 - value)).mean()
+
+
+def _check_advantages(advantages: Tensor, logprobs: Tensor) -> None:
+    """One advantage a completion must come as (B, 1): as (B,) it would be read along the tokens."""
+    if advantages.dim() != logprobs.dim():
+        raise ValueError(f"advantages has shape {tuple(advantages.shape)} beside logprobs of shape "
+                         f"{tuple(logprobs.shape)}; expected (B, T), or (B, 1) for one a "
+                         "completion")
 
 
 def _check_rows(values: Tensor, mask: Tensor) -> None:

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from rlhf_lib.advantages import (gae, group_advantages, masked_mean, masked_variance,
-                                 masked_whiten)
+from rlhf_lib.advantages import (explained_variance, gae, group_advantages, masked_mean,
+                                 masked_variance, masked_whiten, returns_to_go, token_rewards)
 
 
 def test_masked_statistics_ignore_what_stands_in_the_padding():
@@ -19,6 +19,32 @@ def test_whitening_does_not_depend_on_the_padding():
     narrow = masked_whiten(values, mask)
     assert torch.equal(narrow, torch.tensor([[-1., 1., 0.]]))
     assert torch.equal(wider[:, :3], narrow)
+
+
+def test_whitening_can_keep_the_mean():
+    values, mask = torch.tensor([[2., 6., float("nan")]]), torch.tensor([[1, 1, 0]])
+    assert torch.equal(masked_whiten(values, mask), torch.tensor([[-1., 1., 0.]]))
+    assert torch.equal(masked_whiten(values, mask, shift_mean=False), torch.tensor([[3., 5., 0.]]))
+
+
+def test_token_rewards_price_real_tokens_and_score_the_last_of_them():
+    log_ratio = torch.tensor([[1., 2., 9.], [1., 1., 1.]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    rewards = token_rewards(torch.tensor([5., -1.]), log_ratio, mask, beta=.5)
+    assert torch.equal(rewards, torch.tensor([[-.5, 4., 0.], [-.5, -.5, -1.5]]))
+
+
+def test_returns_to_go_by_hand():
+    rewards, mask = torch.tensor([[1., 2., 4., 8.]]), torch.tensor([[1, 1, 1, 0]])
+    assert torch.equal(returns_to_go(rewards, mask), torch.tensor([[7., 6., 4., 0.]]))
+    assert torch.equal(returns_to_go(rewards, mask, gamma=.5), torch.tensor([[3., 4., 4., 0.]]))
+
+
+def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant():
+    returns, mask = torch.tensor([[1., 2., 4., 99.]]), torch.tensor([[1, 1, 1, 0]])
+    assert explained_variance(returns, returns, mask) == pytest.approx(1.)
+    assert explained_variance(torch.full_like(returns, 3.), returns, mask) == pytest.approx(0.)
+    assert explained_variance(-returns, returns, mask) == pytest.approx(-3.)  # worse than none
 
 
 def test_gae_by_hand():
@@ -71,6 +97,18 @@ def test_group_std_is_unbiased_and_a_constant_group_teaches_nothing():
     assert torch.equal(group_advantages(rewards, 3)[3:], torch.zeros(3))
 
 
+def test_baselines_and_scales_by_hand():
+    rewards = torch.tensor([1., 3., 10., 30.])
+    spread = rewards.std().item()
+    for baseline, scale, expected in (
+            ("none", "none", [1., 3., 10., 30.]), ("mean", "none", [-1., 1., -10., 10.]),
+            ("leave_one_out", "none", [-2., 2., -20., 20.]),
+            ("mean", "std", [-.5 ** .5, .5 ** .5] * 2),
+            ("mean", "batch", [-1 / spread, 1 / spread, -10 / spread, 10 / spread])):
+        assert group_advantages(rewards, 2, baseline, scale, eps=0.).tolist() == \
+            pytest.approx(expected)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: masked_mean(torch.ones(2), torch.ones(3)), "mask has shape"),
     (lambda: masked_mean(torch.ones(2), torch.zeros(2)), "mask is 0 everywhere"),
@@ -80,7 +118,15 @@ def test_group_std_is_unbiased_and_a_constant_group_teaches_nothing():
     (lambda: group_advantages(torch.ones(4), 1), "group_size is 1; expected at least 2"),
     (lambda: group_advantages(torch.ones(4), 2, baseline="median"), "baseline is 'median'"),
     (lambda: group_advantages(torch.ones(4), 2, scale="yes"), "scale is 'yes'"),
+    (lambda: group_advantages(torch.tensor([1., float("nan")]), 2), "rewards has an entry that is"),
 ])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_whatever_stands_on_the_padding_stays_there():
+    mask = torch.tensor([[1, 1, 0]])
+    clean, dirty = (torch.tensor([[1., 2., x]]) for x in (0., float("nan")))
+    for got, expected in zip(gae(dirty, dirty, mask), gae(clean, clean, mask), strict=True):
+        assert torch.equal(got, expected)

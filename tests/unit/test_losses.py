@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhf_lib.losses import (aggregate, bradley_terry_loss, clip_fraction, clipped_policy_loss,
-                             clipped_value_loss, sft_loss)
+from rlhf_lib.losses import (aggregate, bradley_terry_loss, cispo_loss, clip_fraction,
+                             clipped_policy_loss, clipped_value_loss, dpo_loss, gspo_loss,
+                             ipo_loss, kto_loss, reinforce_loss, rloo_loss, sequence_logprobs,
+                             sft_loss, simpo_loss)
 
 
 def test_sft_loss_is_cross_entropy_on_the_completion():
@@ -106,8 +108,86 @@ def test_value_clip_takes_the_worse_of_two():
     assert clipped_value_loss(moved, old, target, None).item() == pytest.approx(.125)
 
 
+# ------------------------------------------------------------------- one ratio per completion
+
+def test_the_first_gradients_of_the_group_losses():
+    """At ratio 1: REINFORCE's for CISPO and RLOO; GSPO's is shared out over the tokens."""
+    mask, A = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[2.], [-1.]])
+    x = torch.tensor([[-1., -2., 7.], [-3., -1., -2.]], requires_grad=True)
+    old = x.detach()
+
+    def slope(loss):
+        return torch.autograd.grad(aggregate(loss, mask, "sequences"), x)[0] * 2
+    per_token = torch.tensor([[-2., -2., 0.], [1., 1., 1.]])
+    lengths = torch.tensor([[2.], [3.]])
+    assert torch.allclose(slope(reinforce_loss(x, A)), per_token / lengths)
+    assert torch.allclose(slope(cispo_loss(x, old, A, 5.)), per_token / lengths)
+    assert torch.allclose(slope(gspo_loss(x, old, A, mask)), per_token / lengths)
+    assert torch.allclose(slope(rloo_loss(x, old, A, mask)), per_token)
+
+
+def test_sequence_ratios_by_hand():
+    """Log-ratios .1 and .3: the product is exp(.4), its geometric mean exp(.2)."""
+    x, old = torch.tensor([[.1, .3, 9.]]), torch.zeros(1, 3)
+    mask, A = torch.tensor([[1, 1, 0]]), torch.tensor([[-2.]])
+    assert sequence_logprobs(x, mask).item() == pytest.approx(.4)
+    assert sequence_logprobs(x, mask, mean=True).item() == pytest.approx(.2)
+    assert rloo_loss(x, old, A, mask)[0, 0].item() == pytest.approx(2 * math.exp(.4))
+    assert gspo_loss(x, old, A, mask)[0, 0].item() == pytest.approx(2 * math.exp(.2))
+    for loss in (rloo_loss, gspo_loss):  # good, and raised far enough: clipped
+        assert loss(x, old, -A, mask)[0, 0].item() == pytest.approx(
+            -2 * 1.2 if loss is rloo_loss else -2 * (1 + 4e-4))
+
+
+def test_the_dual_clip_bounds_the_loss_of_a_bad_token():
+    far = torch.tensor([[math.log(10.)]])
+    bad, good = torch.tensor([[-3.]]), torch.tensor([[3.]])
+    assert clipped_policy_loss(far, far * 0, bad).item() == pytest.approx(30.)
+    assert clipped_policy_loss(far, far * 0, bad, dual_clip=4.).item() == pytest.approx(12.)
+    assert clipped_policy_loss(far, far * 0, good, dual_clip=4.).item() == pytest.approx(-3.6)
+
+
+def test_a_budget_is_a_constant():
+    loss, mask = torch.ones(2, 4), torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    assert aggregate(loss, mask, "budget", budget=10).item() == pytest.approx(5 / 20)
+    assert aggregate(loss, mask, "budget", budget=20).item() == pytest.approx(5 / 40)
+
+
+# ---------------------------------------------------------------------------------- preferences
+
+def test_preference_losses_by_hand():
+    chosen, rejected = torch.tensor([-2.]), torch.tensor([-5.])
+    ref_chosen, ref_rejected = torch.tensor([-3.]), torch.tensor([-4.])  # log-ratios 1 and −1
+    log_sigmoid = lambda x: -math.log(1 + math.exp(-x))  # noqa: E731
+    four = chosen, rejected, ref_chosen, ref_rejected
+    for loss, expected in (
+            (dpo_loss(*four, .5), -log_sigmoid(1.)),
+            (dpo_loss(*four, .5, .1), -.9 * log_sigmoid(1.) - .1 * log_sigmoid(-1.)),
+            (ipo_loss(*four, .5), (2. - 1.) ** 2),
+            (simpo_loss(chosen, rejected, 2., 1.), -log_sigmoid(2 * 3 - 1.)),
+            (kto_loss(torch.tensor([1., -1.]), torch.tensor([True, False]), .2, .5, 2., 3.),
+             (2 * (1 - math.exp(log_sigmoid(.4))) + 3 * (1 - math.exp(log_sigmoid(.6)))) / 2)):
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_dpo_pulls_harder_on_a_pair_that_it_has_wrong():
+    """−β σ(−gap) on the chosen, +β σ(−gap) on the rejected: the weight is the belief in error."""
+    chosen = torch.tensor([0., 0.], requires_grad=True)
+    rejected = torch.tensor([-4., 4.], requires_grad=True)
+    slopes = torch.autograd.grad(dpo_loss(chosen, rejected, torch.zeros(2), torch.zeros(2), .5),
+                                 (chosen, rejected))
+    wrong = torch.sigmoid(torch.tensor([-2., 2.]))
+    assert torch.allclose(slopes[0], -.5 * wrong / 2) and torch.allclose(slopes[1], .5 * wrong / 2)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: aggregate(torch.ones(1, 2), torch.ones(1, 2), "batch"), "over is 'batch'"),
+    (lambda: aggregate(torch.ones(1, 2), torch.ones(1, 2), "budget"), "budget is None"),
+    (lambda: aggregate(torch.ones(1, 2), torch.ones(1, 2), "budget", budget=1),
+     "budget is 1; expected at least the longest completion, 2 tokens"),
+    (lambda: clipped_policy_loss(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 1), .2, .28,
+                                 dual_clip=1.2), "dual_clip is 1.2; expected more than"),
+    (lambda: sequence_logprobs(torch.ones(2, 3), torch.ones(2, 2)), "mask has shape"),
     (lambda: aggregate(torch.ones(2, 2), torch.tensor([[1, 1], [0, 0]]), "sequences"),
      "a row of zeros"),
     (lambda: sft_loss(torch.ones(2, 3), torch.ones(2, 2)), "mask has shape"),
@@ -115,3 +195,16 @@ def test_value_clip_takes_the_worse_of_two():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("loss", [
+    lambda a: reinforce_loss(torch.zeros(3, 3), a),
+    lambda a: clipped_policy_loss(torch.zeros(3, 3), torch.zeros(3, 3), a),
+    lambda a: cispo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a),
+    lambda a: gspo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a, torch.ones(3, 3)),
+    lambda a: rloo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a, torch.ones(3, 3))])
+def test_advantages_along_the_wrong_axis_are_refused(loss):
+    """With as many tokens as completions, (B,) would broadcast without a word."""
+    assert loss(torch.ones(3, 1)).shape == (3, 3)
+    with pytest.raises(ValueError, match=r"advantages has shape \(3,\).*expected \(B, T\), or"):
+        loss(torch.ones(3))
