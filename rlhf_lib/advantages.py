@@ -13,12 +13,12 @@ from torch import Tensor
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the values where the mask is 1; a scalar.
 
+    Definition: Σ m x / Σ m. Chapter: ppo-mechanics.
+
     Raises
     ------
     ValueError
         If the shapes differ or nothing is left to average.
-
-    Definition: Σ m x / Σ m. Chapter: ppo-mechanics.
 
     Examples
     --------
@@ -46,6 +46,9 @@ def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: fl
     The variance is the biased one. Padding takes no part: over padded zeros the statistics would
     depend on how long the longest completion is.
 
+    Source: Huang et al. 2022, "The 37 implementation details of PPO", detail 7, over real tokens
+    here. Chapter: ppo-mechanics.
+
     Parameters
     ----------
     values, mask : Tensor, shape (B, T)
@@ -54,9 +57,6 @@ def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: fl
         something.
     eps : float
         Keeps values that are all equal from being divided by 0.
-
-    Source: Huang et al. 2022, "The 37 implementation details of PPO", detail 7, over real tokens
-    here. Chapter: ppo-mechanics.
 
     Examples
     --------
@@ -71,6 +71,9 @@ def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: fl
 def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.) -> Tensor:
     """What is still to come from each token on: Σ_{s ≥ t} γ^(s−t) r_s.
 
+    Source: REINFORCE++, Hu 2025, arXiv:2501.03262, uses it whitened over the batch.
+    Chapters: policy-gradients, grpo-variants.
+
     Parameters
     ----------
     rewards, mask : Tensor, shape (B, T)
@@ -81,9 +84,6 @@ def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.) -> Tensor:
     -------
     Tensor, shape (B, T)
         0 on padding.
-
-    Source: REINFORCE++, Hu 2025, arXiv:2501.03262, uses it whitened over the batch.
-    Chapters: policy-gradients, grpo-variants.
 
     Examples
     --------
@@ -100,6 +100,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: f
     A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t; after the last token both V and A
     are 0.
 
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-live.
+
     Parameters
     ----------
     rewards : Tensor, shape (B, T)
@@ -115,8 +117,6 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: f
     -------
     advantages, returns : Tensor, shape (B, T)
         `returns = advantages + values`, the critic's target. 0 on padding.
-
-    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-live.
 
     Examples
     --------
@@ -147,6 +147,10 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
                      scale: str = "std", eps: float = 1e-4) -> Tensor:
     """Compare each reward with the other samples of its prompt.
 
+    Source: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2 ("mean", "std"); RLOO,
+    Ahmadian et al. 2024, arXiv:2402.14740 ("leave_one_out", "none"); Dr. GRPO, Liu et al. 2025,
+    arXiv:2503.20783 ("mean", "none"). Chapters: grpo, grpo-variants.
+
     Parameters
     ----------
     rewards : Tensor, shape (B,)
@@ -163,11 +167,8 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
     Returns
     -------
     Tensor, shape (B,)
-        A group whose rewards are all equal gets zeros: it teaches nothing.
-
-    Source: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2 ("mean", "std"); RLOO,
-    Ahmadian et al. 2024, arXiv:2402.14740 ("leave_one_out", "none"); Dr. GRPO, Liu et al. 2025,
-    arXiv:2503.20783 ("mean", "none"). Chapters: grpo, grpo-variants.
+        A group whose rewards are all equal gets zeros: it teaches nothing. (Without a baseline
+        there is nothing to compare, and it gets what `scale` makes of its rewards.)
 
     Examples
     --------
@@ -187,6 +188,8 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
         raise ValueError(f"scale is {scale!r}; expected 'std', 'batch' or 'none'")
     if not torch.isfinite(rewards).all():
         raise ValueError("rewards has an entry that is not finite; expected numbers")
+    if not rewards.is_floating_point():  # verdicts: 0 and 1, False and True
+        rewards = rewards.float()
     groups = rewards.view(-1, group_size)
     advantages = groups if baseline == "none" else groups - groups.mean(dim=1, keepdim=True)
     if baseline == "leave_one_out":
@@ -194,11 +197,15 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
     if scale != "none":
         std = groups.std(dim=1, keepdim=True) if scale == "std" else rewards.std()
         advantages = advantages / (std + eps)
+    if baseline != "none":  # a rounded mean, over a spread near 0, would pass for an advantage
+        advantages = advantages.masked_fill((groups == groups[:, :1]).all(dim=1, keepdim=True), 0.)
     return advantages.flatten()
 
 
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
     """The reward of each token: the KL penalty everywhere, the score on the last real token.
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapter: ppo-mechanics.
 
     Parameters
     ----------
@@ -213,25 +220,27 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     -------
     Tensor, shape (B, T)
 
-    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapter: ppo-mechanics.
-
     Examples
     --------
     >>> token_rewards(torch.tensor([2.]), torch.tensor([[1., -1., 7.]]),
     ...               torch.tensor([[1, 1, 0]]), beta=.5)
     tensor([[-0.5000,  2.5000,  0.0000]])
     """
+    _check_rows("log_ratio", log_ratio, mask)
+    if scores.shape != (len(mask),):
+        raise ValueError(f"scores has shape {tuple(scores.shape)}; expected ({len(mask)},), one "
+                         "for each row of mask")
     rewards = -beta * log_ratio.detach() * mask
     last = mask.sum(dim=1, keepdim=True) - 1
-    rewards = rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+    rewards = rewards.scatter_add(1, last.long(), scores[:, None].to(rewards.dtype))
     return rewards + 0.  # turns -0. into 0.
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """How much of the returns the critic foresaw: 1 is a perfect critic, 0 a constant.
 
-    Definition: 1 − Var(returns − values)/Var(returns) over real tokens, shapes (B, T).
-    Chapter: ppo-mechanics.
+    Definition: 1 − Var(returns − values)/Var(returns) over real tokens, shapes (B, T). Not finite
+    where the returns are all equal: there is nothing to foresee. Chapter: ppo-mechanics.
     """
     return 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item()
 
@@ -242,3 +251,11 @@ def _check_same_shape(**tensors: Tensor) -> None:
         if tensor.shape != reference.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected "
                              f"{tuple(reference.shape)}, the shape of {first}")
+
+
+def _check_rows(name: str, values: Tensor, mask: Tensor) -> None:
+    if values.shape != mask.shape or values.dim() != 2:
+        raise ValueError(f"mask has shape {tuple(mask.shape)} beside {name} of shape "
+                         f"{tuple(values.shape)}; expected the same (B, T)")
+    if not mask.any(dim=1).all():
+        raise ValueError("mask has a row of zeros; expected a token in every completion")

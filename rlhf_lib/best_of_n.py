@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from .losses import sft_loss
-from .policy import encode, token_logprobs
-from .rewards import RewardFunction
+from .policy import encode, texts, token_logprobs
+from .rewards import RewardFunction, call_reward
 from .rollout import sample
 from .runlog import load_checkpoint, save_checkpoint
 from .training import (adam, check_positive, column, descend, rows_of_step, score,
@@ -54,7 +54,7 @@ class BestOfN:
         """Another reward of every sample, shape (P, n): gold for a curve chosen by a proxy."""
         prompts = [prompt for prompt in self.prompts for _ in self.samples[0]]
         completions = [text for row in self.samples for text in row]
-        return torch.tensor(reward(prompts=prompts, completions=completions)).view_as(self.scores)
+        return call_reward(reward, prompts, completions).view_as(self.scores)
 
 
 def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: int,
@@ -62,6 +62,8 @@ def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: 
               generator: torch.Generator | None = None, missing_eos_penalty: float = 1.,
               batch_size: int = 256) -> BestOfN:
     """Sample n completions for each prompt and choose the one with the highest reward.
+
+    Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: choosing.
 
     Parameters
     ----------
@@ -76,12 +78,10 @@ def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: 
     batch_size : int
         Completions sampled and scored at once: memory is bounded by it, and the samples depend
         on it.
-
-    Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: choosing.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n is {n} and batch_size {batch_size}; expected at least 1 of each")
-    prompts = list(prompts)
+    prompts = texts("prompts", prompts)
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
     repeated = [prompt for prompt in prompts for _ in range(n)]
@@ -106,6 +106,9 @@ def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
     them into n/k groups would throw most subsets away. The sample of rank j (0 is the best) is
     the best of a subset in C(n−1−j, k−1) of the C(n, k) subsets.
 
+    Source: Nakano et al. 2021, arXiv:2112.09332, appendix I; used by Gao et al. 2022,
+    arXiv:2210.10760. Chapters: choosing, over-optimization.
+
     Parameters
     ----------
     scores : Tensor, shape (P, n)
@@ -118,9 +121,6 @@ def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
     Tensor, shape (P, n), float64
         Entry [p, k − 1] is for the best of k of prompt p. Average over prompts for the curve, and
         take its standard error from them.
-
-    Source: Nakano et al. 2021, arXiv:2112.09332, appendix I; used by Gao et al. 2022,
-    arXiv:2210.10760. Chapters: choosing, over-optimization.
 
     Examples
     --------
@@ -173,6 +173,8 @@ class RejectionSampling:
     `chosen` holds the samples of the last round. A completion that was cut off is never kept:
     fine-tuning would teach the policy to stop there.
 
+    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: choosing.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -192,8 +194,6 @@ class RejectionSampling:
         If the reward function raises.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
-
-    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: choosing.
     """
 
     def __init__(self, policy, tokenizer, reward: RewardFunction, dataset,
@@ -201,6 +201,8 @@ class RejectionSampling:
         check_positive(config, "max_steps", "batch_size", "num_generations", "num_train_epochs",
                        "mini_batch_size", "max_new_tokens", "temperature", "learning_rate",
                        "max_grad_norm")
+        if config.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
         self.policy, self.tokenizer = policy, tokenizer
         self.reward, self.config = reward, config
         self.prompts = column(dataset, "prompt")

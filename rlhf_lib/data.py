@@ -33,6 +33,8 @@ def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: 
                      tokenizer=None):
     """Comparisons, from any preference set in one of TRL's formats.
 
+    Source: the format and the data, Bai et al. 2022, arXiv:2204.05862. Chapter: reward-model.
+
     Parameters
     ----------
     source : str or path
@@ -58,8 +60,6 @@ def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: 
     FileNotFoundError, ConnectionError, ValueError
         If there is no such source, the hub cannot be reached, or the data cannot be read, lack a
         column, or have no row to learn from.
-
-    Source: the format and the data, Bai et al. 2022, arXiv:2204.05862. Chapter: reward-model.
     """
     table = load_table(source, split, data_dir)
     _expect(table, source, {"chosen", "rejected"})
@@ -115,6 +115,9 @@ def load_prompts(source: str | os.PathLike, split: str = "train", data_dir: str 
     the sentiment task that many RLHF examples use. Other parameters, errors: see
     `load_preferences`.
 
+    Source: continuing reviews, Ziegler et al. 2019, arXiv:1909.08593, section 3.1 (there books,
+    with a classifier of reviews as the reward). Chapter: gpt2-on-a-gpu.
+
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase, optional
@@ -126,9 +129,6 @@ def load_prompts(source: str | os.PathLike, split: str = "train", data_dir: str 
     -------
     datasets.Dataset
         Column `prompt`, beside the other columns of the source but `text`.
-
-    Source: continuing reviews, Ziegler et al. 2019, arXiv:1909.08593, section 3.1 (there books,
-    with a classifier of reviews as the reward). Chapter: gpt2-on-a-gpu.
     """
     table = load_table(source, split, data_dir)
     _expect(table, source, {"prompt"}, {"text"})

@@ -63,6 +63,8 @@ class DPO:
     agree with the data; `chosen_logprob` is the mean log-probability of the chosen completions,
     in nats per completion ("simpo": per token). Watch it: the margin can grow while it falls.
 
+    Source: as for this module. Chapter: dpo.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -81,8 +83,6 @@ class DPO:
         If a setting is out of range, or a column is missing or of the wrong kind.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
-
-    Source: as for this module. Chapter: dpo.
     """
 
     def __init__(self, policy, reference, tokenizer, dataset, config: DPOConfig = DPOConfig()):

@@ -20,6 +20,8 @@ def evaluate(policy, tokenizer, prompts: list[str], rewards: dict[str, RewardFun
              batch_size: int = 200) -> dict:
     """Sample one completion a prompt and measure it.
 
+    Chapter: evaluation.
+
     Parameters
     ----------
     policy, tokenizer
@@ -37,8 +39,6 @@ def evaluate(policy, tokenizer, prompts: list[str], rewards: dict[str, RewardFun
         For each reward its mean and `NAME_se`, the standard error; `kl` and `kl_se` in nats per
         completion; `length` in tokens; `prompts`, `completions`, and `values`, the rewards of
         each sample by name.
-
-    Chapter: evaluation.
     """
     generator = torch.Generator(policy.device).manual_seed(seed)
     completions, lengths, kls = [], [], []

@@ -34,8 +34,9 @@ from .policy import token_logprobs
 from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_settings, column, descend, freeze, rollout_record,
-                       rows_of_step, score, set_learning_rate, train_without_dropout)
+from .training import (adam, check_apart, check_positive, check_settings, column, descend, freeze,
+                       rollout_record, rows_of_step, score, set_learning_rate,
+                       train_without_dropout)
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
 VARIANTS: dict[str, dict] = {
@@ -92,6 +93,8 @@ class GRPO:
 
     `beta` is an attribute: turn it while the loop runs. `rollout` holds the last batch.
 
+    Source: Shao et al. 2024, arXiv:2402.03300, algorithm 1. Chapters: grpo, grpo-variants.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -113,8 +116,6 @@ class GRPO:
         If the reward function raises.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
-
-    Source: Shao et al. 2024, arXiv:2402.03300, algorithm 1. Chapters: grpo, grpo-variants.
     """
 
     def __init__(self, policy, reference, tokenizer, reward: RewardFunction, dataset,
@@ -203,7 +204,8 @@ class GRPO:
         """What each token is worth: (B, 1) if a completion's tokens share it, else (B, T)."""
         c, mask = self.config, rollout.completion_mask
         if c.advantage == "return_to_go":
-            rewards = token_rewards(scores, log_ratio, mask, self.beta)
+            beta = self.beta if c.kl_in == "reward" else 0.  # else it is in the loss
+            rewards = token_rewards(scores, log_ratio, mask, beta)
             return masked_whiten(returns_to_go(rewards, mask), mask)
         if c.kl_in == "reward":
             scores = scores - self.beta * k1(log_ratio).sum(dim=1)
@@ -289,12 +291,15 @@ def check_grpo_settings(c: GRPOConfig, reference) -> None:
     Chapter: grpo-variants.
     """
     check_settings(c)
+    check_positive(c, "num_iterations")
     fewest = 1 if c.advantage == "return_to_go" else 2
     if c.num_generations < fewest or c.batch_size % c.num_generations:
         raise ValueError(f"num_generations is {c.num_generations}; expected at least {fewest}, "
                          f"and a divisor of batch_size={c.batch_size}")
     for name, choices in (("kl_in", ("loss", "reward")), ("advantage", ("group", "return_to_go")),
                           ("loss", ("clip", "cispo", "gspo", "rloo")),
+                          ("baseline", ("mean", "leave_one_out", "none")),
+                          ("scale_rewards", ("std", "batch", "none")),
                           ("aggregate_over", ("sequences", "tokens", "budget"))):
         if getattr(c, name) not in choices:
             raise ValueError(f"{name} is {getattr(c, name)!r}; expected "
@@ -302,6 +307,9 @@ def check_grpo_settings(c: GRPOConfig, reference) -> None:
     if c.loss == "cispo" and not (c.epsilon_high or 0) > 1:
         raise ValueError(f"epsilon_high is {c.epsilon_high}; expected more than 1, as for "
                          "loss='cispo' it is the largest ratio itself")
+    if c.loss == "rloo" and c.epsilon_high is not None:
+        raise ValueError(f"epsilon_high is {c.epsilon_high}; expected None, as loss='rloo' has one "
+                         "clip for both sides")
     if c.dynamic_sampling and (c.num_generations < 2 or c.max_draws < 1):
         raise ValueError(f"dynamic_sampling has num_generations={c.num_generations} and max_draws="
                          f"{c.max_draws}; expected groups of 2 or more, and at least 1 draw")

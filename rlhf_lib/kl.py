@@ -15,6 +15,8 @@ from torch import Tensor
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """KL between next-token distributions, summed over the vocabulary.
 
+    Definition: Σ_v π(v) (log π(v) − log π_ref(v)). Chapter: kl-estimators.
+
     Parameters
     ----------
     logits, ref_logits : Tensor, shape (..., V)
@@ -22,8 +24,6 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (...), in nats
-
-    Definition: Σ_v π(v) (log π(v) − log π_ref(v)). Chapter: kl-estimators.
 
     Examples
     --------
@@ -73,15 +73,15 @@ class AdaptiveKL:
 
     e = clip(KL/target − 1, ±0.2), then β ← β (1 + e · n / horizon).
 
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2 (there n/horizon is the 0.1 of
+    each batch). Chapter: ppo-live.
+
     Parameters
     ----------
     target : float
         KL to hold, nats per completion.
     horizon : int
         Completions over which β can change by about e.
-
-    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2 (there n/horizon is the 0.1 of
-    each batch). Chapter: ppo-live.
 
     Examples
     --------

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .advantages import masked_mean
+from .advantages import _check_rows, _check_same_shape, masked_mean
 
 
 # ---------------------------------------------------------------------------------- supervised
@@ -20,14 +20,14 @@ from .advantages import masked_mean
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Mean negative log-likelihood of the completion tokens, in nats per token.
 
+    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1. Chapter: ppo-live.
+
     Parameters
     ----------
     logprobs : Tensor, shape (B, T)
         log π(y_t | x, y_<t) of the demonstrations.
     mask : Tensor, shape (B, T)
         1 on completion tokens, the end token included. The prompt is masked by not being here.
-
-    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1. Chapter: ppo-live.
     """
     return -masked_mean(logprobs, mask)
 
@@ -35,6 +35,10 @@ def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.,
                        centering: float = 0.) -> Tensor:
     """−log σ(r_chosen − r_rejected − margin), averaged over pairs, in nats.
+
+    Source: Bradley and Terry 1952; Ouyang et al. 2022, eq. 1; margin from Touvron et al. 2023,
+    arXiv:2307.09288, section 3.2.2; centering from Eisenstein et al. 2023, arXiv:2312.09244.
+    Chapter: ppo-live.
 
     Parameters
     ----------
@@ -46,10 +50,6 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float 
         Weight of (r_chosen + r_rejected)², averaged: it pins the shift that comparisons leave
         free at zero.
 
-    Source: Bradley and Terry 1952; Ouyang et al. 2022, eq. 1; margin from Touvron et al. 2023,
-    arXiv:2307.09288, section 3.2.2; centering from Eisenstein et al. 2023, arXiv:2312.09244.
-    Chapter: ppo-live.
-
     Examples
     --------
     A tie costs log 2:
@@ -57,6 +57,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float 
     >>> bradley_terry_loss(torch.tensor([1.]), torch.tensor([1.]))
     tensor(0.6931)
     """
+    _check_same_shape(chosen=chosen, rejected=rejected)
     loss = F.softplus(-(chosen - rejected - margin)).mean()
     return loss + centering * ((chosen + rejected) ** 2).mean() if centering else loss
 
@@ -65,6 +66,8 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float 
 
 def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     """−A log π, per token: its gradient is the policy gradient for samples of the policy itself.
+
+    Source: Williams 1992, https://doi.org/10.1007/BF00992696. Chapter: policy-gradients.
 
     Parameters
     ----------
@@ -75,8 +78,6 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (B, T)
-
-    Source: Williams 1992, https://doi.org/10.1007/BF00992696. Chapter: policy-gradients.
 
     Examples
     --------
@@ -96,6 +97,10 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     reference. The minimum is taken for either sign of the advantage: it removes the gradient on
     the side where the ratio has already gone far enough, and confines nothing.
 
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; the second ε from DAPO, Yu et al. 2025,
+    arXiv:2503.14476, section 3.1; the dual clip from Ye et al. 2019, arXiv:1912.09729, eq. 5.
+    Chapters: ppo-mechanics, ppo-live, grpo.
+
     Parameters
     ----------
     logprobs, old_logprobs : Tensor, shape (B, T)
@@ -112,10 +117,6 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     -------
     Tensor, shape (B, T)
 
-    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; the second ε from DAPO, Yu et al. 2025,
-    arXiv:2503.14476, section 3.1; the dual clip from Ye et al. 2019, arXiv:1912.09729, eq. 5.
-    Chapters: ppo-mechanics, ppo-live, grpo.
-
     Examples
     --------
     At a ratio of 1.3 a bad token is still pushed down; a good one is no longer pushed up:
@@ -124,6 +125,7 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     >>> clipped_policy_loss(ratio, torch.zeros(1, 2), torch.tensor([[-3., 3.]]))
     tensor([[ 3.9000, -3.6000]])
     """
+    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
     _check_advantages(advantages, logprobs)
     high = epsilon if epsilon_high is None else epsilon_high
     ratio = torch.exp(logprobs - old_logprobs)
@@ -145,6 +147,8 @@ def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: 
     PPO's clip silences a token whose ratio has gone too far; here the token goes on speaking, with
     a bounded voice.
 
+    Source: MiniMax-M1, Chen et al. 2025, arXiv:2506.13585, eq. 4 and 5. Chapter: grpo-variants.
+
     Parameters
     ----------
     logprobs, old_logprobs : Tensor, shape (B, T)
@@ -156,13 +160,12 @@ def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: 
     -------
     Tensor, shape (B, T)
 
-    Source: MiniMax-M1, Chen et al. 2025, arXiv:2506.13585, eq. 4 and 5. Chapter: grpo-variants.
-
     Examples
     --------
     >>> cispo_loss(torch.tensor([[-1.]]), torch.tensor([[-3.]]), torch.tensor([[2.]]), cap=4.)
     tensor([[8.]])
     """
+    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
     _check_advantages(advantages, logprobs)
     weight = torch.exp(logprobs - old_logprobs).clamp(max=cap).detach()
     return -weight * advantages * logprobs
@@ -170,6 +173,8 @@ def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: 
 
 def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
     """log π(y | x) of whole completions, in nats; with `mean`, per token.
+
+    Definition: Σ_t log π(y_t | x, y_<t). Chapters: grpo-variants, dpo.
 
     Parameters
     ----------
@@ -181,14 +186,12 @@ def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Ten
     -------
     Tensor, shape (B,)
 
-    Definition: Σ_t log π(y_t | x, y_<t). Chapters: grpo-variants, dpo.
-
     Examples
     --------
     >>> sequence_logprobs(torch.tensor([[-1., -2., 9.]]), torch.tensor([[1, 1, 0]]))
     tensor([-3.])
     """
-    _check_rows(logprobs, mask)
+    _check_rows("values", logprobs, mask)
     total = torch.where(mask.bool(), logprobs, 0.).sum(dim=1)
     return total / mask.sum(dim=1) if mean else total
 
@@ -198,6 +201,8 @@ def gspo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
     """The clipped surrogate of one ratio per completion: the geometric mean of its tokens' ratios.
 
     Such a mean hardly leaves 1, so its clip is a thousand times narrower than PPO's.
+
+    Source: GSPO, Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7. Chapter: grpo-variants.
 
     Parameters
     ----------
@@ -209,8 +214,6 @@ def gspo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
     -------
     Tensor, shape (B, T)
         Each token carries the loss of its completion. Aggregate over sequences.
-
-    Source: GSPO, Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7. Chapter: grpo-variants.
     """
     per_sequence = clipped_policy_loss(
         sequence_logprobs(logprobs, mask, mean=True)[:, None],
@@ -226,6 +229,8 @@ def rloo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
     RLOO treats a completion as one action. On the first pass over a batch the ratio is 1 and this
     is REINFORCE.
 
+    Source: Ahmadian et al. 2024, arXiv:2402.14740, section 3.2. Chapter: grpo-variants.
+
     Parameters
     ----------
     logprobs, old_logprobs, mask : Tensor, shape (B, T)
@@ -236,8 +241,6 @@ def rloo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
     -------
     Tensor, shape (B, T)
         Each token carries the loss of its completion. Aggregate over sequences.
-
-    Source: Ahmadian et al. 2024, arXiv:2402.14740, section 3.2. Chapter: grpo-variants.
     """
     per_sequence = clipped_policy_loss(
         sequence_logprobs(logprobs, mask)[:, None],
@@ -262,6 +265,9 @@ def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens",
               budget: int | None = None) -> Tensor:
     """Turn a per-token loss into a scalar, and say what is averaged.
 
+    Source: Liu et al. 2025, arXiv:2503.20783, section 3.1, for what each choice favours.
+    Chapters: grpo, grpo-variants.
+
     Parameters
     ----------
     per_token_loss, mask : Tensor, shape (B, T)
@@ -273,9 +279,6 @@ def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens",
     budget : int, optional
         For "budget": the most tokens that a completion could have; the constant is B · budget.
 
-    Source: Liu et al. 2025, arXiv:2503.20783, section 3.1, for what each choice favours.
-    Chapters: grpo, grpo-variants.
-
     Examples
     --------
     >>> loss = torch.tensor([[1., 1., 1., 1.], [5., 0., 0., 0.]])
@@ -285,6 +288,7 @@ def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens",
     >>> aggregate(loss, mask, "budget", budget=10)
     tensor(0.4500)
     """
+    _check_same_shape(per_token_loss=per_token_loss, mask=mask)
     if over == "tokens":
         return masked_mean(per_token_loss, mask)
     if over == "sequences":
@@ -303,6 +307,9 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor,
                        epsilon: float | None = .2) -> Tensor:
     """Half the squared error of the critic, per token, the worse of clipped and not.
 
+    Source: the clip is from OpenAI's PPO code, described in Huang et al. 2022, "The 37
+    implementation details of PPO", detail 9. Chapter: ppo-live.
+
     Parameters
     ----------
     values, old_values, returns : Tensor, shape (B, T)
@@ -313,10 +320,8 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor,
     Returns
     -------
     Tensor, shape (B, T)
-
-    Source: the clip is from OpenAI's PPO code, described in Huang et al. 2022, "The 37
-    implementation details of PPO", detail 9. Chapter: ppo-live.
     """
+    _check_same_shape(values=values, old_values=old_values, returns=returns)
     error = (values - returns) ** 2
     if epsilon is not None:
         clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
@@ -330,6 +335,9 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
              beta: float = .1, label_smoothing: float = 0.) -> Tensor:
     """Bradley–Terry on the implicit reward β (log π − log π_ref), averaged over pairs, in nats.
 
+    Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
+    https://ericmitchell.ai/cdpo.pdf. Chapter: dpo.
+
     Parameters
     ----------
     chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
@@ -339,9 +347,6 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     label_smoothing : float
         Share of the labels taken to be the wrong way round, in [0, 0.5).
 
-    Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
-    https://ericmitchell.ai/cdpo.pdf. Chapter: dpo.
-
     Examples
     --------
     A policy that is its reference has learned nothing yet:
@@ -350,6 +355,8 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     >>> dpo_loss(same, same, same, same)
     tensor(0.6931)
     """
+    _check_same_shape(chosen=chosen, rejected=rejected, ref_chosen=ref_chosen,
+                      ref_rejected=ref_rejected)
     gap = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     return ((1 - label_smoothing) * F.softplus(-gap) + label_smoothing * F.softplus(gap)).mean()
 
@@ -361,6 +368,8 @@ def ipo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     Where DPO's loss always asks for more, this one stops, so pairs that are never contradicted do
     not drive the policy off to infinity.
 
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: dpo.
+
     Parameters
     ----------
     chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
@@ -368,19 +377,21 @@ def ipo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     beta : float
         τ in the paper.
 
-    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: dpo.
-
     Examples
     --------
     >>> ipo_loss(torch.tensor([5.]), torch.tensor([0.]), torch.zeros(1), torch.zeros(1), beta=.1)
     tensor(0.)
     """
+    _check_same_shape(chosen=chosen, rejected=rejected, ref_chosen=ref_chosen,
+                      ref_rejected=ref_rejected)
     gap = (chosen - ref_chosen) - (rejected - ref_rejected)
     return ((gap - 1 / (2 * beta)) ** 2).mean()
 
 
 def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2., margin: float = 1.) -> Tensor:
     """Bradley–Terry with a margin on log-probabilities per token; there is no reference.
+
+    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
 
     Parameters
     ----------
@@ -390,8 +401,6 @@ def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2., margin: float
         Reward per nat per token.
     margin : float
         γ: by how much, in units of reward, the chosen one should lead.
-
-    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
 
     Examples
     --------
@@ -405,6 +414,8 @@ def kto_loss(log_ratio: Tensor, desirable: Tensor, kl: Tensor | float, beta: flo
              desirable_weight: float = 1., undesirable_weight: float = 1.) -> Tensor:
     """λ − λ σ(±(β log-ratio − β KL)): single completions, each marked good or bad.
 
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
+
     Parameters
     ----------
     log_ratio : Tensor, shape (B,)
@@ -415,13 +426,14 @@ def kto_loss(log_ratio: Tensor, desirable: Tensor, kl: Tensor | float, beta: flo
         never negative; no gradient flows into it.
     beta, desirable_weight, undesirable_weight : float
 
-    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
-
     Examples
     --------
     >>> kto_loss(torch.zeros(2), torch.tensor([True, False]), kl=0.)
     tensor(0.5000)
     """
+    _check_same_shape(log_ratio=log_ratio, desirable=desirable)
+    if desirable.dtype != torch.bool:
+        raise ValueError(f"desirable is of {desirable.dtype}; expected torch.bool")
     gain = beta * (log_ratio - (kl.detach() if isinstance(kl, Tensor) else kl))
     value = torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
@@ -434,11 +446,3 @@ def _check_advantages(advantages: Tensor, logprobs: Tensor) -> None:
         raise ValueError(f"advantages has shape {tuple(advantages.shape)} beside logprobs of shape "
                          f"{tuple(logprobs.shape)}; expected (B, T), or (B, 1) for one a "
                          "completion")
-
-
-def _check_rows(values: Tensor, mask: Tensor) -> None:
-    if values.shape != mask.shape or values.dim() != 2:
-        raise ValueError(f"mask has shape {tuple(mask.shape)} beside values of shape "
-                         f"{tuple(values.shape)}; expected the same (B, T)")
-    if not mask.any(dim=1).all():
-        raise ValueError("mask has a row of zeros; expected a token in every completion")

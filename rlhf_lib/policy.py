@@ -18,6 +18,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterable
 
 import torch
 from torch import Tensor
@@ -40,12 +41,12 @@ def choose_scale(scale: str | None = None) -> str:
 
     Returns `"gpt2"` where there is a GPU and `"tiny"` where there is none.
 
+    Chapter: gpt2-on-a-gpu.
+
     Raises
     ------
     ValueError
         If the argument or `RLHF_SCALE` names no scale.
-
-    Chapter: gpt2-on-a-gpu.
     """
     source = "scale" if scale is not None else "RLHF_SCALE"
     scale = scale or os.environ.get("RLHF_SCALE") or ("gpt2" if torch.cuda.is_available()
@@ -62,6 +63,8 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     it two. The larger initial standard deviation at `tiny` makes a small model learn to copy
     words from its prompt in a third of the steps.
 
+    Chapter: sft.
+
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
@@ -73,8 +76,6 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     Returns
     -------
     transformers.GPT2LMHeadModel
-
-    Chapter: sft.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -94,6 +95,8 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
 def load_policy(source: str | os.PathLike):
     """Load a causal language model and its tokenizer from a folder or, by name, from the hub.
 
+    Chapter: scaling-out.
+
     Returns
     -------
     model : transformers.PreTrainedModel
@@ -107,8 +110,6 @@ def load_policy(source: str | os.PathLike):
         If `source` looks like a folder and there is none.
     ValueError
         If its weights cannot be read.
-
-    Chapter: scaling-out.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -206,22 +207,36 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
+def texts(name: str, values: Iterable[str]) -> list[str]:
+    """The values as a list, checked: one text alone would be read letter by letter.
+
+    Chapter: sft.
+    """
+    if isinstance(values, str):
+        raise ValueError(f"{name} is the text {values[:60]!r}; expected a list of texts")
+    values = list(values)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{name}[{i}] is {value!r}; expected text")
+    return values
+
+
 def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor, Tensor]:
     """Tokenize prompts and pad them on the left: ids and mask, each (B, P).
+
+    Chapter: sft.
 
     Raises
     ------
     ValueError
         If there is no prompt, one has no tokens, or the tokenizer cannot tell padding from the
         end of a completion.
-
-    Chapter: sft.
     """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None or eos is None or pad == eos:
         raise ValueError(f"tokenizer has pad_token_id={pad} and eos_token_id={eos}; expected two "
                          "different tokens (load_policy adds a pad token where there is none)")
-    prompts = list(prompts)
+    prompts = texts("prompts", prompts)
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
     rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
@@ -238,14 +253,14 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
 def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") -> TokenBatch:
     """Tokenize prompts with their completions; each completion gets an end token.
 
+    Chapter: sft.
+
     Raises
     ------
     ValueError
         If the lists differ in length, or a prompt is empty.
-
-    Chapter: sft.
     """
-    prompts, completions = list(prompts), list(completions)
+    prompts, completions = texts("prompts", prompts), texts("completions", completions)
     if len(prompts) != len(completions):
         raise ValueError(f"completions has {len(completions)} entries; expected one for each of "
                          f"the {len(prompts)} prompts")
@@ -275,13 +290,13 @@ def check_context(model, length: int) -> None:
 def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:
     """The logits that predict each completion token, divided by the sampling temperature.
 
+    Chapter: ppo-mechanics.
+
     Returns
     -------
     Tensor, shape (B, T, V)
         Row t predicts `completion_ids[:, t]`: it is the output one position earlier. Logits over
         the prompt, which nothing reads, are not computed.
-
-    Chapter: ppo-mechanics.
     """
     check_context(model, batch.input_ids.shape[1])
     T = batch.completion_ids.shape[1]

@@ -32,8 +32,9 @@ from .reward_model import SharedCritic, check_one_output, state_values
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_settings, column, descend, freeze, rollout_record,
-                       rows_of_step, score, set_learning_rate, train_without_dropout)
+from .training import (adam, check_apart, check_positive, check_settings, column, descend, freeze,
+                       rollout_record, rows_of_step, score, set_learning_rate,
+                       train_without_dropout)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class PPO:
 
     `beta` is an attribute: turn it while the loop runs. `rollout` holds the last batch.
 
+    Source: as for this module; the ptx mix from Ouyang et al. 2022, eq. 2. Chapters:
+    ppo-mechanics, ppo-live.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -100,14 +104,12 @@ class PPO:
         If the reward function raises.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
-
-    Source: as for this module; the ptx mix from Ouyang et al. 2022, eq. 2. Chapters:
-    ppo-mechanics, ppo-live.
     """
 
     def __init__(self, policy, reference, critic, tokenizer, reward: RewardFunction, dataset,
                  config: PPOConfig = PPOConfig(), ptx=None):
         check_settings(config)
+        check_positive(config, "num_ppo_epochs", "critic_learning_rate")
         if config.ptx_coefficient and ptx is None:
             raise ValueError(f"ptx is None at ptx_coefficient={config.ptx_coefficient}; expected a "
                              "dataset with the columns prompt and completion")

@@ -20,6 +20,8 @@ from .policy import TokenBatch, check_context, load_pretrained, selected_logprob
 def new_reward_model(policy, seed: int = 0):
     """A reward model that starts from a policy's trunk, with a small random head.
 
+    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5. Chapter: reward-model.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -31,8 +33,6 @@ def new_reward_model(policy, seed: int = 0):
     -------
     transformers.PreTrainedModel
         A sequence classifier with `num_labels=1`.
-
-    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5. Chapter: reward-model.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -49,12 +49,12 @@ def new_reward_model(policy, seed: int = 0):
 def load_reward_model(source: str | os.PathLike):
     """Load a reward model from a folder or, by name, from the hub.
 
+    Chapter: reward-model.
+
     Raises
     ------
     FileNotFoundError, ValueError
         If there is no checkpoint, it cannot be read, or it has more than one label.
-
-    Chapter: reward-model.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -66,8 +66,13 @@ def load_reward_model(source: str | os.PathLike):
 def check_one_output(name: str, model) -> None:
     """Refuse a classifier whose head has more than one output: none of them would be the reward.
 
+    One without a head `score`, as an encoder is, cannot be read at the last token either.
+
     Chapter: reward-model.
     """
+    if not hasattr(model, "score") and hasattr(model, "classifier"):
+        raise ValueError(f"{name} is a {type(model).__name__}; expected a sequence classifier on "
+                         "a decoder, with a head called score")
     if model.config.num_labels != 1:
         raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
 
@@ -109,12 +114,12 @@ class SharedCritic(torch.nn.Module):
     One trunk in place of two, and one forward pass for both outputs; the price is that the value
     loss moves the policy's weights too.
 
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapter: ppo-mechanics.
+
     Parameters
     ----------
     policy : transformers causal language model
         Shared, not copied.
-
-    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapter: ppo-mechanics.
     """
 
     def __init__(self, policy):

@@ -45,6 +45,8 @@ class RewardConfig:
 class RewardTraining:
     """Step through reward-model training; `for record in RewardTraining(...)` trains to the end.
 
+    Chapter: reward-model.
+
     Parameters
     ----------
     model : transformers.PreTrainedModel
@@ -63,8 +65,6 @@ class RewardTraining:
         more than one output.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
-
-    Chapter: reward-model.
     """
 
     def __init__(self, model, tokenizer, dataset, config: RewardConfig = RewardConfig()):
@@ -138,6 +138,9 @@ def reward_ensemble(policy, tokenizer, dataset, seeds: Sequence[int],
     agree where the data decide and differ where they do not, which is what makes the spread of
     their scores a measure of ignorance. They share the pretrained trunk, and its blind spots.
 
+    Source: Coste et al. 2023, arXiv:2310.02743; on the shared trunk, Eisenstein et al. 2023,
+    arXiv:2312.09244. Chapter: reward-model.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -148,9 +151,6 @@ def reward_ensemble(policy, tokenizer, dataset, seeds: Sequence[int],
         One for each member, all different.
     config : RewardConfig
         Its `seed` is replaced.
-
-    Source: Coste et al. 2024, arXiv:2310.02743; on the shared trunk, Eisenstein et al. 2023,
-    arXiv:2312.09244. Chapter: reward-model.
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ValueError(f"seeds is {list(seeds)}; expected different ones, at least one")

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 class LearnedReward:
     """A reward model as a reward function.
 
+    Chapter: ppo-live.
+
     Parameters
     ----------
     model : transformers.PreTrainedModel
@@ -44,8 +46,6 @@ class LearnedReward:
     tokenizer : PreTrainedTokenizerBase
     batch_size : int
         Completions scored at once.
-
-    Chapter: ppo-live.
     """
 
     def __init__(self, model, tokenizer, batch_size: int = 64):
@@ -68,6 +68,8 @@ class LearnedReward:
 class CombinedReward:
     """Several reward functions as one; made by `ensemble`, `weighted_sum` and `rule_reward`.
 
+    Chapter: reward-sources.
+
     Attributes
     ----------
     table : Tensor, shape (R, B), or None
@@ -76,8 +78,6 @@ class CombinedReward:
         The mean of each part over the last call, by its name, for logging.
     disagreement : float
         Standard deviation across the parts (unbiased), averaged over the last call.
-
-    Chapter: reward-sources.
     """
 
     def __init__(self, rewards: Sequence[RewardFunction], combine: Callable[[Tensor], Tensor],
@@ -108,6 +108,11 @@ def ensemble(rewards: Sequence[RewardFunction], combine: str = "mean",
              k: float = 1.) -> CombinedReward:
     """Several rewards for the same thing, such as reward models from different seeds, as one.
 
+    Source: Coste et al. 2023, arXiv:2310.02743, section 3, who call the three mean, worst-case
+    and uncertainty-weighted optimisation; their third subtracts the variance. The standard
+    deviation, used here, is in units of reward, so that `k` keeps its meaning when rewards are
+    rescaled. Chapter: reward-model.
+
     Parameters
     ----------
     rewards : list of callables
@@ -117,11 +122,6 @@ def ensemble(rewards: Sequence[RewardFunction], combine: str = "mean",
         "min" believes the most pessimistic member. "mean_minus_std" takes `k` times the
         disagreement, the unbiased standard deviation across members, off their mean.
     k : float
-
-    Source: Coste et al. 2023, arXiv:2310.02743, section 3, who call the three mean, worst-case
-    and uncertainty-weighted optimisation; their third subtracts the variance. The standard
-    deviation, used here, is in units of reward, so that `k` keeps its meaning when rewards are
-    rescaled. Chapter: reward-model.
 
     Examples
     --------
@@ -171,6 +171,8 @@ class VerifiableReward:
     verdict that is no finite number) counts as a wrong answer, is counted in `errors`, and is
     logged the first time; a verifier that never returns is not handled here.
 
+    Chapter: reward-sources.
+
     Parameters
     ----------
     verifier : callable
@@ -180,8 +182,6 @@ class VerifiableReward:
     columns : tuple of str
         Columns of the dataset that the verifier takes too, such as `("answer",)`: it is called
         with that row's entry as the keyword `answer`.
-
-    Chapter: reward-sources.
 
     Examples
     --------
@@ -220,13 +220,13 @@ def rule_reward(rules: dict[str, tuple[float, Callable[[str, str], bool | float]
                 name: str = "rules") -> CombinedReward:
     """A weighted sum of rules; `parts` has the share of completions that each holds for.
 
+    Chapter: reward-sources.
+
     Parameters
     ----------
     rules : dict of str to (weight, predicate)
         `predicate(prompt, completion)` returns a bool or a float; where it fails it does not
         hold, as in `VerifiableReward`.
-
-    Chapter: reward-sources.
 
     Examples
     --------
@@ -241,6 +241,9 @@ def rule_reward(rules: dict[str, tuple[float, Callable[[str, str], bool | float]
 
 class ProcessReward:
     """Score a completion step by step, and make one reward of its steps.
+
+    Source: Lightman et al. 2023, arXiv:2305.20050, section 2.6 and appendix F (product and
+    minimum). Chapter: reward-sources.
 
     Parameters
     ----------
@@ -260,9 +263,6 @@ class ProcessReward:
     ----------
     step_scores : list of list of float
         The scores of the last call, before they were aggregated.
-
-    Source: Lightman et al. 2023, arXiv:2305.20050, section 2.6 and appendix F (product and
-    minimum). Chapter: reward-sources.
 
     Examples
     --------
@@ -307,6 +307,9 @@ class JudgeReward:
 
     The reward lies in (0, 1): give it a weight (`weighted_sum`) before pricing it against a KL.
 
+    Source: Zheng et al. 2023, arXiv:2306.05685, section 3.1 (grading one answer; there the judge
+    writes a number). Chapter: reward-sources.
+
     Parameters
     ----------
     model : transformers causal language model
@@ -323,9 +326,6 @@ class JudgeReward:
     ------
     ValueError
         If the template lacks a field, or an answer is not one token that the tokenizer knows.
-
-    Source: Zheng et al. 2023, arXiv:2306.05685, section 3.1 (grading one answer; there the judge
-    writes a number). Chapter: reward-sources.
     """
 
     def __init__(self, model, tokenizer, template: str, answers: tuple[str, str] = ("yes", "no"),
@@ -347,6 +347,9 @@ class PairwiseJudge:
     As a reward function it gives the probability that a completion beats the reply in the column
     `against` of the same row.
 
+    Source: Zheng et al. 2023, arXiv:2306.05685, sections 3.1, 3.3 and 3.4 (pairwise comparison,
+    position bias, swapping). Chapter: reward-sources.
+
     Parameters
     ----------
     model : transformers causal language model
@@ -359,9 +362,6 @@ class PairwiseJudge:
     against : str
         Column with the replies to compare with.
     batch_size : int
-
-    Source: Zheng et al. 2023, arXiv:2306.05685, sections 3.1, 3.3 and 3.4 (pairwise comparison,
-    position bias, swapping). Chapter: reward-sources.
     """
 
     def __init__(self, model, tokenizer, template: str, answers: tuple[str, str] = ("1", "2"),
@@ -455,14 +455,14 @@ def length_penalty(per_unit: float, tokenizer=None) -> RewardFunction:
 def soft_overlong_punishment(max_length: int, cache: int, tokenizer=None) -> RewardFunction:
     """0 up to `max_length − cache`, then linearly down to −1 at `max_length`, and −1 beyond.
 
+    Source: DAPO, Yu et al. 2025, arXiv:2503.14476, eq. 13. Chapter: grpo-variants.
+
     Parameters
     ----------
     max_length : int
         L_max, in tokens, or in words where there is no tokenizer.
     cache : int
         L_cache, the length over which the punishment grows; 0 for a step at `max_length`.
-
-    Source: DAPO, Yu et al. 2025, arXiv:2503.14476, eq. 13. Chapter: grpo-variants.
 
     Examples
     --------
@@ -491,14 +491,14 @@ def call_reward(reward: RewardFunction, prompts: list[str], completions: list[st
                 **columns) -> Tensor:
     """Call a reward function and check what comes back: a tensor of shape (B,), in fp32.
 
+    Chapter: reward-sources.
+
     Raises
     ------
     RuntimeError
         If the function raises; the message names it, and the cause is attached.
     ValueError
         If it returns another number of rewards, or one that is not finite.
-
-    Chapter: reward-sources.
 
     Examples
     --------
@@ -513,7 +513,7 @@ def call_reward(reward: RewardFunction, prompts: list[str], completions: list[st
         raise RuntimeError(f"reward function {name!r} raised {type(error).__name__}: {error}"
                            ) from error
     try:
-        rewards = torch.as_tensor(values, dtype=torch.float32).cpu()
+        rewards = torch.as_tensor(values, dtype=torch.float32).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"reward function {name!r} returned {type(values).__name__} that is no "
                          f"list of floats ({error}); expected one float per completion") from error

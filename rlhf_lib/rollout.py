@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .policy import TokenBatch, check_context, encode_prompts, position_ids
+from .policy import TokenBatch, check_context, encode_prompts, position_ids, texts
 
 
 @dataclass
@@ -70,6 +70,8 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
            generator: torch.Generator | None = None, greedy: bool = False) -> Rollout:
     """Sample one completion for each prompt; repeat a prompt to get more of them.
 
+    Chapter: ppo-mechanics.
+
     Parameters
     ----------
     policy : transformers causal language model
@@ -93,8 +95,6 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
     ValueError
         If a prompt is empty, the context is too short, temperature is not positive, or the
         tokenizer cannot tell padding from the end of a completion.
-
-    Chapter: ppo-mechanics.
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a positive number "
@@ -103,7 +103,7 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
     from transformers import DynamicCache
 
-    prompts = list(prompts)
+    prompts = texts("prompts", prompts)
     device = policy.device
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, device)
     check_context(policy, prompt_ids.shape[1] + max_new_tokens)

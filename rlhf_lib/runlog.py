@@ -5,6 +5,7 @@ Chapter: ppo-live.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -18,6 +19,10 @@ import torch
 class RunLog:
     """Append records to a file, one JSON object a line, each on disk before `write` returns.
 
+    An entry that is not finite is left out: JSON has no NaN, and other readers stop at one.
+
+    Chapter: ppo-live.
+
     Parameters
     ----------
     path : path
@@ -26,8 +31,6 @@ class RunLog:
     resume_at : int, optional
         The `step_number` of the checkpoint that the run continues from. Records of later steps
         are cut off: the run died after logging them, and will write them again.
-
-    Chapter: ppo-live.
 
     Examples
     --------
@@ -51,7 +54,9 @@ class RunLog:
             self.file.truncate(sum(map(len, whole)))  # steps only grow: what is cut is the end
 
     def write(self, record: dict) -> None:
-        self.file.write(json.dumps(record) + "\n")
+        finite = {name: value for name, value in record.items()
+                  if not isinstance(value, float) or math.isfinite(value)}
+        self.file.write(json.dumps(finite) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -68,12 +73,12 @@ class RunLog:
 def read_log(path: str | os.PathLike) -> list[dict]:
     """The records of a log, in order; a torn last line is left out.
 
+    Chapter: ppo-live.
+
     Raises
     ------
     ValueError
         If a line before the last is no JSON object.
-
-    Chapter: ppo-live.
     """
     return list(_records(Path(path)))
 
@@ -116,6 +121,8 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
     becomes NAME, and NAME.old is deleted. Whenever the process dies, `load_checkpoint` finds the
     one before or the new one, whole; and the next save clears away what was left.
 
+    Chapter: ppo-live.
+
     Parameters
     ----------
     folder : path
@@ -132,8 +139,6 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
     FileExistsError
         If the folder holds anything that is not part of a checkpoint, which replacing it would
         delete.
-
-    Chapter: ppo-live.
     """
     folder = Path(os.path.abspath(folder))
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
@@ -195,14 +200,14 @@ def load_checkpoint(folder: str | os.PathLike, models: dict) -> dict:
 
     No model is touched before all of the checkpoint has been read and found to fit.
 
+    Chapter: ppo-live.
+
     Raises
     ------
     FileNotFoundError
         If there is no checkpoint in the folder.
     ValueError
         If a part of it cannot be read or does not fit the model given.
-
-    Chapter: ppo-live.
     """
     from safetensors.torch import load_file
 

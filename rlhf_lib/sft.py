@@ -41,6 +41,8 @@ class SFTConfig:
 class SFT:
     """Step through supervised fine-tuning; `for record in SFT(...)` trains to the end.
 
+    Chapter: sft.
+
     Parameters
     ----------
     model : transformers causal language model
@@ -56,8 +58,6 @@ class SFT:
         If a setting is out of range, or a column is missing or holds anything but text.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
-
-    Chapter: sft.
     """
 
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):

@@ -121,6 +121,8 @@ def _logsumexp(scores: np.ndarray) -> np.ndarray:
 def softmax(logits) -> np.ndarray:
     """exp(logits), normalised over the last axis, without overflow.
 
+    Definition: exp(z_i) / Σ_j exp(z_j). Chapter: kl-tilt.
+
     Parameters
     ----------
     logits : array of shape (..., N)
@@ -134,10 +136,6 @@ def softmax(logits) -> np.ndarray:
     ------
     ValueError
         If `logits` is empty or holds NaN or an infinity.
-
-    Chapter
-    -------
-    kl-tilt
 
     Examples
     --------
@@ -157,6 +155,8 @@ def tilt(reference, rewards, beta: float) -> np.ndarray:
     Computed in log space, so that a small beta neither overflows nor loses the best reply. A reply
     with reference probability 0 keeps probability 0, whatever its reward.
 
+    Source: Rafailov et al. 2023, equation 4, arXiv:2305.18290. Chapter: kl-tilt.
+
     Parameters
     ----------
     reference : array of shape (N,)
@@ -174,16 +174,8 @@ def tilt(reference, rewards, beta: float) -> np.ndarray:
     Raises
     ------
     ValueError
-        If beta is not positive, the reference is no distribution, a reward is not finite, or the
-        lengths differ.
-
-    Source
-    ------
-    Rafailov et al. 2023, equation 4, https://arxiv.org/abs/2305.18290.
-
-    Chapter
-    -------
-    kl-tilt
+        If beta is not positive, the reference is no distribution, a reward (or its ratio to beta)
+        is not finite, or the lengths differ.
 
     Examples
     --------
@@ -209,6 +201,8 @@ def log_partition(reference, rewards, beta: float) -> float:
 
     beta * log Z is the best value that the objective can reach: J(pi*) = beta log Z.
 
+    Definition: log Σ_y π_ref(y) exp(r(y) / β). Chapter: kl-tilt.
+
     Parameters
     ----------
     reference, rewards, beta
@@ -223,10 +217,6 @@ def log_partition(reference, rewards, beta: float) -> float:
     ValueError
         As `tilt` does.
 
-    Chapter
-    -------
-    kl-tilt
-
     Examples
     --------
     >>> round(log_partition([0.5, 0.5], [np.log(3.0), 0.0], beta=1.0), 6)  # log 2
@@ -236,10 +226,19 @@ def log_partition(reference, rewards, beta: float) -> float:
     return float(_logsumexp(_log(reference) + rewards / beta))
 
 
-def _problem(reference, rewards, beta: float) -> tuple[np.ndarray, np.ndarray, float]:
-    reference, rewards = _distribution("reference", reference), _vector("rewards", rewards)
+def _problem(
+    reference, rewards, beta: float, *, ndim: int | None = 1
+) -> tuple[np.ndarray, np.ndarray, float]:
+    reference = _distribution("reference", reference, ndim=ndim)
+    rewards = _vector("rewards", rewards) if ndim == 1 else _finite("rewards", rewards)
     _same_length("reference", reference, "rewards", rewards)
-    return reference, rewards, _beta(beta)
+    beta = _beta(beta)
+    largest = float(np.abs(rewards).max())
+    if not math.isfinite(largest / beta):  # inf - inf would be a silent NaN
+        raise ValueError(
+            f"a reward of size {largest:g} over beta={beta:g} overflows; expected a finite ratio"
+        )
+    return reference, rewards, beta
 
 
 # ------------------------------------------------------------------------------- measuring a policy
@@ -251,6 +250,8 @@ def kl_divergence(p, q) -> float:
     With p the policy and q the reference this is the *reverse* KL of the objective. Terms with
     p(y) = 0 are 0; where p(y) > 0 and q(y) = 0 the divergence is infinite, and infinity is
     returned.
+
+    Source: Kullback & Leibler 1951, https://doi.org/10.1214/aoms/1177729694. Chapter: kl-tilt.
 
     Parameters
     ----------
@@ -266,14 +267,6 @@ def kl_divergence(p, q) -> float:
     ------
     ValueError
         If one is no distribution, or the lengths differ.
-
-    Source
-    ------
-    Kullback & Leibler 1951, https://doi.org/10.1214/aoms/1177729694.
-
-    Chapter
-    -------
-    kl-tilt
 
     Examples
     --------
@@ -291,6 +284,8 @@ def kl_divergence(p, q) -> float:
 def expected_reward(policy, rewards) -> float:
     """E_policy[r] = sum_y policy(y) rewards(y).
 
+    Definition: Σ_y π(y) r(y). Chapter: kl-tilt.
+
     Parameters
     ----------
     policy : array of shape (N,)
@@ -306,10 +301,6 @@ def expected_reward(policy, rewards) -> float:
     ValueError
         If the policy is no distribution, a reward is not finite, or the lengths differ.
 
-    Chapter
-    -------
-    kl-tilt
-
     Examples
     --------
     >>> expected_reward([0.25, 0.75], [4.0, 0.0])
@@ -322,6 +313,8 @@ def expected_reward(policy, rewards) -> float:
 
 def objective(policy, reference, rewards, beta: float) -> float:
     """J(policy) = E_policy[r] - beta * KL(policy || reference).
+
+    Source: Ziegler et al. 2019, equation 2, arXiv:1909.08593. Chapter: kl-tilt.
 
     Parameters
     ----------
@@ -339,14 +332,6 @@ def objective(policy, reference, rewards, beta: float) -> float:
     ------
     ValueError
         As `tilt` and `kl_divergence` do.
-
-    Source
-    ------
-    Ziegler et al. 2019, equation 2, https://arxiv.org/abs/1909.08593.
-
-    Chapter
-    -------
-    kl-tilt
 
     Examples
     --------
@@ -368,6 +353,8 @@ def frontier(reference, rewards, betas: Sequence[float]) -> tuple[np.ndarray, np
 
     The curve is concave, and its slope at the point of beta is beta: dE[r] / dKL = beta.
 
+    Definition: (KL(π*_β‖π_ref), E_π*_β[r]) for each β. Chapter: kl-tilt.
+
     Parameters
     ----------
     reference, rewards
@@ -386,10 +373,6 @@ def frontier(reference, rewards, betas: Sequence[float]) -> tuple[np.ndarray, np
     ------
     ValueError
         As `tilt` does.
-
-    Chapter
-    -------
-    kl-tilt
 
     Examples
     --------
@@ -412,6 +395,8 @@ def best_of_n(reference, rewards, n: int) -> np.ndarray:
     probability F(s)^n - F(s-)^n. Replies that share a reward share that probability in
     proportion to the reference, which is what keeping the first of the best gives.
 
+    Source: Beirami et al. 2024, arXiv:2401.01879, section 2, there without ties. Chapter: kl-tilt.
+
     Parameters
     ----------
     reference, rewards
@@ -428,10 +413,6 @@ def best_of_n(reference, rewards, n: int) -> np.ndarray:
     ------
     ValueError
         If n is not an integer of at least 1; else as `tilt` does.
-
-    Chapter
-    -------
-    kl-tilt
 
     Examples
     --------
@@ -457,6 +438,8 @@ def best_of_n_kl_bound(n: int) -> float:
     It is the value for a reference without atoms and without ties; on a finite set of replies the
     KL is smaller.
 
+    Source: Beirami et al. 2024, arXiv:2401.01879, section 3. Chapter: kl-tilt.
+
     Parameters
     ----------
     n : int
@@ -470,14 +453,6 @@ def best_of_n_kl_bound(n: int) -> float:
     ------
     ValueError
         If n is not an integer of at least 1.
-
-    Source
-    ------
-    Beirami et al. 2024, https://arxiv.org/abs/2401.01879.
-
-    Chapter
-    -------
-    kl-tilt
 
     Examples
     --------
@@ -505,6 +480,8 @@ def _count(n: int) -> int:
 
 class SoftBellman(NamedTuple):
     """The optimum token by token; entry t of each list belongs to prefixes of t tokens.
+
+    Source: Levine 2018, arXiv:1805.00909, section 2. Chapter: kl-tilt.
 
     Attributes
     ----------
@@ -536,6 +513,9 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
     The product of the conditionals is the tilt of the joint distribution. A token's own reward does
     not appear.
 
+    Source: Levine 2018, arXiv:1805.00909, section 2, there with a uniform reference.
+    Chapter: kl-tilt.
+
     Parameters
     ----------
     reference : array of shape (V,) * T
@@ -556,14 +536,6 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
     ValueError
         As `tilt` does.
 
-    Source
-    ------
-    Levine 2018, section 2, https://arxiv.org/abs/1805.00909 (there with a uniform reference).
-
-    Chapter
-    -------
-    kl-tilt
-
     Examples
     --------
     Two binary tokens, uniform reference, reward 1 for "11" only:
@@ -572,12 +544,9 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
     >>> optimum.policies[0].round(3)
     array([0.193, 0.807])
     """
-    reference = _distribution("reference", reference, ndim=None)
-    rewards = _finite("rewards", rewards)
+    reference, rewards, beta = _problem(reference, rewards, beta, ndim=None)
     if reference.ndim == 0:
         raise ValueError("reference is a single number; expected an array with one axis per token")
-    _same_length("reference", reference, "rewards", rewards)
-    beta = _beta(beta)
     length = reference.ndim
     # marginals[t]: reference probability of each prefix of t tokens, (V,) * t
     marginals = [reference.sum(axis=tuple(range(t, length))) for t in range(length + 1)]

@@ -151,11 +151,10 @@ def check_settings(config) -> None:
     if config.batch_size % config.mini_batch_size:
         raise ValueError(f"batch_size is {config.batch_size}; expected a multiple of "
                          f"mini_batch_size={config.mini_batch_size}")
-    for name in ("temperature", "learning_rate", "epsilon"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
-    if not config.beta >= 0:
-        raise ValueError(f"beta is {config.beta}; expected 0 or more")
+    check_positive(config, "temperature", "learning_rate", "epsilon", "max_grad_norm")
+    for name in ("beta", "warmup_steps"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
 
 
 def check_positive(config, *names: str) -> None:

@@ -5,6 +5,12 @@ A demo `name` is two files, `name.py` and `name.js`; helpers and styles that dem
 in `common.js` and `common.css`.
 """
 
+from rlhf_lib.widgets.estimator_explorer import EstimatorExplorer
+from rlhf_lib.widgets.sample_explorer import SampleExplorer
 from rlhf_lib.widgets.tilt_explorer import TiltExplorer
 
-__all__ = ["TiltExplorer"]
+__all__ = [
+    "EstimatorExplorer",
+    "SampleExplorer",
+    "TiltExplorer",
+]

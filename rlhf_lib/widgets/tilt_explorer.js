@@ -49,6 +49,10 @@ function problem({ reference, rewards, labels, bias, beta, beta_range, reward_sh
   for (const [name, value] of Object.entries({ reward_shift, proxy_gap })) {
     if (typeof value !== "number" || !Number.isFinite(value)) return `${name} is ${value}; expected a number`;
   }
+  const largest = Math.max(...rewards.map(Math.abs), ...bias.map(Math.abs));
+  if (!Number.isFinite(10 * largest / low)) { // the sums on display stay finite, too
+    return `a reward or bias of size ${largest} over beta=${low} overflows; expected a finite ratio`;
+  }
   return null;
 }
 
@@ -233,8 +237,9 @@ function render({ model, el }) {
   };
   const rewardTile = tile("expected_reward", "E[r]", "expected reward under π*, of the reward that is optimised");
   const trueTile = tile("expected_true_reward", "E[true]", "expected true reward under π*", "rlhf-tile-true");
+  const overTile = tile("overstatement", "proxy − true", "how much of the expected proxy is not there");
   const numbers = html("div", { class: "rlhf-tiles" },
-    rewardTile, trueTile,
+    rewardTile, trueTile, overTile,
     tile("kl", "KL", "KL(π*‖π_ref), nats"),
     tile("objective", "J(π*) = β log Z", "the objective at its maximum: E[r] − β·KL"));
 
@@ -276,9 +281,10 @@ function render({ model, el }) {
     shift.show(s.shift);
     gap.show(s.gap);
     rewardTile.firstChild.textContent = s.gap > 0 ? "E[proxy]" : "E[r]";
-    trueTile.hidden = !(s.gap > 0);
+    trueTile.hidden = overTile.hidden = !(s.gap > 0);
     showNumber(outputs.expected_reward, s.now.expected, 3);
     showNumber(outputs.expected_true_reward, s.now.expectedTrue, 3);
+    showNumber(outputs.overstatement, s.now.expected - s.now.expectedTrue, 3);
     showNumber(outputs.kl, s.now.kl, 3);
     showNumber(outputs.objective, s.now.objective, 3);
     drawBars(table, s);

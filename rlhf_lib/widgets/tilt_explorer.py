@@ -52,6 +52,8 @@ class TiltNumbers(NamedTuple):
         E_pi*[r] of the reward that is optimised: rewards + shift + gap * bias.
     expected_true_reward : float
         E_pi*[rewards + shift]: what is gained in truth.
+    overstatement : float
+        The proxy less the truth, E_pi*[gap * bias]: how much of the reward is not there.
     kl : float
         KL(pi* || pi_ref), nats.
     objective : float
@@ -61,6 +63,7 @@ class TiltNumbers(NamedTuple):
     policy: np.ndarray
     expected_reward: float
     expected_true_reward: float
+    overstatement: float
     kl: float
     objective: float
 
@@ -174,6 +177,12 @@ class TiltExplorer(Demo):
             proxy_gap=float(proxy_gap),
             compact=bool(compact),
         )
+        largest, low = max(map(abs, [*rewards, *bias])), self.beta_range[0]
+        if not math.isfinite(10 * largest / low):  # as the browser's `problem` has it
+            raise ValueError(
+                f"a reward or bias of size {largest:g} over beta={low:g} overflows; "
+                "expected a finite ratio"
+            )
 
     @traitlets.validate("reference")
     def _check_reference(self, proposal) -> list[float]:
@@ -222,10 +231,13 @@ class TiltExplorer(Demo):
         true = np.array(self.rewards) + self.reward_shift
         optimised = true + self.proxy_gap * np.array(self.bias)
         policy = tilt.tilt(self.reference, optimised, self.beta)
+        earned = tilt.expected_reward(policy, optimised)
+        expected_true = tilt.expected_reward(policy, true)
         return TiltNumbers(
             policy=policy,
-            expected_reward=tilt.expected_reward(policy, optimised),
-            expected_true_reward=tilt.expected_reward(policy, true),
+            expected_reward=earned,
+            expected_true_reward=expected_true,
+            overstatement=earned - expected_true,
             kl=tilt.kl_divergence(policy, self.reference),
             objective=self.beta * tilt.log_partition(self.reference, optimised, self.beta),
         )

@@ -395,6 +395,8 @@ class Annotators:
     measured to have: they like enthusiasm, and they like length. The pool is what a reward model
     learns from, so both biases are there for a policy to exploit.
 
+    Source: the noise model is Bradley and Terry (1952). Chapter: ppo-live.
+
     Parameters
     ----------
     seed : int
@@ -403,8 +405,6 @@ class Annotators:
     temperature, gush_bias, length_bias : tuple of float
         The members' values stand evenly over each range, dealt out in random order: pools differ
         in who has which bias, and not in how biased the pool is as a whole.
-
-    Source: the noise model is Bradley and Terry (1952). Chapter: ppo-live.
     """
 
     def __init__(self, seed: int, size: int = 8, temperature=(.6, 1.4), gush_bias=(.3, 1.1),

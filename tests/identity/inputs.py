@@ -168,3 +168,13 @@ def _(rng):
     mask = ragged_mask(rng, 4, 6)
     return {"scores": tensor(rng, 4), "log_ratio": tensor(rng, 4, 6, grad=True),
             "mask": mask.long(), "beta": float(rng.uniform(0, 1))}
+
+
+# --- alignment-problem ----------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.widgets.sample_explorer.wilson")
+def _(rng):
+    n = int(rng.integers(1, 400))
+    count = int(rng.choice([0, n, rng.integers(0, n + 1)]))
+    return {"count": count, "n": n, "z": rng.uniform(1, 3)}

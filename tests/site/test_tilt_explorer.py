@@ -5,13 +5,15 @@ flawed proxy.
 """
 from __future__ import annotations
 
+import nbformat
 import pytest
 
+from book.build import ROOT
 from rlhf_lib.widgets import TiltExplorer
 
 CHAPTER, LANDING = "book/alignment/kl-tilt.html", "book/intro.html"
 EXACT = 1e-9  # the page and Python compute in the same precision
-TILES = ("expected_reward", "expected_true_reward", "kl", "objective")
+TILES = ("expected_reward", "expected_true_reward", "overstatement", "kl", "objective")
 
 
 class Demo:
@@ -60,8 +62,9 @@ class Demo:
         dot = self.root.locator(".rlhf-dot:not(.rlhf-dot-true)")
         assert float(dot.get_attribute("data-kl")) == pytest.approx(expected.kl, abs=EXACT)
         self.check_tangent(expected)
-        assert self.root.locator('[data-name="expected_true_reward"]').is_visible() == (
-            settings["proxy_gap"] > 0)
+        for name in ("expected_true_reward", "overstatement"):
+            tile = self.root.locator(f'[data-name="{name}"]')
+            assert tile.is_visible() == (settings["proxy_gap"] > 0), name
         return settings
 
     def check_tangent(self, expected) -> None:
@@ -132,6 +135,29 @@ def test_buttons_set_beta_exactly(page, beta):
     demo.root.locator(f'[data-beta="{beta}"]').click()
     assert demo.check()["beta"] == float(beta)
     assert demo.root.locator('[aria-pressed="true"]').get_attribute("data-beta") == beta
+
+
+def printed(way: str) -> dict[str, str]:
+    """What the chapter prints for one of its four ways to the optimum, by beta."""
+    chapter = nbformat.read((ROOT / CHAPTER).with_suffix(".ipynb"), as_version=4)
+    text, = (output.text for cell in chapter.cells if "the four ways" in cell.source
+             for output in cell.get("outputs", []))
+    blocks = [block.splitlines() for block in text.split("beta = ")[1:]]
+    return {block[0].partition(":")[0]: line.removeprefix(way).strip()
+            for block in blocks for line in block if line.startswith(way)}
+
+
+@pytest.mark.parametrize("way", ["hand", "formula", "explorer", "ascent"])
+def test_the_browser_shows_the_digits_that_the_chapter_prints(page, way):
+    """The explorer of the four ways is the one in the page, not its Python half."""
+    demo, lines = explorer(page, CHAPTER), printed(way)
+    assert list(lines) == ["0.1", "1", "10"]
+    for beta, line in lines.items():
+        demo.root.locator(f'[data-beta="{beta}"]').click()
+        shares = demo.root.locator("td.rlhf-policy").all_text_contents()
+        numbers = [demo.root.locator(f'[data-name="{name}"]').text_content()
+                   for name in ("expected_reward", "kl")]
+        assert " ".join(p.removeprefix("0") for p in shares) + " | " + " ".join(numbers) == line
 
 
 def test_a_typed_beta_is_used_exactly(page):
@@ -232,6 +258,8 @@ RENDER = """async ([first, then]) => {
     ({"rewards": [None] * 8}, "rewards[0] is null; expected finite numbers"),
     ({"labels": []}, "labels is empty"),
     ({"beta_range": [3, 1]}, "beta_range is 3,1; expected two positive numbers"),
+    ({"reference": [0] * 8}, "reference sums to 0; expected probabilities that sum to 1"),
+    ({"rewards": [1e308] * 8}, "a reward or bias of size 1e+308 over beta=0.05 overflows"),
     ({"proxy_gap": "much"}, "proxy_gap is much; expected a number"),
 ])
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):

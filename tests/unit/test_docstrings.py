@@ -56,3 +56,12 @@ def test_sources_are_ones_that_can_be_looked_up(module):
         for source in re.findall(r"Source:((?:.|\n)+?)(?:\.\s+Chapter|\n\n|$)", docstring):
             assert re.search(r"arXiv:\d{4}\.\d{5}|https?://|as k1|as for this module|\b(19|20)\d\d\b",
                              source), f"{name}: {source}"
+
+
+@pytest.mark.parametrize("module", MATHEMATICS + REST)
+def test_sources_stand_before_the_tables(module):
+    """After `Raises` the reference page would print a source as one more exception."""
+    for name, docstring in public(module):
+        tables = re.search(r"^\w+\n-{3,}$", docstring, re.MULTILINE)
+        if tables:
+            assert not re.search(r"Source:|Chapters?:", docstring[tables.start():]), name

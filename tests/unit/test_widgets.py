@@ -24,6 +24,7 @@ def test_numbers_are_the_librarys():
     np.testing.assert_array_equal(demo.result.policy, policy)
     assert demo.result.expected_reward == policy @ proxy
     assert demo.result.expected_true_reward == policy @ true
+    assert demo.result.overstatement == pytest.approx(0.5 * (policy @ np.array(demo.bias)))
     assert demo.result.kl == tilt.kl_divergence(policy, demo.reference)
     assert demo.result.objective == pytest.approx(policy @ proxy - 2.0 * demo.result.kl)
 
@@ -52,6 +53,8 @@ def test_with_a_gap_the_proxy_rises_and_the_truth_falls():
     ({"reference": [0.5, 0.5]}, "rewards is missing"),
     ({"labels": ["a"]}, "labels has 1 entries; expected 8"),
     ({"bias": [1.0]}, "bias has 1 entries; expected 8"),
+    ({"reference": [0.0, 0.0], "rewards": [1, 2]}, "reference sums to 0; expected probabilities"),
+    ({"reference": [0.5, 0.5], "rewards": [1e308, 0]}, "size 1e.308 over beta=0.05 overflows"),
     ({"beta_range": (2, 1)}, "beta_range is .*; expected two positive numbers"),
     ({"reward_shift": math.nan}, "reward_shift is nan"),
     ({"proxy_gap": math.inf}, "proxy_gap is inf"),

@@ -122,10 +122,36 @@ def one_after_the_other(first, second, rewards, first_beta, second_beta):
     return _tilt(second, first_beta * np.log(_tilt(first, rewards, first_beta)), second_beta)
 
 
+# --- landing --------------------------------------------------------------------------------------
+
+
+def only_beta_doubled(reference, rewards, beta):
+    return _tilt(reference, rewards, 2 * beta)
+
+
+def only_the_reference_flattened(reference, rewards, beta):
+    root = np.sqrt(reference)
+    return _tilt(root / root.sum(), rewards, beta)
+
+
+def as_if_detached(reference, rewards, beta):
+    return _tilt(reference, rewards, beta)
+
+
+def beta_halved(reference, rewards, beta):
+    return _tilt(reference, rewards, beta / 2)
+
+
+def no_reference(reference, rewards, beta):
+    return _tilt(np.full(len(reference), 1 / len(reference)), rewards, beta)
+
+
 WRONG = {
     "implied_rewards": [not_centred, centred_under_the_policy, without_beta, turned_round],
     "repaired_tilt": [constant_gone_only, maximum_mended_only, smaller_constant,
                       nothing_subtracted],
     "beta_for_kl": [wrong_direction, range_too_small, the_square_root_law, coarse_grid],
     "tilt_two_anchors": [arithmetic_mixture, plain_product, average_beta, one_after_the_other],
+    "landing": [only_beta_doubled, only_the_reference_flattened, as_if_detached, beta_halved,
+                no_reference],
 }

@@ -1,0 +1,249 @@
+"""The estimator explorer in a real browser: it draws Python's samples and shows Python's numbers.
+
+The chapter has it twice: on two bell curves, and on two distributions over a first word.
+"""
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from rlhf_lib.widgets import EstimatorExplorer
+from rlhf_lib.widgets.estimator_explorer import RUNS
+
+CHAPTER = "book/alignment/kl-estimators.html"
+EXACT = 1e-9  # the page and Python compute in the same precision
+STATE = """() => Object.values(JSON.parse(document.querySelector(
+  'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
+  .map((record) => record.state).filter((state) => state._esm && state.policy)"""
+
+
+class Demo:
+    """One explorer on a page: what it shows, and how a reader moves it."""
+
+    def __init__(self, page, place: int) -> None:
+        self.page, self.seed = page, 0
+        self.root = page.locator(".rlhf-estimators").nth(place)
+        self.root.locator(".rlhf-hist").first.wait_for()
+        # the two models in the saved state, told apart by their size: 191 points, or a vocabulary
+        states = sorted(page.evaluate(STATE), key=lambda state: len(state["policy"]))
+        saved = states[place]
+        self.saved = {name: saved[name] for name in ("reference", "policy", "distance_range",
+                                                     "presets")}
+
+    def control(self, name: str):
+        return self.root.locator(f'[data-control="{name}"]')
+
+    def number(self, selector: str) -> float:
+        return float(self.root.locator(selector).get_attribute("data-value"))
+
+    def settings(self) -> dict:
+        return {"distance": self.number('[data-setting="distance"]'),
+                "samples": int(self.number('[data-setting="samples"]')), "seed": self.seed}
+
+    def check(self) -> dict:
+        """Compare everything on display with Python, and return the settings."""
+        settings = self.settings()
+        expected = EstimatorExplorer(**self.saved, **settings).result
+        assert self.number('[data-name="kl"]') == pytest.approx(expected.kl, abs=EXACT)
+        assert float(self.root.locator(".rlhf-exact").get_attribute("data-kl")) == pytest.approx(
+            expected.kl, abs=EXACT)
+        for name in ("k1", "k2", "k3"):
+            estimator = getattr(expected, name)
+            for column, value, digits in (
+                    ("expected", estimator.expected, 4), ("std", estimator.std / expected.kl, 2),
+                    ("mean", estimator.mean, 4), ("spread", estimator.spread, 4),
+                    ("below_zero", estimator.below_zero, 3), ("below_kl", estimator.below_kl, 3)):
+                cell = f'[data-name="{name}-{column}"]'
+                assert self.number(cell) == pytest.approx(value, rel=1e-7, abs=EXACT), cell
+                shown = float(self.root.locator(cell).text_content().replace("−", "-"))
+                assert shown == pytest.approx(value, abs=.51 * 10 ** -digits), cell
+        self.check_bars(expected)
+        return settings
+
+    def check_bars(self, expected) -> None:
+        """A bar for each bin that is not empty, as high as its share of the tallest."""
+        bars = self.root.locator("rect.rlhf-hist").evaluate_all(
+            "(bars) => bars.map((b) => Number(b.getAttribute('height')))")
+        counts = [[int(c) for c in getattr(expected, name).counts if c]
+                  for name in ("k1", "k2", "k3")]
+        wanted = [60 * c / max(row) for row in counts for c in row]
+        assert bars == pytest.approx(wanted, abs=1e-6)
+        said = self.root.locator(".rlhf-beyond").all_text_contents()
+        beyond = [getattr(expected, name).beyond for name in ("k1", "k2", "k3")]
+        assert said == [f"{n} of {RUNS} runs beyond →" for n in beyond if n]
+
+
+def explorer(page, place: int = 0, base: str | None = None) -> Demo:
+    page.set_default_timeout(60_000)
+    page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
+    return Demo(page, place)
+
+
+@pytest.mark.parametrize("place, source", [(0, "http"), (1, "http"), (0, "file")])
+def test_starts_with_pythons_numbers(page, place, source):
+    demo = explorer(page, place, page.base if source == "http" else page.folder)
+    assert demo.check()["distance"] == 1
+    assert (page.errors, page.outside) == ([], [])
+
+
+def test_keyboard_moves_both_sliders(page):
+    demo = explorer(page)
+    demo.control("distance").focus()
+    for key in ["ArrowRight"] * 6:
+        page.keyboard.press(key)
+    assert demo.check()["distance"] == 1.3
+    page.keyboard.press("Home")
+    assert demo.check()["distance"] == .05
+    page.keyboard.press("End")
+    assert demo.check()["distance"] == 3
+    demo.control("samples").focus()
+    page.keyboard.press("ArrowLeft")
+    assert demo.check()["samples"] == 8
+    page.keyboard.press("End")
+    assert demo.check()["samples"] == 256
+    assert "256" in demo.control("samples").get_attribute("aria-valuetext")
+
+
+@pytest.mark.parametrize("distance", ["0.1", "1", "2"])
+def test_buttons_set_the_rows_of_the_table(page, distance):
+    demo = explorer(page)
+    demo.root.locator(f'[data-distance="{distance}"]').click()
+    assert demo.check()["distance"] == float(distance)
+    assert demo.number('[data-name="kl"]') == pytest.approx(float(distance) ** 2 / 2)
+    assert demo.root.locator('[aria-pressed="true"]').get_attribute("data-distance") == distance
+
+
+def test_draw_again_draws_the_next_samples(page):
+    demo = explorer(page)
+    before = demo.number('[data-name="k1-mean"]')
+    demo.control("again").click()
+    demo.seed = 1
+    demo.check()
+    assert demo.number('[data-name="k1-mean"]') != before
+    assert demo.number('[data-name="k1-expected"]') == pytest.approx(.5)
+
+
+def test_two_explorers_on_a_page_are_apart(page):
+    first, second = explorer(page), Demo(page, 1)
+    first.root.locator('[data-distance="2"]').click()
+    first.check()
+    assert second.check()["distance"] == 1
+
+
+def test_k2_settles_beside_the_truth_and_most_runs_of_k3_are_below_it(page):
+    """What the text says to look for."""
+    demo = explorer(page)
+    demo.control("samples").focus()
+    page.keyboard.press("End")
+    demo.check()
+    kl, mean = demo.number('[data-name="kl"]'), demo.number('[data-name="k2-mean"]')
+    assert mean - kl > 10 * demo.number('[data-name="k2-spread"]') / math.sqrt(RUNS)
+    demo.root.locator('[data-distance="2"]').click()
+    for _ in range(4):
+        demo.control("samples").press("ArrowLeft")
+    assert demo.check()["samples"] == 16
+    assert demo.number('[data-name="k3-below_kl"]') > .6 > demo.number('[data-name="k1-below_kl"]')
+
+
+RENDER = """async ([first, then]) => {
+  const states = Object.values(JSON.parse(document.querySelector(
+    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
+  const state = {...states.find((s) => s.state._esm && s.state.policy).state, ...first};
+  const heard = {};
+  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
+    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
+  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
+  const el = document.createElement("div");
+  document.querySelector("article").prepend(el);
+  (await import(url)).default.render({ model, el });
+  for (const [key, value] of Object.entries(then)) {
+    state[key] = value;
+    for (const f of heard[`change:${key}`] ?? []) f();
+  }
+  const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
+  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
+           drawn: el.querySelectorAll(".rlhf-hist").length, inside: figure.innerHTML };
+}"""
+
+
+@pytest.mark.parametrize("bad, says", [
+    ({"policy": [.5, .5]}, "policy has 2 entries; expected"),
+    ({"policy": []}, "policy is empty"),
+    ({"reference": [.5, .6], "policy": [.5, .5]}, "reference sums to 1.1; expected"),
+    ({"reference": [.5, .5], "policy": [1, 0]}, "policy[1] is 0; expected positive probabilities"),
+    ({"reference": [.5, .5], "policy": [None, 1]}, "policy[0] is null; expected finite numbers"),
+    ({"distance": "far"}, "distance is far; expected a number"),
+    ({"distance_range": [3, 1]}, "distance_range is 3,1; expected two positive numbers"),
+    ({"samples": 3}, "samples is 3; expected a power of two"),
+    ({"seed": -1}, "seed is -1; expected 0 to"),
+    ({"reference": [.5, .5], "policy": [1, 1e-300], "distance": 1.2}, "spread of k3 is beyond"),
+])
+def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
+    from_the_start = page.evaluate(RENDER, [bad, {}])
+    assert says in from_the_start["text"] and not from_the_start["figure"]
+    later = page.evaluate(RENDER, [{}, bad])
+    assert says in later["text"] and later["figure"] and later["drawn"]
+    assert page.errors == []
+
+
+def test_equal_policies_are_drawn(page):
+    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
+    state = {"reference": [.5, .5], "policy": [.5, .5]}
+    shown = page.evaluate(RENDER, [state, {}])
+    assert shown["text"] == "" and shown["figure"] and shown["drawn"]
+    assert not re.search("NaN|Infinity", shown["inside"])
+
+
+def test_fits_and_works_on_a_phone(page):
+    page.set_viewport_size({"width": 375, "height": 800})
+    demo = explorer(page)
+    box = demo.root.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
+    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
+        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
+    assert beyond == []
+    demo.root.locator('[data-distance="2"]').click()
+    assert demo.check()["distance"] == 2
+
+
+def test_controls_have_names_and_changes_are_announced(page):
+    demo = explorer(page)
+    for control in demo.root.locator("input, button").all():
+        assert control.get_attribute("aria-label"), control.evaluate("e => e.outerHTML")
+    for control in demo.root.locator("input").all():  # else JupyterLab takes the arrow keys
+        assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
+    assert "exact KL" in demo.root.locator(".rlhf-plot").get_attribute("aria-label")
+    demo.root.locator('[data-distance="2"]').click()
+    page.wait_for_function("document.querySelector('.rlhf-estimators [aria-live=polite]')"
+                           ".textContent.includes('distance 2')")
+    assert "2.0000" in demo.root.locator("[aria-live=polite]").text_content()
+
+
+CONTRAST = """(root) => {
+  const rgb = (css) => css.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
+  let paper = root;
+  while (rgb(getComputedStyle(paper).backgroundColor)[3] === 0) paper = paper.parentElement;
+  const below = light(rgb(getComputedStyle(paper).backgroundColor));
+  const parts = [[".rlhf-tile output", "color"], [".rlhf-bars tbody td", "color"],
+    [".rlhf-legend", "color"], [".rlhf-hist-name", "fill"], [".rlhf-hist", "fill"],
+    [".rlhf-exact", "stroke"]];
+  return parts.map(([selector, property]) => {
+    const ink = light(rgb(getComputedStyle(root.querySelector(selector))[property]));
+    return (Math.max(ink, below) + .05) / (Math.min(ink, below) + .05);
+  });
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_bars_stand_out_from_the_page(page, theme):
+    demo = explorer(page)
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    page.wait_for_timeout(400)  # the theme fades its colours
+    assert min(demo.root.evaluate(CONTRAST)) >= 4.5

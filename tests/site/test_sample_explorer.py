@@ -1,0 +1,229 @@
+"""The sample explorer in a real browser: replies and numbers are Python's, whatever moves it."""
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from rlhf_lib.widgets import SampleExplorer
+
+CHAPTER = "book/alignment/alignment-problem.html"
+LISTS = ("prompts", "stages", "temperatures", "styles", "replies", "counts", "totals")
+EXACT = 1e-12
+STATE = """() => Object.values(JSON.parse(document.querySelector(
+    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
+    .map((record) => record.state).find((s) => s._esm && s.replies)"""
+
+
+def twin(state: dict) -> SampleExplorer:
+    """The demo in Python with the samples that the page has."""
+    row = dict(stage="", temperature=1.0, prompt="", completion="", style="", gold=0.0, asked=True)
+    demo = SampleExplorer([row], [row])
+    for name in LISTS + ("prompt", "stage", "temperature"):
+        setattr(demo, name, state[name])
+    return demo
+
+
+class Demo:
+    """The explorer on its page: what it shows, and how a reader moves it."""
+
+    def __init__(self, page, base: str | None = None) -> None:
+        page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
+        page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
+        self.page = page
+        self.root = page.locator(".rlhf-samples").first
+        self.root.locator(".rlhf-reply").first.wait_for()
+        self.python = twin(page.evaluate(STATE))
+
+    def control(self, name: str):
+        return self.root.locator(f'[data-control="{name}"]')
+
+    def stage(self, name: str):
+        return self.root.locator(f'[data-stage="{name}"]')
+
+    def value(self, selector: str) -> float:
+        return float(self.root.locator(selector).get_attribute("data-value"))
+
+    def to(self, temperature: float) -> None:
+        """Move the temperature by the keyboard."""
+        self.control("temperature").focus()
+        self.page.keyboard.press("Home")
+        for _ in range(self.python.temperatures.index(temperature)):
+            self.page.keyboard.press("ArrowRight")
+
+    def check(self) -> tuple[int, str, float]:
+        """Compare everything on display with Python, and return the settings."""
+        pressed = self.root.locator('[data-stage][aria-pressed="true"]')
+        assert pressed.count() == 1
+        settings = (int(self.control("prompt").input_value()), pressed.text_content(),
+                    self.value('[data-setting="temperature"]'))
+        self.python.prompt, self.python.stage, self.python.temperature = settings
+        expected = self.python.result
+        shown = [(row.locator(".rlhf-reply-text").text_content(),
+                  row.locator(".rlhf-reply-style").text_content(),
+                  float(row.locator(".rlhf-reply-gold").get_attribute("data-value")))
+                 for row in self.root.locator(".rlhf-reply").all()]
+        assert shown == [tuple(reply) for reply in expected.replies]
+        assert self.value('[data-name="gold"]') == pytest.approx(expected.gold, abs=EXACT)
+        assert self.value('[data-interval="gold"]') == pytest.approx(expected.gold_margin,
+                                                                     abs=EXACT)
+        assert self.value('[data-name="asked"]') == pytest.approx(expected.asked, abs=EXACT)
+        text = self.root.locator('[data-name="gold"]').text_content().replace("−", "-")
+        assert float(text) == pytest.approx(expected.gold, abs=5.01e-3)
+        cells = self.root.locator("td.rlhf-share").all()
+        for cell, style in zip(cells, self.python.styles, strict=True):
+            numbers = [float(cell.get_attribute(f"data-{name}")) for name in
+                       ("value", "low", "high")]
+            assert numbers == pytest.approx([expected.shares[style], *expected.intervals[style]],
+                                            abs=EXACT)
+        bars = self.root.locator(".rlhf-bar:not(.rlhf-bar-ref)").all()
+        widths = [float(bar.get_attribute("style").split(":")[1].rstrip("%;")) for bar in bars]
+        widest = max(max(counts) / totals[0] for s, t in zip(self.python.counts, self.python.totals)
+                     for counts, totals in zip(s, t))  # one scale for all settings
+        assert widths == pytest.approx([100 * share / widest for share in
+                                        expected.shares.values()], abs=0.01)
+        return settings
+
+
+@pytest.mark.parametrize("source", ["http", "file"])
+def test_starts_with_pythons_numbers(page, source):
+    demo = Demo(page, page.base if source == "http" else page.folder)
+    assert demo.check() == (0, "base", 1.0)
+    assert (page.errors, page.outside) == ([], [])
+
+
+def test_every_stage_and_temperature(page):
+    demo = Demo(page)
+    for stage, temperature in itertools.product(demo.python.stages, demo.python.temperatures):
+        demo.stage(stage).click()
+        demo.to(temperature)
+        assert demo.check() == (0, stage, temperature)
+
+
+def test_keyboard_alone(page):
+    demo = Demo(page)
+    demo.control("prompt").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")  # past the first stage
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")  # past the last
+    page.keyboard.press("ArrowLeft")
+    prompt, stage, temperature = demo.check()
+    assert (prompt, stage, temperature) == (1, demo.python.stages[1], 0.7)
+    assert "0.7" in demo.control("temperature").get_attribute("aria-valuetext")
+    page.keyboard.press("End")
+    assert demo.check()[2] == max(demo.python.temperatures)
+
+
+def test_every_request_can_be_chosen(page):
+    demo = Demo(page)
+    options = demo.control("prompt").locator("option").all_text_contents()
+    assert options == demo.python.prompts and len(set(options)) == 6
+    for place in range(len(options)):
+        demo.control("prompt").select_option(str(place))
+        assert demo.check()[0] == place
+
+
+# A state that Python would refuse, put straight into the page.
+RENDER = """async ([first, then]) => {
+  const states = Object.values(JSON.parse(document.querySelector(
+    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
+  const state = {...states.find((s) => s.state._esm && s.state.replies).state, ...first};
+  const heard = {};
+  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
+    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
+  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
+  const el = document.createElement("div");
+  document.querySelector("article").prepend(el);
+  (await import(url)).default.render({ model, el });
+  for (const [key, value] of Object.entries(then)) {
+    state[key] = value;
+    for (const f of heard[`change:${key}`] ?? []) f();
+  }
+  const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
+  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
+           drawn: el.querySelectorAll(".rlhf-reply").length };
+}"""
+
+
+@pytest.mark.parametrize("bad, says", [
+    ({"prompts": []}, "prompts is empty; expected recorded samples"),
+    ({"prompt": 99}, "prompt is 99; expected 0 to 5"),
+    ({"prompt": None}, "prompt is null; expected 0 to 5"),
+    ({"stage": "ppo"}, "stage is ppo; expected one of base, SFT, aligned"),
+    ({"temperature": 0.9}, "temperature is 0.9; expected one of 0.3, 0.7, 1, 1.5"),
+    ({"totals": []}, "totals of stage base at temperature 0.3 are undefined"),
+    ({"totals": [[[0, 0, 0, 0]] * 4] * 3}, "totals of stage base at temperature 0.3 are [0,0,0,0]"),
+    ({"counts": [[[1]] * 4] * 3}, "counts of stage base at temperature 0.3 are [1]; expected 10"),
+    ({"replies": [[[[]] * 4] * 3] * 6}, "replies to prompt 0 of stage base at temperature 0.3"),
+])
+def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+    Demo(page)
+    from_the_start = page.evaluate(RENDER, [bad, {}])
+    assert says in from_the_start["text"] and not from_the_start["figure"]
+    later = page.evaluate(RENDER, [{}, bad])
+    assert says in later["text"] and later["figure"] and later["drawn"]
+    assert page.errors == []
+
+
+def test_fits_and_works_on_a_phone(page):
+    page.set_viewport_size({"width": 375, "height": 800})
+    demo = Demo(page)
+    box = demo.root.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
+    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
+        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
+    assert beyond == []
+    demo.stage("aligned").click()
+    assert demo.check()[1] == "aligned"
+
+
+def test_controls_have_names_and_changes_are_announced(page):
+    demo = Demo(page)
+    for control in demo.root.locator("input, button, select").all():
+        assert control.get_attribute("aria-label"), control.evaluate("e => e.outerHTML")
+    for control in demo.root.locator("input, select").all():  # else JupyterLab takes the arrows
+        assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
+    demo.stage("SFT").click()
+    page.wait_for_function("document.querySelector('.rlhf-samples [aria-live=polite]')"
+                           ".textContent.includes('SFT at temperature 1')")
+    demo.check()
+    said = demo.root.locator("[aria-live=polite]").text_content()
+    assert f"{demo.python.result.gold:.2f}" in said
+    assert demo.python.result.replies[0][0] in said
+
+
+def test_saved_state_is_small(page):
+    demo = Demo(page)
+    assert len(json.dumps(demo.page.evaluate(STATE))) < 60_000
+
+
+CONTRAST = """(root) => {
+  const rgb = (css) => css.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
+  const paper = (part) => {
+    while (rgb(getComputedStyle(part).backgroundColor)[3] === 0) part = part.parentElement;
+    return light(rgb(getComputedStyle(part).backgroundColor));
+  };
+  const parts = [".rlhf-tile output", ".rlhf-reply-text", ".rlhf-reply-gold", ".rlhf-bars tbody th",
+    ".rlhf-legend", ".rlhf-select", '.rlhf-button[aria-pressed="true"]'];
+  return parts.map((selector) => {
+    const part = root.querySelector(selector);
+    const ink = light(rgb(getComputedStyle(part).color)), below = paper(part);
+    return (Math.max(ink, below) + .05) / (Math.min(ink, below) + .05);
+  });
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_the_page(page, theme):
+    demo = Demo(page)
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    page.wait_for_timeout(400)  # the theme fades its colours
+    assert min(demo.root.evaluate(CONTRAST)) >= 4.5
