@@ -29,6 +29,7 @@ class Recorder:
         return [0.] * len(completions)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of TRL about transformers
 def test_the_grpo_trainer_runs_with_our_rewards(tmp_path):
     learned = LearnedReward(reward_model(), tokenizer())
     greets = VerifiableReward(lambda prompt, completion, name: name in completion.split()[:9],
