@@ -46,7 +46,7 @@ class BestOfN:
     prompts: list[str]
     completions: list[str]  # the best of each prompt; of equal ones the first
     best: Tensor  # (P,) which of the n it is
-    scores: Tensor  # (P, n), cut-off completions with the penalty taken off
+    scores: Tensor  # (P, n), less the penalty where a completion was cut off
     finished: Tensor  # (P, n) whether a completion ended by itself
     samples: list[list[str]]  # all n of each prompt
 

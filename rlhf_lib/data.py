@@ -139,6 +139,8 @@ def load_prompts(source: str | os.PathLike, split: str = "train", data_dir: str 
         if "prompt" in row:
             (prompt,) = _as_text(row["prompt"], tokenizer=tokenizer)
         else:
+            if not isinstance(row["text"], str | None):
+                raise ValueError(f"a row has {row['text']!r} as its text; expected text")
             prompt = _first(row["text"] or "", length, tokenizer)
         row.pop("text", None)
         if prompt.strip():
@@ -243,10 +245,11 @@ def _as_text(prompt, *replies, tokenizer) -> tuple:
     """Prompt and replies as text; what is text already stays as it is."""
     if not prompt:
         return ("", *replies)
-    if not all(part is None or isinstance(part, type(prompt)) for part in replies):
-        raise ValueError(f"a row has {type(prompt).__name__} and "
-                         f"{', '.join(type(part).__name__ for part in replies)}; expected text, or "
-                         "messages, for prompt and replies alike")
+    if not isinstance(prompt, (str, list)) or \
+            not all(part is None or isinstance(part, type(prompt)) for part in replies):
+        kinds = ", ".join(type(part).__name__ for part in (prompt, *replies))
+        raise ValueError(f"a row has {kinds}; expected text, or messages, for prompt and replies "
+                         "alike")
     if isinstance(prompt, str):
         return (prompt, *replies)
     replies = [reply or [] for reply in replies]

@@ -200,7 +200,7 @@ def gspo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
               epsilon: float = 3e-4, epsilon_high: float | None = 4e-4) -> Tensor:
     """The clipped surrogate of one ratio per completion: the geometric mean of its tokens' ratios.
 
-    Such a mean hardly leaves 1, so its clip is a thousand times narrower than PPO's.
+    Such a mean hardly leaves 1, so its clip is hundreds of times narrower than PPO's.
 
     Source: GSPO, Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7. Chapter: grpo-variants.
 

@@ -32,6 +32,11 @@ class RunLog:
         The `step_number` of the checkpoint that the run continues from. Records of later steps
         are cut off: the run died after logging them, and will write them again.
 
+    Raises
+    ------
+    ValueError
+        If a line of the log to continue is damaged, other than the last.
+
     Examples
     --------
     >>> import tempfile
@@ -49,6 +54,7 @@ class RunLog:
         text = self.path.read_bytes()
         whole = text[:text.rfind(b"\n") + 1].splitlines(keepends=True)
         if resume_at is not None:
+            read_log(self.path)  # names a damaged line
             whole = [line for line in whole if json.loads(line).get("step", 0) <= resume_at]
         if sum(map(len, whole)) < len(text):
             self.file.truncate(sum(map(len, whole)))  # steps only grow: what is cut is the end

@@ -114,6 +114,12 @@ def test_baselines_and_scales_by_hand():
     (lambda: masked_mean(torch.ones(2), torch.zeros(2)), "mask is 0 everywhere"),
     (lambda: gae(torch.ones(1, 2), torch.ones(1, 3), torch.ones(1, 2)), "values has shape"),
     (lambda: gae(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 2), lam=1.5), "lam is 1.5"),
+    (lambda: token_rewards(torch.ones(2, 1), torch.ones(2, 3), torch.ones(2, 3), .1),
+     "scores has shape"),
+    (lambda: token_rewards(torch.ones(2), torch.ones(2, 3), torch.ones(2, 1), .1),
+     "mask has shape"),
+    (lambda: token_rewards(torch.ones(2), torch.ones(2, 2), torch.tensor([[1, 1], [0, 0]]), .1),
+     "a row of zeros"),
     (lambda: group_advantages(torch.ones(30), 8), "a multiple of group_size=8"),
     (lambda: group_advantages(torch.ones(4), 1), "group_size is 1; expected at least 2"),
     (lambda: group_advantages(torch.ones(4), 2, baseline="median"), "baseline is 'median'"),
@@ -130,3 +136,31 @@ def test_whatever_stands_on_the_padding_stays_there():
     clean, dirty = (torch.tensor([[1., 2., x]]) for x in (0., float("nan")))
     for got, expected in zip(gae(dirty, dirty, mask), gae(clean, clean, mask), strict=True):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+@pytest.mark.parametrize("scale", ["std", "batch", "none"])
+@pytest.mark.parametrize("reward, size", [(1000.1, 3), (12.3, 8), (-7e5 / 3, 7)])
+def test_equal_rewards_give_zeros_and_not_the_rounding_of_their_mean(baseline, scale, reward, size):
+    assert torch.equal(group_advantages(torch.full((2 * size,), reward), size, baseline, scale),
+                       torch.zeros(2 * size))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.double])
+def test_verdicts_of_any_kind_are_rewards(kind):
+    rewards = torch.tensor([1, 0, 0, 1, 1, 1])
+    assert torch.allclose(group_advantages(rewards.to(kind), 3).float(),
+                          group_advantages(rewards.float(), 3))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int, torch.float, torch.half])
+def test_a_mask_may_be_of_any_kind(kind):
+    log_ratio, mask = torch.tensor([[1., -1., 7.]]), torch.tensor([[1, 1, 0]])
+    for call in (lambda m: token_rewards(torch.tensor([2.]), log_ratio, m, .5),
+                 lambda m: masked_whiten(log_ratio, m), lambda m: returns_to_go(log_ratio, m)):
+        assert torch.equal(call(mask.to(kind)), call(mask))
+
+
+def test_rewards_in_whole_numbers_are_discounted():
+    assert returns_to_go(torch.tensor([[0, 0, 1]]), torch.ones(1, 3), gamma=.5).tolist() == \
+        [[.25, .5, 1.]]

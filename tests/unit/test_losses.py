@@ -191,6 +191,16 @@ def test_dpo_pulls_harder_on_a_pair_that_it_has_wrong():
     (lambda: aggregate(torch.ones(2, 2), torch.tensor([[1, 1], [0, 0]]), "sequences"),
      "a row of zeros"),
     (lambda: sft_loss(torch.ones(2, 3), torch.ones(2, 2)), "mask has shape"),
+    (lambda: aggregate(torch.ones(2, 3), torch.ones(2, 1), "budget", budget=3), "mask has shape"),
+    (lambda: clipped_policy_loss(torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 1)),
+     "old_logprobs has shape"),
+    (lambda: cispo_loss(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2, 1)),
+     "old_logprobs has shape"),
+    (lambda: clipped_value_loss(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 1)),
+     "returns has shape"),
+    (lambda: kto_loss(torch.ones(2), torch.tensor([1, 0]), 0.), "desirable is of torch.int64"),
+    (lambda: kto_loss(torch.ones(2), torch.ones(2, 1, dtype=torch.bool), 0.),
+     "desirable has shape"),
 ])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
@@ -208,3 +218,14 @@ def test_advantages_along_the_wrong_axis_are_refused(loss):
     assert loss(torch.ones(3, 1)).shape == (3, 3)
     with pytest.raises(ValueError, match=r"advantages has shape \(3,\).*expected \(B, T\), or"):
         loss(torch.ones(3))
+
+
+@pytest.mark.parametrize("loss", [
+    bradley_terry_loss, simpo_loss,
+    lambda chosen, rejected: dpo_loss(chosen, rejected, torch.zeros(3), torch.zeros(3)),
+    lambda chosen, rejected: ipo_loss(chosen, rejected, torch.zeros(3), torch.zeros(3))])
+def test_pairs_that_would_broadcast_to_all_pairs_are_refused(loss):
+    """(B,) beside (B, 1), as a head gives it, would compare each chosen with every rejected one."""
+    assert loss(torch.ones(3), torch.zeros(3)).shape == ()
+    with pytest.raises(ValueError, match=r"rejected has shape \(3, 1\)"):
+        loss(torch.ones(3), torch.zeros(3, 1))

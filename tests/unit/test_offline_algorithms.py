@@ -283,6 +283,8 @@ def test_best_of_n_chooses_the_first_of_the_best():
         assert result.best[p] == expected.index(max(expected))
         assert result.completions[p] == result.samples[p][result.best[p]]
     words = result.score_all(count_words)
+    with pytest.raises(ValueError, match="returned 3 rewards; expected"):
+        result.score_all(lambda prompts, completions: [1.] * 3)
     assert words[1, 2] == len(result.samples[1][2].split()) and words.shape == (4, 8)
     ties = best_of_n(model, tokenizer(), RAGGED, lambda prompts, completions: [0.] * len(prompts),
                      n=3, max_new_tokens=4, missing_eos_penalty=0.)
@@ -444,6 +446,7 @@ def test_a_column_of_the_wrong_kind_is_named(name, dataset, message):
     ("simpo", dict(reference=policy()), "reference is a model and loss_type 'simpo'"),
     ("kto", dict(batch_size=1), "batch_size is 1; expected at least 2 for 'kto'"),
     ("rejection", dict(temperature=0.), "temperature is 0.0; expected a positive number"),
+    ("rejection", dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
 ])
 def test_bad_settings_are_named(name, settings, message):
     with pytest.raises(ValueError, match=message):

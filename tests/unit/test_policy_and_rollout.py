@@ -3,8 +3,9 @@ import copy
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, policy, tokenizer
+from tests.unit.small import RAGGED, count_words, policy, tokenizer
 
+from rlhf_lib.best_of_n import best_of_n
 from rlhf_lib.policy import (SCALES, choose_scale, completion_logits, count_parameters, encode,
                              encode_prompts, entropy, load_policy, new_policy, token_logprobs)
 from rlhf_lib.rollout import sample
@@ -190,3 +191,15 @@ def test_a_corrupt_checkpoint_is_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match="expected a readable checkpoint"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("prompts, message", [
+    ("write", "prompts is the text 'write'; expected a list of texts"),
+    (["write", None], r"prompts\[1\] is None; expected text")])
+def test_prompts_that_are_no_list_of_texts_are_named(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        sample(policy(), tokenizer(), prompts, 2)
+    with pytest.raises(ValueError, match=message):
+        best_of_n(policy(), tokenizer(), prompts, count_words, 2)
+    with pytest.raises(ValueError, match=message.replace("prompts", "completions")):
+        encode(tokenizer(), ["write"], prompts)

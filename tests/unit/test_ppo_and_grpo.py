@@ -247,10 +247,18 @@ def test_a_corrupt_checkpoint_is_named(make, tmp_path, part):
     (dict(beta=-.1), "beta is -0.1; expected 0 or more"),
     (dict(learning_rate=float("nan")), "learning_rate is nan"),
     (dict(max_new_tokens=0), "max_new_tokens is 0"),
+    (dict(max_grad_norm=0.), "max_grad_norm is 0.0"),
+    (dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
 ])
 def test_bad_settings_are_named(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_bad_settings_of_ppo_alone_are_named():
+    for name, value in (("num_ppo_epochs", 0), ("critic_learning_rate", -1.)):
+        with pytest.raises(ValueError, match=f"{name} is {value}; expected a positive number"):
+            ppo(**{name: value})
 
 
 def test_groups_must_fit_the_batch():

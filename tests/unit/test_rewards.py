@@ -474,3 +474,18 @@ def test_soft_overlong_punishment_falls_from_0_to_minus_1():
     completions = [" ".join(["x"] * n) for n in (0, 6, 7, 8, 9, 10, 11, 40)]
     assert reward([""] * 8, completions) == [0., 0., -.25, -.5, -.75, -1., -1., -1.]
     assert soft_overlong_punishment(3, 0)(["", ""], ["x x x", "x x x x"]) == [0., -1.]
+
+
+def test_an_encoder_is_refused_as_a_reward_model():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    model = BertForSequenceClassification(BertConfig(
+        vocab_size=len(tokenizer()), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, num_labels=1))
+    with pytest.raises(ValueError, match="model is a BertForSequenceClassification; expected"):
+        LearnedReward(model, tokenizer())
+
+
+def test_rewards_that_carry_a_graph_are_cut_from_it():
+    weight = torch.ones(2, requires_grad=True)
+    assert not call_reward(lambda prompts, completions: weight, ["a"] * 2, ["b"] * 2).requires_grad

@@ -64,11 +64,20 @@ def test_a_record_is_on_disk_when_write_returns(tmp_path):
     log.close()
 
 
+def test_what_is_not_finite_is_left_out_as_json_has_no_nan(tmp_path):
+    with RunLog(tmp_path / "log.jsonl") as log:
+        log.write({"step": 1, "reward": .5, "kl": math.nan, "explained_variance": -math.inf})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "reward": 0.5}\n'
+
+
 def test_damage_in_the_middle_of_a_log_is_named(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(ValueError, match="log.jsonl, line 2: expected a JSON object"):
         read_log(path)
+    with pytest.raises(ValueError, match="log.jsonl, line 2: expected a JSON object"):
+        RunLog(path, resume_at=3)
+    assert path.read_text().count("\n") == 3  # nothing is cut off
 
 
 def test_sft_learns_to_write_what_was_demonstrated():

@@ -316,6 +316,10 @@ def test_no_reference_is_needed_without_a_penalty():
     (dict(advantage="mine"), "advantage is 'mine'"),
     (dict(loss="cispo", epsilon_high=.2), "epsilon_high is 0.2; expected more than 1"),
     (dict(num_generations=1), "num_generations is 1; expected at least 2"),
+    (dict(baseline="median"), "baseline is 'median'"),
+    (dict(scale_rewards="yes"), "scale_rewards is 'yes'"),
+    (dict(num_iterations=0), "num_iterations is 0; expected a positive number"),
+    (dict(loss="rloo", epsilon_high=.3), "epsilon_high is 0.3; expected None"),
     (dict(dynamic_sampling=True, max_draws=0), "max_draws=0; expected groups of 2"),
 ])
 def test_bad_settings_are_named(settings, message):
@@ -337,3 +341,15 @@ def test_a_tokenizer_that_cannot_tell_padding_from_the_end_is_named(change):
         encode(broken, ["a"], ["b"])
     with pytest.raises(ValueError, match="expected two different tokens"):
         sample(policy(), broken, RAGGED, 4)
+
+
+def test_the_kl_is_priced_once_in_the_loss_or_in_the_reward():
+    """As `return_to_go` reads rewards token by token, it could take the KL a second time."""
+    given = dict(advantage="return_to_go", beta=.5)
+    advantages = {}
+    for kl_in in ("loss", "reward"):
+        loop = grpo(**given, kl_in=kl_in)
+        rollout = loop.sample_groups()[0]
+        scores = torch.arange(len(rollout), dtype=torch.float)
+        advantages[kl_in] = [loop.advantages(rollout, scores, k * rollout.logprobs) for k in (0, 1)]
+    assert torch.equal(*advantages["loss"]) and not torch.equal(*advantages["reward"])
