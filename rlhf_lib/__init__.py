@@ -5,6 +5,7 @@ Lower layers never import upper ones. Read from the top::
     mathematics   tilt              the exact optimum on finite sets
                   kl                divergence, exact and estimated; adaptive beta
                   advantages        masked statistics, GAE, group baselines
+                  bradley_terry     comparisons: scores that fit them, Borda, agreement
                   losses            every loss, a function of tensors and a mask
     models        policy            a causal LM at a scale; encoding and scoring
                   reward_model      trunk + scalar head; critic
@@ -13,6 +14,7 @@ Lower layers never import upper ones. Read from the top::
     worlds        worlds.letters    prompts, authors, annotators, and a gold utility
                   worlds.sums       additions with a verifier, strict or hackable
                   data              real preferences and prompts, from the hub or from files
+                  labels            comparisons made by hand, in a file that is only added to
     algorithms    sft, reward_training, ppo, grpo, dpo, best_of_n
                                     one file each; training has what they share
     running       evaluation        held-out measurements with their errors

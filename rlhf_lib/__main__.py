@@ -97,7 +97,7 @@ MODELS = {
               "(default: a copy of the reward model, or of the policy with a new head)",
     "ptx": "demonstrations that a ptx coefficient mixes in (default: those of the world)"}
 SHOWN = ("reward", "best_reward", "kl", "loss", "accuracy")  # beside the progress bar
-FREE = ("device", "threads", "save_every")  # may change when a run is resumed
+FREE = ("threads", "save_every")  # may change when a run is resumed
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
@@ -283,9 +283,11 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     try:
         s = SimpleNamespace(**settings)
         for name in ("save_every", "threads", "rows", "eval_rows"):
-            if getattr(s, name, None) is not None and getattr(s, name) < 1:
-                raise ValueError(f"{name} is {getattr(s, name)}; expected at least 1")
-        s.device = s.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            least = 2 if name == "eval_rows" else 1  # of one row there is no standard error
+            if getattr(s, name, None) is not None and getattr(s, name) < least:
+                raise ValueError(f"{name} is {getattr(s, name)}; expected at least {least}")
+        settings["device"] = s.device = usable(
+            s.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if s.threads is not None:
             torch.set_num_threads(s.threads)
         make, Config = commands.COMMANDS[command]
@@ -301,12 +303,18 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         write_json(out / "settings.json", {
             "command": command, "command_line": command_line, "settings": settings,
             "hardware": hardware(s.device), "versions": versions()})
-    evaluation = read_json(out / "evaluation.json") if (out / "evaluation.json").exists() else \
-        {"before": task.measure()}
+    try:
+        evaluation = read_json(out / "evaluation.json") if (out / "evaluation.json").exists() \
+            else {"before": task.measure()}
+    except USER_ERRORS:
+        if not resume:  # nothing has been trained: the corrected command shall find no folder
+            (out / "settings.json").unlink()
+            with suppress(OSError):
+                out.rmdir()
+        raise
     write_json(out / "evaluation.json", evaluation)
     if resume:
-        with suppress(FileNotFoundError):  # stopped before the first checkpoint: from the start
-            loop.resume(out / "checkpoint")
+        take_up(loop, out)
     with RunLog(out / "log.jsonl", resume_at=loop.step_number) as log, Stop() as stop, \
             tqdm(total=last, initial=loop.step_number, desc=command, unit="step",
                  disable=quiet or not sys.stderr.isatty()) as bar:
@@ -328,6 +336,32 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         task.tokenizer.save_pretrained(out / "model")
     path = write_report([out], out)
     print(f"{measurements({out.name: read_run(out)})}\n\nreport: {path}")
+
+
+def take_up(loop, out: Path) -> None:
+    """Continue from the checkpoint; without one from the start, if the run never came to save."""
+    from .runlog import read_log
+
+    try:
+        loop.resume(out / "checkpoint")
+    except FileNotFoundError as error:
+        logged = read_log(out / "log.jsonl") if (out / "log.jsonl").exists() else []
+        last = logged[-1]["step"] if logged else 0
+        if last > read_json(out / "settings.json")["settings"]["save_every"]:
+            raise FileNotFoundError(
+                f"out is {str(out)!r}, whose log goes to step {last}; expected its checkpoint, and "
+                "it is gone (move the folder away to start again)") from error
+
+
+def usable(device: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}; expected one that PyTorch finds here, such as "
+                         f"cpu: {error}") from error
+    return device
 
 
 def hardware(device: str) -> str:
@@ -352,7 +386,10 @@ def versions() -> dict:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged; expected JSON, as a run writes it: {error}") from error
 
 
 def write_json(path: Path, content: dict) -> None:

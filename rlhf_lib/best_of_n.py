@@ -60,7 +60,7 @@ class BestOfN:
 def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: int,
               max_new_tokens: int = 32, temperature: float = 1.,
               generator: torch.Generator | None = None, missing_eos_penalty: float = 1.,
-              batch_size: int = 256) -> BestOfN:
+              batch_size: int = 256, columns: dict[str, list] | None = None) -> BestOfN:
     """Sample n completions for each prompt and choose the one with the highest reward.
 
     Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: choosing.
@@ -78,6 +78,8 @@ def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: 
     batch_size : int
         Completions sampled and scored at once: memory is bounded by it, and the samples depend
         on it.
+    columns : dict of str to list, optional
+        What else is known of each prompt, such as the right answer; handed to the reward.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n is {n} and batch_size {batch_size}; expected at least 1 of each")
@@ -85,12 +87,15 @@ def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: 
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
     repeated = [prompt for prompt in prompts for _ in range(n)]
+    repeated_columns = {name: [value for value in values for _ in range(n)]
+                        for name, values in (columns or {}).items()}
     completions, scores, finished = [], [], []
     for i in range(0, len(repeated), batch_size):
         rollout = sample(policy, tokenizer, repeated[i:i + batch_size], max_new_tokens,
                          temperature, generator)
         completions += rollout.completions
-        scores.append(score(reward, rollout, missing_eos_penalty).cpu())
+        known = {name: values[i:i + batch_size] for name, values in repeated_columns.items()}
+        scores.append(score(reward, rollout, missing_eos_penalty, known).cpu())
         finished.append(rollout.finished.cpu())
     table = torch.cat(scores).view(len(prompts), n)
     samples = [completions[i:i + n] for i in range(0, len(completions), n)]
@@ -181,9 +186,9 @@ class RejectionSampling:
         Trained in place.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=...)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
     dataset : datasets.Dataset
-        Column `prompt`.
+        Column `prompt`; other columns are handed to the reward.
     config : RejectionSamplingConfig
 
     Raises
@@ -205,7 +210,8 @@ class RejectionSampling:
             raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
         self.policy, self.tokenizer = policy, tokenizer
         self.reward, self.config = reward, config
-        self.prompts = column(dataset, "prompt")
+        self.data = {"prompt": column(dataset, "prompt")} | {
+            name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
         train_without_dropout(policy)
         self.optimizer = adam(policy, config.learning_rate)
         self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
@@ -217,10 +223,11 @@ class RejectionSampling:
         """Sample, choose, fine-tune; return the record of the round."""
         start = time.perf_counter()
         c = self.config
-        rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
-        chosen = best_of_n(self.policy, self.tokenizer, [self.prompts[i] for i in rows],
-                           self.reward, c.num_generations, c.max_new_tokens, c.temperature,
-                           self.sampler, c.missing_eos_penalty)
+        rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
+        columns = {name: [values[i] for i in rows] for name, values in self.data.items()}
+        chosen = best_of_n(self.policy, self.tokenizer, columns.pop("prompt"), self.reward,
+                           c.num_generations, c.max_new_tokens, c.temperature, self.sampler,
+                           c.missing_eos_penalty, columns=columns)
         kept = [(chosen.prompts[p], chosen.samples[p][j])
                 for p, j in self.keep(chosen).nonzero().tolist()]
 

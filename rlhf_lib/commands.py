@@ -25,7 +25,7 @@ from .best_of_n import best_of_n_curve
 from .dpo import DPO, DPOConfig
 from .evaluation import evaluate
 from .grpo import GRPO, GRPOConfig
-from .policy import load_policy, load_pretrained, new_policy
+from .policy import add_pad_token, load_policy, load_pretrained, new_policy
 from .ppo import PPO, PPOConfig
 from .reward_model import load_reward_model, new_reward_model
 from .reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
@@ -50,7 +50,7 @@ def start_model(s: SimpleNamespace, source: str | None, name: str):
     shipped = "base" if (s.world, name) == ("sums", "sft") else name  # that one has seen them too
     if source is not None and name == "reward":
         model, tokenizer = load_reward_model(source), load_pretrained(AutoTokenizer, source)
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # it is masked
+        add_pad_token(model, tokenizer)
     elif source is not None:
         model, tokenizer = load_policy(source)
     elif s.scale == "tiny" and shipped in artifacts.ARTIFACTS.get(s.world, ()):
@@ -188,10 +188,12 @@ def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "sft")
     reward = start_reward(s)
     if s.data is not None:
-        prompts = data.load_prompts(s.data, s.split, s.data_dir, tokenizer)["prompt"][:s.rows]
+        table = data.load_prompts(s.data, s.split, s.data_dir, tokenizer)
     else:
-        prompts = WORLDS[s.world].prompts(s.rows or 200, seed=s.seed + 9, held_out=True)["prompt"]
-    loop = Sampling(policy, tokenizer, reward, list(prompts), true_reward(s), config)
+        table = WORLDS[s.world].prompts(s.rows or 200, seed=s.seed + 9, held_out=True)
+    columns = {name: table[name][:s.rows] for name in table.column_names}
+    prompts = columns.pop("prompt")
+    loop = Sampling(policy, tokenizer, reward, prompts, columns, true_reward(s), config)
     return Task(loop, loop.measure)
 
 
@@ -257,17 +259,20 @@ class Sampling:
         Chooses.
     prompts : list of str
         Each is sampled for once, in order.
+    columns : dict of str to list
+        What else the data know of each prompt; handed to `reward`.
     others : dict of str to callable
         Rewards that every sample is measured by besides, such as the world's true one.
     config : SamplingConfig
     """
 
     def __init__(self, policy, tokenizer, reward: RewardFunction, prompts: list[str],
-                 others: dict[str, RewardFunction], config: SamplingConfig = SamplingConfig()):
+                 columns: dict[str, list], others: dict[str, RewardFunction],
+                 config: SamplingConfig = SamplingConfig()):
         check_positive(config, "num_generations", "batch_size", "max_new_tokens", "temperature",
                        *["max_steps"] * (config.max_steps is not None))
         self.policy, self.tokenizer, self.prompts = policy, tokenizer, prompts
-        self.reward, self.others = reward, others
+        self.columns, self.reward, self.others = columns, reward, others
         steps = -(-len(prompts) // config.batch_size)
         self.config = replace(config, max_steps=min(config.max_steps or steps, steps))
         self.step_number = 0
@@ -280,9 +285,11 @@ class Sampling:
         at = self.step_number * c.batch_size
         generator = torch.Generator(self.policy.device).manual_seed(  # a function of the step:
             c.seed * 1_000_003 + self.step_number)                    # a resumed run needs no state
-        found = choose(self.policy, self.tokenizer, self.prompts[at:at + c.batch_size], self.reward,
+        rows = slice(at, at + c.batch_size)
+        found = choose(self.policy, self.tokenizer, self.prompts[rows], self.reward,
                        c.num_generations, c.max_new_tokens, c.temperature, generator,
-                       c.missing_eos_penalty)
+                       c.missing_eos_penalty,
+                       columns={name: values[rows] for name, values in self.columns.items()})
         others = {name: found.score_all(reward).tolist() for name, reward in self.others.items()}
         for i, prompt in enumerate(found.prompts):
             self.rows.append({

@@ -52,7 +52,7 @@ def smooth(values: Sequence[float], window: int = 5) -> list[float]:
 
 
 def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns: int = 2,
-                    window: int = 5):
+                    window: int = 5, labels: dict[str, str] | None = None):
     """One panel a metric, one line a run: the records thin, their trailing mean thick.
 
     Parameters
@@ -64,6 +64,8 @@ def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns
     columns : int
     window : int
         Steps in the trailing mean.
+    labels : dict of str to str, optional
+        Titles of panels, in place of those in `LABELS`.
     """
     rows = -(-len(metrics) // columns)
     fig, axes = figure(columns, rows)
@@ -76,15 +78,16 @@ def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns
                 steps, values = zip(*points)
                 axis.plot(steps, values, color=colour, alpha=.3, linewidth=1)
                 axis.plot(steps, smooth(values, window), color=colour, label=name)
-        axis.set_title(LABELS.get(metric, metric), loc="left")
+        axis.set_title({**LABELS, **(labels or {})}.get(metric, metric), loc="left")
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
-        axes[0].legend(frameon=False)
+        _legend(axes)
     return fig
 
 
-def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str]):
+def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str],
+                     labels: dict[str, str] | None = None):
     """One panel a metric, one line a run: the best of n samples against n, with standard errors.
 
     Parameters
@@ -94,6 +97,8 @@ def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str]):
         metric its mean and `METRIC_se`.
     metrics : sequence of str
         A run without a metric has no line in its panel.
+    labels : dict of str to str, optional
+        Titles of panels, in place of those in `LABELS`.
     """
     fig, axes = figure(2, -(-len(metrics) // 2))
     for axis in axes[len(metrics):]:
@@ -108,11 +113,20 @@ def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str]):
         bounds = {p["n"]: p["kl_bound"] for curve in curves.values() for p in curve}
         axis.set_xticks(list(bounds), [f"{n}\n{bound:.1f}" for n, bound in bounds.items()])
         axis.minorticks_off()
-        axis.set_title(LABELS.get(metric, metric), loc="left")
+        axis.set_title({**LABELS, **(labels or {})}.get(metric, metric), loc="left")
         axis.set_xlabel("best of n; below it, the KL at most, nats")
     if len(curves) > 1:
-        axes[0].legend(frameon=False)
+        _legend(axes)
     return fig
+
+
+def _legend(axes) -> None:
+    """In the first panel, of the runs in any panel: not every run has every metric."""
+    found: dict = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    axes[0].legend(found.values(), found, frameon=False)
 
 
 def stacked_shares(shares: dict[str, dict[str, float]], order: Sequence[str]):

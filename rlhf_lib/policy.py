@@ -115,12 +115,20 @@ def load_policy(source: str | os.PathLike):
 
     model = load_pretrained(AutoModelForCausalLM, source)
     tokenizer = load_pretrained(AutoTokenizer, source)
+    add_pad_token(model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def add_pad_token(model, tokenizer) -> None:
+    """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
+
+    Chapter: scaling-out.
+    """
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
         model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
         model.config.pad_token_id = tokenizer.pad_token_id
-    return model.eval(), tokenizer
 
 
 def load_pretrained(auto_class, source: str | os.PathLike, **options):

@@ -15,6 +15,7 @@ from .runlog import read_log
 HIGHER_IS_BETTER = {"reward", "gold", "accuracy", "explained_variance", "reward_margin"}
 LOWER_IS_BETTER = {"loss", "value_loss"}
 NOT_MEASURED = ("step", "seconds")  # of a record
+REWARD = {"reward": "reward"}  # learned, checked or the user's own: a log does not say
 WINDOW = 5  # steps: a single batch is mostly luck, so the tables average over these
 
 
@@ -134,10 +135,11 @@ def figure(runs: dict[str, dict], path: Path) -> str:
     shown = [metric for metric in plots.LABELS if any(
         len({record[metric] for record in log if metric in record}) > 1 for log in logs.values())]
     if shown:
-        drawn, over = plots.learning_curves(logs, shown[:8], window=WINDOW), "the step"
+        drawn, over = plots.learning_curves(logs, shown[:8], window=WINDOW, labels=REWARD), \
+            "the step"
     elif curves:
         shown, over = curve_metrics([p for curve in curves.values() for p in curve]), "n"
-        drawn = plots.best_of_n_curves(curves, shown)
+        drawn = plots.best_of_n_curves(curves, shown, labels=REWARD)
     else:
         return ""
     drawn.savefig(path, dpi=150)
@@ -148,7 +150,8 @@ def learning_curves(runs: dict[str, dict]) -> str:
     """The table of every metric in the logs: where it began, where it ended, and its best."""
     rows = []
     for name, run in runs.items():
-        for metric in run["records"][0] if learns(run) else ():
+        for metric in dict.fromkeys(key for r in run["records"] for key in r) if learns(run) \
+                else ():
             steps, values = zip(*((r["step"], r[metric]) for r in run["records"] if metric in r))
             if metric not in NOT_MEASURED:
                 window = min(WINDOW, -(-len(values) // 2))

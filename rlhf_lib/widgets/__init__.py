@@ -5,11 +5,15 @@ A demo `name` is two files, `name.py` and `name.js`; helpers and styles that dem
 in `common.js` and `common.css`.
 """
 
+from rlhf_lib.widgets.annotator import Annotator
+from rlhf_lib.widgets.bradley_terry_explorer import BradleyTerryExplorer
 from rlhf_lib.widgets.estimator_explorer import EstimatorExplorer
 from rlhf_lib.widgets.sample_explorer import SampleExplorer
 from rlhf_lib.widgets.tilt_explorer import TiltExplorer
 
 __all__ = [
+    "Annotator",
+    "BradleyTerryExplorer",
     "EstimatorExplorer",
     "SampleExplorer",
     "TiltExplorer",

@@ -178,3 +178,49 @@ def _(rng):
     n = int(rng.integers(1, 400))
     count = int(rng.choice([0, n, rng.integers(0, n + 1)]))
     return {"count": count, "n": n, "z": rng.uniform(1, 3)}
+
+
+# --- preferences ----------------------------------------------------------------------------------
+
+
+def table_of_wins(rng: np.random.Generator) -> np.ndarray:
+    """Everybody has beaten everybody, so that the fit is finite."""
+    size = int(rng.integers(2, 6))
+    return rng.integers(1, 7, size=(size, size)) * (1.0 - np.eye(size))
+
+
+@inputs("rlhf_lib.bradley_terry.win_probabilities")
+def _(rng):
+    return {"scores": rng.normal(scale=5, size=int(rng.integers(2, 6)))}
+
+
+@inputs("rlhf_lib.bradley_terry.surplus", "rlhf_lib.bradley_terry.borda")
+def _(rng):
+    wins = table_of_wins(rng)
+    return {"scores": rng.normal(size=len(wins)), "wins": wins}
+
+
+@inputs("rlhf_lib.bradley_terry.fit_scores")
+def _(rng):
+    return {"wins": table_of_wins(rng), "ridge": [0.0, 0.5][rng.integers(2)]}
+
+
+@inputs("rlhf_lib.bradley_terry.fit_weights")
+def _(rng):
+    return {"differences": rng.normal(size=(40, 3)), "ridge": float(rng.uniform(0.2, 2))}
+
+
+@inputs("rlhf_lib.bradley_terry.fleiss_kappa")
+def _(rng):
+    firsts = rng.integers(0, 6, size=12)
+    firsts[:2] = 0, 5
+    return {"counts": np.stack([firsts, 5 - firsts], axis=1)}
+
+
+# --- sft ------------------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.policy.selected_logprobs")
+def _(rng):
+    return {"logits": tensor(rng, 4, 6, 9, scale=3, grad=True).float().detach().requires_grad_(),
+            "ids": torch.tensor(rng.integers(0, 9, size=(4, 6)))}

@@ -327,7 +327,7 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(models, tmp_path
     ("ppo --out {out} --batch-size 7 --mini-batch-size 2", "batch_size is 7; expected a multiple"),
     ("best-of-n --out {out} --max-steps -1", "max_steps is -1"),
     ("ppo --out {out} --policy {out}/none", "expected a checkpoint folder"),
-    ("ppo --out {out} --eval-rows 0", "eval_rows is 0; expected at least 1"),
+    ("ppo --out {out} --eval-rows 1", "eval_rows is 1; expected at least 2"),
     ("ppo --out {out} --save-every 0", "save_every is 0; expected at least 1"),
     ("ppo --out {out} --reward strict", "reward is 'strict'; expected a function of letters"),
     ("ppo --out {out} --reward no_such_module:f", "No module named 'no_such_module'"),
@@ -416,6 +416,75 @@ def test_a_reward_gets_the_columns_of_the_data(models, files, tmp_path, monkeypa
     assert main(line("grpo", {"policy": models["policy"]}, tmp_path / "run", "--data",
                      files["prompts"], "--reward", "column_reward:words")) == 0
     assert read_run(tmp_path / "run")["evaluation"]["after"]["reward"] == 2.5  # of rows 0 to 5
+
+
+def test_best_of_n_hands_the_columns_of_the_data_to_the_reward(models, files, tmp_path,
+                                                               monkeypatch):
+    (tmp_path / "column_reward.py").write_text(
+        "def words(prompts, completions, answer):\n    return [float(a) for a in answer]\n")
+    rows = [{"prompt": RAGGED[i % 4], "answer": i} for i in range(6)]
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "column_reward", raising=False)
+    assert main(["best-of-n", "--out", str(tmp_path / "run"), "--policy", models["policy"],
+                 "--data", str(tmp_path / "known.jsonl"), "--reward", "column_reward:words",
+                 "--batch-size", "4", "--num-generations", "3", "--max-new-tokens", "6",
+                 "--missing-eos-penalty", "0"]) == 0
+    written = read_log(tmp_path / "run" / "completions.jsonl")
+    assert [row["scores"] for row in written] == [[float(i)] * 3 for i in range(6)]
+
+
+def test_a_reward_model_without_a_pad_token_gets_one(models, tmp_path):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(models["reward"], tmp_path / "reward")
+    words = AutoTokenizer.from_pretrained(tmp_path / "reward")
+    words.pad_token = None
+    words.save_pretrained(tmp_path / "reward")
+    assert AutoTokenizer.from_pretrained(tmp_path / "reward").pad_token is None
+    assert main(line("ppo", {**models, "reward": str(tmp_path / "reward")}, tmp_path / "run",
+                     "--max-steps", "1")) == 0
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(models, tmp_path, capsys, device):
+    assert main(line("sft", models, tmp_path / "run", "--device", device)) == 2
+    assert f"device is '{device}'; expected one that PyTorch finds" in said(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_checkpoint_is_gone_is_not_trained_over(models, unbroken, tmp_path, capsys):
+    shutil.copytree(unbroken["sft"], tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    settings["settings"]["save_every"] = 2
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(settings))
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert main(["sft", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "whose log goes to step 5; expected its checkpoint, and it is gone" in said(capsys)
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize("name", ["settings.json", "evaluation.json"])
+def test_a_damaged_file_is_named_on_resume(unbroken, tmp_path, capsys, name):
+    shutil.copytree(unbroken["sft"], tmp_path / "run")
+    (tmp_path / "run" / name).write_text('{"before": ')
+    assert main(["sft", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert f"{name} is damaged; expected JSON" in said(capsys)
+
+
+def test_completions_that_do_not_fit_leave_no_folder_in_the_way(models, tmp_path, capsys):
+    assert main(line("ppo", models, tmp_path / "run", "--max-new-tokens", "500")) == 2
+    assert "the context of this model" in said(capsys) and not (tmp_path / "run").exists()
+
+
+def test_every_run_is_in_the_legend(unbroken):
+    from rlhf_lib.plots import learning_curves
+
+    logs = {name: read_log(unbroken[name] / "log.jsonl") for name in ("grpo", "dpo")}
+    assert "kl" in logs["grpo"][0] and "kl" not in logs["dpo"][0]
+    drawn = learning_curves(logs, ["kl", "loss"])
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["grpo", "dpo"]
 
 
 def test_sums_start_from_their_own_model_and_are_verified(tmp_path, monkeypatch):

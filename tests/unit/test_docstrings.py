@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MATHEMATICS = ("tilt", "kl", "advantages", "losses")
-REST = ("policy", "reward_model", "rollout", "rewards", "worlds.letters", "worlds.sums", "data",
+MATHEMATICS = ("tilt", "kl", "advantages", "bradley_terry", "losses")
+REST = ("policy", "reward_model", "rollout", "rewards", "worlds.letters", "worlds.sums", "data", "labels",
         "sft", "reward_training", "ppo", "grpo", "dpo", "best_of_n", "evaluation", "runlog")
 # the plan of the book: a chapter may be named before it is written
 CHAPTERS = set("""alignment-problem kl-tilt kl-estimators sft preferences reward-model

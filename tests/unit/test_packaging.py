@@ -155,7 +155,7 @@ def test_a_bare_copy_imports_and_is_light(tmp_path):
     assert float(seconds) < .3
 
 
-LAYERS = """tilt kl advantages losses  policy reward_model rollout rewards
+LAYERS = """tilt kl advantages bradley_terry losses  policy reward_model rollout rewards
             training sft reward_training ppo grpo dpo best_of_n""".split()
 
 
