@@ -184,9 +184,11 @@ def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | 
             f"{here}: there is no such file or folder here, and the hub could not be reached "
             f"({error}). Without a network, give the path of a local copy: a folder laid out like "
             "the one on the hub, or one of its files") from error
-    except StopIteration:  # how an empty file of JSON lines ends
-        raise ValueError(f"{here}, which has no rows; expected at least 1") from None
     except Exception as error:  # datasets, pyarrow and gzip raise many kinds; all mean this
+        while error.__cause__ is not None:  # older versions of datasets wrap what went wrong
+            error = error.__cause__
+        if type(error).__name__ in ("StopIteration", "SchemaInferenceError"):  # an empty file
+            raise ValueError(f"{here}, which has no rows; expected at least 1") from None
         raise ValueError(f"{here}; expected readable data with a split {split!r}, and reading it "
                          f"failed: {type(error).__name__}: {error}") from error
     finally:
