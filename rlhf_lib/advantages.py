@@ -198,8 +198,16 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
         std = groups.std(dim=1, keepdim=True) if scale == "std" else rewards.std()
         advantages = advantages / (std + eps)
     if baseline != "none":  # a rounded mean, over a spread near 0, would pass for an advantage
-        advantages = advantages.masked_fill((groups == groups[:, :1]).all(dim=1, keepdim=True), 0.)
+        advantages = advantages.masked_fill(all_equal(groups)[:, None], 0.)
     return advantages.flatten()
+
+
+def all_equal(groups: Tensor) -> Tensor:
+    """Whether a group's rewards are all the same, (N, G) to (N,): such a group teaches nothing.
+
+    Definition: every reward is the first one. Chapter: grpo-variants.
+    """
+    return (groups == groups[:, :1]).all(dim=1)
 
 
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:

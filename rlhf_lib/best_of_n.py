@@ -30,8 +30,8 @@ from .policy import encode, texts, token_logprobs
 from .rewards import RewardFunction, call_reward
 from .rollout import sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_positive, column, descend, rows_of_step, score,
-                       set_learning_rate, train_without_dropout)
+from .training import (adam, check_positive, descend, prompt_table, rows_of_step, score,
+                       set_learning_rate, take, train_without_dropout)
 
 
 # ---------------------------------------------------------------------------------- choosing
@@ -210,8 +210,7 @@ class RejectionSampling:
             raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
         self.policy, self.tokenizer = policy, tokenizer
         self.reward, self.config = reward, config
-        self.data = {"prompt": column(dataset, "prompt")} | {
-            name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
+        self.data = prompt_table(dataset)
         train_without_dropout(policy)
         self.optimizer = adam(policy, config.learning_rate)
         self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
@@ -224,8 +223,8 @@ class RejectionSampling:
         start = time.perf_counter()
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
-        columns = {name: [values[i] for i in rows] for name, values in self.data.items()}
-        chosen = best_of_n(self.policy, self.tokenizer, columns.pop("prompt"), self.reward,
+        prompts, columns = take(self.data, rows)
+        chosen = best_of_n(self.policy, self.tokenizer, prompts, self.reward,
                            c.num_generations, c.max_new_tokens, c.temperature, self.sampler,
                            c.missing_eos_penalty, columns=columns)
         kept = [(chosen.prompts[p], chosen.samples[p][j])

@@ -26,7 +26,7 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from .advantages import group_advantages, masked_whiten, returns_to_go, token_rewards
+from .advantages import all_equal, group_advantages, masked_whiten, returns_to_go, token_rewards
 from .kl import k1, k3
 from .losses import (aggregate, cispo_loss, clip_fraction, clipped_policy_loss, gspo_loss,
                      rloo_loss, sequence_logprobs)
@@ -34,8 +34,8 @@ from .policy import token_logprobs
 from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_positive, check_settings, column, descend, freeze,
-                       rollout_record, rows_of_step, score, set_learning_rate,
+from .training import (adam, check_apart, check_positive, check_settings, descend, freeze,
+                       prompt_table, rollout_record, rows_of_step, score, set_learning_rate, take,
                        train_without_dropout)
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
@@ -123,8 +123,7 @@ class GRPO:
         check_grpo_settings(config, reference)
         self.policy, self.reference = policy, reference
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
-        self.data = {"prompt": column(dataset, "prompt")} | {
-            name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
+        self.data = prompt_table(dataset)
         self.beta = config.beta
         if reference is not None:
             check_apart(policy=policy, reference=reference)
@@ -182,8 +181,8 @@ class GRPO:
         while kept < c.batch_size:
             rows = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
             rows = [i for i in rows for _ in range(G)]
-            columns = {name: [values[i] for i in rows] for name, values in self.data.items()}
-            rollout = sample(self.policy, self.tokenizer, columns.pop("prompt"), c.max_new_tokens,
+            prompts, columns = take(self.data, rows)
+            rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens,
                              c.temperature, self.sampler)
             scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
             self.draws += 1
@@ -275,14 +274,6 @@ class GRPO:
         self.sampler.set_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def all_equal(groups: Tensor) -> Tensor:
-    """Whether a group's rewards are all the same, (N, G) to (N,): such a group teaches nothing.
-
-    Chapter: grpo-variants.
-    """
-    return (groups == groups[:, :1]).all(dim=1)
 
 
 def check_grpo_settings(c: GRPOConfig, reference) -> None:

@@ -33,7 +33,7 @@ from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
 from .training import (adam, check_apart, check_positive, check_settings, column, descend, freeze,
-                       rollout_record, rows_of_step, score, set_learning_rate,
+                       prompt_table, rollout_record, rows_of_step, score, set_learning_rate, take,
                        train_without_dropout)
 
 
@@ -120,8 +120,7 @@ class PPO:
         check_apart(policy=policy, reference=reference, critic=critic)
         self.policy, self.reference, self.critic = policy, reference, critic
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
-        self.data = {"prompt": column(dataset, "prompt")} | {
-            name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
+        self.data = prompt_table(dataset)
         self.ptx = [column(ptx, name) for name in ("prompt", "completion")] if ptx else None
         self.beta = config.beta
         self.controller = AdaptiveKL(config.target_kl, config.kl_horizon) \
@@ -142,9 +141,9 @@ class PPO:
         start = time.perf_counter()
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
-        columns = {name: [values[i] for i in rows] for name, values in self.data.items()}
-        rollout = sample(self.policy, self.tokenizer, columns.pop("prompt"), c.max_new_tokens,
-                         c.temperature, self.sampler)
+        prompts, columns = take(self.data, rows)
+        rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens, c.temperature,
+                         self.sampler)
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
         with torch.no_grad():
             ref_logprobs = token_logprobs(self.reference, rollout, c.temperature)

@@ -185,3 +185,26 @@ def column(dataset, name: str, kind: type | tuple[type, ...] = str) -> list:
                                                         else (kind,)))
             raise ValueError(f"{name}[{i}] of the dataset is {value!r}; expected {expected}")
     return values
+
+
+def prompt_table(dataset) -> dict[str, list]:
+    """A dataset as lists: the column `prompt`, checked, and whatever else it knows of a prompt.
+
+    Chapter: ppo-live.
+    """
+    return {"prompt": column(dataset, "prompt")} | {
+        name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
+
+
+def take(table: dict[str, list], rows: list[int]) -> tuple[list[str], dict[str, list]]:
+    """Some rows of a prompt table: the prompts, and the other columns, for the reward.
+
+    Chapter: ppo-live.
+
+    Examples
+    --------
+    >>> take({"prompt": ["a", "b"], "answer": [1, 2]}, [1, 1])
+    (['b', 'b'], {'answer': [2, 2]})
+    """
+    columns = {name: [values[i] for i in rows] for name, values in table.items()}
+    return columns.pop("prompt"), columns
