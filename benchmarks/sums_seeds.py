@@ -18,17 +18,15 @@ import copy
 import dataclasses
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.provenance import provenance
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.grpo import GRPO, GRPOConfig
@@ -49,25 +47,6 @@ TOKENS = 300_000  # sampled in a run
 MEASURED_AT = (10, 20)  # steps after which a greedy accuracy is recorded
 KEPT = ("step", "tokens", "reward", "exact", "share_working", "length", "entropy",
         "clip_fraction", "zero_variance_groups", "gradient_norm", "seconds")
-
-
-def provenance() -> dict:
-    def shell(*command):
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True,
-                                  cwd=Path(__file__).parent).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-    import transformers
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                          if line.startswith("model name")), processor)
-    return {"command": "python benchmarks/sums_seeds.py " + " ".join(sys.argv[1:]),
-            "date": date.today().isoformat(), "commit": shell("git", "rev-parse", "HEAD"),
-            "processor": processor, "threads": torch.get_num_threads(),
-            "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__}
 
 
 def mean(values) -> float | None:

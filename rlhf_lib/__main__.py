@@ -219,6 +219,8 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
         if not (out / "settings.json").exists():
             raise FileNotFoundError(f"out is {str(out)!r}; expected the folder of a run to resume, "
                                     "with settings.json, and found none there")
+        from .runlog import read_json
+
         saved = read_json(out / "settings.json")
         before = {**defaults, **saved["settings"], "command": saved["command"]}
         for name, value in {"command": command, **given}.items():
@@ -273,7 +275,7 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
 
     from . import commands
     from .report import measurements, read_run, write_report
-    from .runlog import RunLog, check_writable
+    from .runlog import RunLog, check_writable, read_json
 
     logging.disable_progress_bar()  # there is one bar: that of the run
     out, resume, quiet = Path(given.pop("out")), given.pop("resume", False), \
@@ -340,7 +342,7 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
 
 def take_up(loop, out: Path) -> None:
     """Continue from the checkpoint; without one from the start, if the run never came to save."""
-    from .runlog import read_log
+    from .runlog import read_json, read_log
 
     try:
         loop.resume(out / "checkpoint")
@@ -383,13 +385,6 @@ def versions() -> dict:
     from . import __version__
     return {"rlhf_lib": __version__, "python": platform.python_version(),
             "torch": torch.__version__, "transformers": transformers.__version__}
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged; expected JSON, as a run writes it: {error}") from error
 
 
 def write_json(path: Path, content: dict) -> None:

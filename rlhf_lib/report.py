@@ -6,11 +6,10 @@ Chapter: ppo-live.
 """
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from .runlog import read_log
+from .runlog import read_json, read_log
 
 HIGHER_IS_BETTER = {"reward", "gold", "accuracy", "explained_variance", "reward_margin"}
 LOWER_IS_BETTER = {"loss", "value_loss"}
@@ -36,10 +35,7 @@ def read_run(folder: str | os.PathLike) -> dict:
         if needed and not path.exists():
             raise FileNotFoundError(f"folder is {str(folder)!r}; expected a run with {path.name}, "
                                     "and found none there")
-        try:
-            run[name] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        run[name] = read_json(path) if path.exists() else {}
     log = folder / "log.jsonl"
     run["records"] = read_log(log) if log.exists() else []
     return run

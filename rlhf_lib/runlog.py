@@ -89,6 +89,17 @@ def read_log(path: str | os.PathLike) -> list[dict]:
     return list(_records(Path(path)))
 
 
+def read_json(path: Path) -> dict:
+    """The content of a JSON file that a run wrote; a ValueError names a damaged one.
+
+    Chapter: ppo-live.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged; expected JSON, as a run writes it: {error}") from error
+
+
 def _records(path: Path) -> Iterator[dict]:
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):

@@ -11,6 +11,7 @@ import pytest
 
 from rlhf_lib.widgets import EstimatorExplorer
 from rlhf_lib.widgets.estimator_explorer import RUNS
+from tests.site.render import render
 
 CHAPTER = "book/alignment/kl-estimators.html"
 EXACT = 1e-9  # the page and Python compute in the same precision
@@ -147,27 +148,6 @@ def test_k2_settles_beside_the_truth_and_most_runs_of_k3_are_below_it(page):
     assert demo.number('[data-name="k3-below_kl"]') > .6 > demo.number('[data-name="k1-below_kl"]')
 
 
-RENDER = """async ([first, then]) => {
-  const states = Object.values(JSON.parse(document.querySelector(
-    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
-  const state = {...states.find((s) => s.state._esm && s.state.policy).state, ...first};
-  const heard = {};
-  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
-    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
-  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
-  const el = document.createElement("div");
-  document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
-  for (const [key, value] of Object.entries(then)) {
-    state[key] = value;
-    for (const f of heard[`change:${key}`] ?? []) f();
-  }
-  const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
-  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
-           drawn: el.querySelectorAll(".rlhf-hist").length, inside: figure.innerHTML };
-}"""
-
-
 @pytest.mark.parametrize("bad, says", [
     ({"policy": [.5, .5]}, "policy has 2 entries; expected"),
     ({"policy": []}, "policy is empty"),
@@ -182,9 +162,9 @@ RENDER = """async ([first, then]) => {
 ])
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
-    from_the_start = page.evaluate(RENDER, [bad, {}])
+    from_the_start = render(page, "policy", ".rlhf-hist", bad, {})
     assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = page.evaluate(RENDER, [{}, bad])
+    later = render(page, "policy", ".rlhf-hist", {}, bad)
     assert says in later["text"] and later["figure"] and later["drawn"]
     assert page.errors == []
 
@@ -192,7 +172,7 @@ def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
 def test_equal_policies_are_drawn(page):
     page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
     state = {"reference": [.5, .5], "policy": [.5, .5]}
-    shown = page.evaluate(RENDER, [state, {}])
+    shown = render(page, "policy", ".rlhf-hist", state, {})
     assert shown["text"] == "" and shown["figure"] and shown["drawn"]
     assert not re.search("NaN|Infinity", shown["inside"])
 

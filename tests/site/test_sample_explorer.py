@@ -7,6 +7,7 @@ import json
 import pytest
 
 from rlhf_lib.widgets import SampleExplorer
+from tests.site.render import render
 
 CHAPTER = "book/alignment/alignment-problem.html"
 LISTS = ("prompts", "stages", "temperatures", "styles", "replies", "counts", "totals")
@@ -127,28 +128,6 @@ def test_every_request_can_be_chosen(page):
         assert demo.check()[0] == place
 
 
-# A state that Python would refuse, put straight into the page.
-RENDER = """async ([first, then]) => {
-  const states = Object.values(JSON.parse(document.querySelector(
-    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
-  const state = {...states.find((s) => s.state._esm && s.state.replies).state, ...first};
-  const heard = {};
-  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
-    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
-  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
-  const el = document.createElement("div");
-  document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
-  for (const [key, value] of Object.entries(then)) {
-    state[key] = value;
-    for (const f of heard[`change:${key}`] ?? []) f();
-  }
-  const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
-  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
-           drawn: el.querySelectorAll(".rlhf-reply").length };
-}"""
-
-
 @pytest.mark.parametrize("bad, says", [
     ({"prompts": []}, "prompts is empty; expected recorded samples"),
     ({"prompt": 99}, "prompt is 99; expected 0 to 5"),
@@ -162,9 +141,9 @@ RENDER = """async ([first, then]) => {
 ])
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     Demo(page)
-    from_the_start = page.evaluate(RENDER, [bad, {}])
+    from_the_start = render(page, "replies", ".rlhf-reply", bad, {})
     assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = page.evaluate(RENDER, [{}, bad])
+    later = render(page, "replies", ".rlhf-reply", {}, bad)
     assert says in later["text"] and later["figure"] and later["drawn"]
     assert page.errors == []
 

@@ -10,6 +10,7 @@ import pytest
 
 from book.build import ROOT
 from rlhf_lib.widgets import TiltExplorer
+from tests.site.render import render
 
 CHAPTER, LANDING = "book/alignment/kl-tilt.html", "book/intro.html"
 EXACT = 1e-9  # the page and Python compute in the same precision
@@ -227,28 +228,6 @@ def test_a_beta_beyond_the_slider_is_clamped_and_said(page):
     assert "this figure goes from 0.05 to 20" in demo.message()
 
 
-# A state that Python would refuse, put straight into the page.
-RENDER = """async ([first, then]) => {
-  const states = Object.values(JSON.parse(document.querySelector(
-    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
-  const state = {...states.find((s) => s.state._esm && s.state.rewards).state, ...first};
-  const heard = {};
-  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
-    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
-  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
-  const el = document.createElement("div");
-  document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
-  for (const [key, value] of Object.entries(then)) {
-    state[key] = value;
-    for (const f of heard[`change:${key}`] ?? []) f();
-  }
-  const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
-  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
-           drawn: el.querySelectorAll(".rlhf-dot").length };
-}"""
-
-
 @pytest.mark.parametrize("bad, says", [
     ({"beta": -1}, "beta is -1; expected a positive number"),
     ({"beta": None}, "beta is null; expected a positive number"),
@@ -264,9 +243,9 @@ RENDER = """async ([first, then]) => {
 ])
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     open_page(page, page.base + LANDING)
-    from_the_start = page.evaluate(RENDER, [bad, {}])
+    from_the_start = render(page, "rewards", ".rlhf-dot", bad, {})
     assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = page.evaluate(RENDER, [{}, bad])
+    later = render(page, "rewards", ".rlhf-dot", {}, bad)
     assert says in later["text"] and later["figure"] and later["drawn"]
     assert page.errors == []
 
@@ -274,7 +253,8 @@ def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
 def test_zeros_in_the_reference_and_ties_are_drawn(page):
     open_page(page, page.base + LANDING)
     state = {"reference": [0.5, 0.5, 0, 0, 0, 0, 0, 0], "rewards": [1, 1, 9, 9, 0, 0, 0, 0]}
-    assert page.evaluate(RENDER, [state, {}]) == {"text": "", "figure": True, "drawn": 1}
+    shown = render(page, "rewards", ".rlhf-dot", state, {})
+    assert (shown["text"], shown["figure"], shown["drawn"]) == ("", True, 1)
     drawn = page.locator(".rlhf-plot").first.inner_html()
     assert "NaN" not in drawn and "Infinity" not in drawn
 
