@@ -65,6 +65,130 @@ def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
                    completions=[c for r in rollouts for c in r.completions])
 
 
+class Decoder:
+    """Next-token logits of any transformers language model, one token a row at a time.
+
+    Rows that have ended are carried along until a quarter is dead; then the cache is copied
+    without them. Chapter: gpt2-on-a-gpu.
+    """
+
+    def __init__(self, model, max_new_tokens: int):
+        self.model, self.max_new_tokens = model, max_new_tokens
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Read the prompts, (B, P); return the logits of the first new token, (B, V)."""
+        self.mask = prompt_mask.bool()  # (rows, slots) what a new token may attend to
+        self.even = bool(self.mask.all())
+        self.positions = position_ids(prompt_mask)
+        self.rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # not ended yet
+        self.open(*prompt_ids.shape)
+        return self.forward(prompt_ids, self.positions)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows of the cache, in this order; a row may be taken several times."""
+        self.mask, self.positions = self.mask[rows], self.positions[rows, -1:]
+        self.reorder(rows)
+        self.rows = torch.arange(len(rows), device=rows.device)
+
+    def step(self, token: Tensor, going: Tensor) -> Tensor:
+        """The logits after one more token in each row that goes on.
+
+        `going` tells, for the rows of the last logits, which those are; `token` has one for each.
+        """
+        self.rows = self.rows[going]
+        if len(self.rows) <= .75 * len(self.mask):
+            self.keep(self.rows)
+        ids = token.new_zeros(len(self.mask), 1)
+        ids[self.rows, 0] = token
+        self.positions = self.positions[:, -1:] + 1
+        self.mask = F.pad(self.mask, (0, 1), value=True)
+        logits = self.forward(ids, self.positions)
+        return logits if len(self.rows) == len(logits) else logits[self.rows]
+
+    def open(self, B: int, P: int) -> None:
+        from transformers import DynamicCache
+
+        self.cache = DynamicCache()
+
+    def reorder(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(input_ids=ids, attention_mask=self.mask.long(), position_ids=positions,
+                          past_key_values=self.cache, use_cache=True,
+                          logits_to_keep=1).logits[:, -1]
+
+
+class GPT2Decoder(Decoder):
+    """The same for GPT-2, written out: a tenth of the calls, and a cache that never moves.
+
+    Radford et al. 2019; the layers are those of `transformers.GPT2LMHeadModel`, whose weights
+    it reads. Chapter: gpt2-on-a-gpu.
+    """
+
+    @staticmethod
+    def reads(model) -> bool:
+        """Whether the model is a plain GPT-2: no other layers, no hooks, no dropout at work."""
+        from transformers import GPT2LMHeadModel
+        from transformers.pytorch_utils import Conv1D
+
+        if type(model) is not GPT2LMHeadModel:
+            return False
+        c = model.config
+        if (c.add_cross_attention or c.reorder_and_upcast_attn or not c.scale_attn_weights
+                or c.scale_attn_by_inverse_layer_idx):
+            return False
+        for m in model.modules():
+            dropout = isinstance(m, torch.nn.Dropout) and m.training and m.p
+            if dropout or m._forward_hooks or m._forward_pre_hooks:
+                return False
+        return all(type(m) is Conv1D for b in model.transformer.h
+                   for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj))
+
+    def open(self, B: int, P: int) -> None:
+        c = self.model.config
+        self.heads, self.used = c.n_head, 0
+        self.cache = [self.model.lm_head.weight.new_empty(
+            2, B, c.n_head, P + self.max_new_tokens, c.n_embd // c.n_head)
+            for _ in range(c.n_layer)]  # keys and values
+
+    def reorder(self, rows: Tensor) -> None:
+        for i, old in enumerate(self.cache):
+            new = old.new_empty(2, len(rows), *old.shape[2:])
+            new[:, :, :, :self.used] = old[:, rows, :, :self.used]
+            self.cache[i] = new
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        t, (B, T) = self.model.transformer, ids.shape
+        mask = self.mask[:, None, None, :]  # (B, 1, 1, slots)
+        if T > 1:  # the prompt: each token sees those before it, and padding sees itself
+            past = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
+            mask = mask & past | torch.eye(T, dtype=torch.bool, device=ids.device)
+        elif self.even:  # no padding anywhere: nothing to mask
+            mask = None
+        start, self.used = self.used, self.used + T
+        x = (t.wte(ids) + t.wpe(positions)).flatten(0, 1)  # (B·T, E): one product for all rows
+        for block, cache in zip(t.h, self.cache):
+            qkv = _linear(block.attn.c_attn, _normalise(block.ln_1, x))
+            q, *kv = qkv.view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            cache[0, :, :, start:self.used], cache[1, :, :, start:self.used] = kv
+            keys, values = cache[:, :, :, :self.used]
+            seen = F.scaled_dot_product_attention(q, keys, values, mask)
+            x = x + _linear(block.attn.c_proj, seen.transpose(1, 2).reshape(B * T, -1))
+            inner = block.mlp.act(_linear(block.mlp.c_fc, _normalise(block.ln_2, x)))
+            x = x + _linear(block.mlp.c_proj, inner)
+        last = _normalise(t.ln_f, x.view(B, T, -1)[:, -1])
+        return F.linear(last, self.model.lm_head.weight)
+
+
+def _linear(layer, x: Tensor) -> Tensor:
+    return torch.addmm(layer.bias, x, layer.weight)  # transformers' Conv1D
+
+
+def _normalise(layer, x: Tensor) -> Tensor:
+    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+
 @torch.no_grad()
 def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 1.,
            generator: torch.Generator | None = None, greedy: bool = False) -> Rollout:
@@ -101,45 +225,52 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
                          "(greedy=True takes the most likely token)")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
-    from transformers import DynamicCache
 
     prompts = texts("prompts", prompts)
     device = policy.device
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, device)
     check_context(policy, prompt_ids.shape[1] + max_new_tokens)
-    B = len(prompts)
+    B, T = len(prompts), max_new_tokens
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
 
-    cache = DynamicCache()
-    attention_mask = prompt_mask
-    ids, positions = prompt_ids, position_ids(prompt_mask)  # first call: the whole prompt
-    running = torch.ones(B, dtype=torch.bool, device=device)
-    tokens, logprobs, entropies, mask = [], [], [], []
-    for _ in range(max_new_tokens):
-        logits = policy(input_ids=ids, attention_mask=attention_mask, position_ids=positions,
-                        past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        next_logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)  # (B, V)
+    first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
+    distinct = sorted(first.values())  # a group of completions shares one pass over its prompt
+    decoder = (GPT2Decoder if GPT2Decoder.reads(policy) else Decoder)(policy, T)
+    logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
+    place = {prompts[i]: k for k, i in enumerate(distinct)}
+    rows = torch.tensor([place[prompt] for prompt in prompts], device=device)
+    if len(distinct) < B:
+        decoder.keep(rows)
+        logits = logits[rows]
+
+    tokens = torch.full((B, T), pad, device=device)
+    mask = torch.zeros((B, T), dtype=torch.long, device=device)
+    logprobs, entropies = (torch.zeros((B, T), device=device) for _ in range(2))
+    running = torch.arange(B, device=device)  # rows that have not ended
+    for t in range(T):
+        next_logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+        probabilities = next_logprobs.exp()
         if greedy:
             token = next_logprobs.argmax(dim=-1)
-        else:
-            token = torch.multinomial(next_logprobs.exp(), 1, generator=generator)[:, 0]
-        token = torch.where(running, token, pad)
-        chosen = next_logprobs.gather(1, token[:, None])[:, 0]
-        tokens.append(token)
-        logprobs.append(torch.where(running, chosen, 0.))
-        entropy = -(next_logprobs.exp() * next_logprobs).sum(dim=-1)
-        entropies.append(torch.where(running, entropy, 0.))
-        mask.append(running.long())
-        running = running & (token != eos)
-        if not running.any():
+        else:  # the largest p / Exp(1) is a draw from p; finished rows draw too, and drop theirs
+            noise = torch.empty((B, logits.shape[-1]), device=device)
+            noise.exponential_(generator=generator)
+            token = (probabilities / (noise[running] if len(running) < B else noise)).argmax(dim=-1)
+        tokens[running, t] = token
+        logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]
+        entropies[running, t] = -(probabilities * next_logprobs).sum(dim=-1)
+        mask[running, t] = 1
+        going = token != eos
+        running, token = running[going], token[going]
+        if not len(running) or t == T - 1:
             break
-        # from the second call on, one token a row; its position follows the last real one
-        ids, positions = token[:, None], positions[:, -1:] + 1
-        attention_mask = torch.cat([attention_mask, mask[-1][:, None]], dim=1)
+        logits = decoder.step(token, going)
 
-    completion_ids, completion_mask = torch.stack(tokens, 1), torch.stack(mask, 1)
+    used = t + 1
+    tokens, mask = tokens[:, :used], mask[:, :used]
     completions = [tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
-                   for row, keep in zip(completion_ids, completion_mask)]
-    return Rollout(prompt_ids, prompt_mask, completion_ids, completion_mask,
-                   torch.stack(logprobs, 1), torch.stack(entropies, 1), ~running, prompts,
-                   completions)
+                   for row, keep in zip(tokens, mask)]
+    finished = torch.ones(B, dtype=torch.bool, device=device)
+    finished[running] = False
+    return Rollout(prompt_ids, prompt_mask, tokens, mask, logprobs[:, :used],
+                   entropies[:, :used], finished, prompts, completions)

@@ -8,7 +8,7 @@ from tests.unit.small import RAGGED, count_words, policy, tokenizer
 from rlhf_lib.best_of_n import best_of_n
 from rlhf_lib.policy import (SCALES, choose_scale, completion_logits, count_parameters, encode,
                              encode_prompts, entropy, load_policy, new_policy, token_logprobs)
-from rlhf_lib.rollout import sample
+from rlhf_lib.rollout import GPT2Decoder, sample
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 
@@ -81,6 +81,77 @@ def test_samples_follow_the_policy():
     frequencies = torch.bincount(rollout.completion_ids[:, 0], minlength=len(probabilities)) / 4000
     error = (frequencies - probabilities).abs()
     assert (error < 4.5 * (probabilities * (1 - probabilities) / 4000).sqrt() + 1e-3).all()
+
+
+def hasty(seed=0):
+    """A policy that ends soon, and at different times."""
+    model = policy(seed)
+    with torch.no_grad():
+        model.transformer.ln_f.bias += 1.7 * model.transformer.wte.weight[EOS]
+    return model
+
+
+@pytest.mark.parametrize("prompts", [RAGGED * 3, RAGGED[:1] * 12, RAGGED[1:2]],
+                         ids=["ragged groups", "one group", "one prompt"])
+def test_the_written_out_decoder_is_the_models_own(monkeypatch, prompts):
+    """GPT-2 as this library writes it out, against transformers' forward pass and cache."""
+    ours = draw(hasty(), prompts=prompts, n=30)
+    assert len(prompts) == 1 or len(set(ours.lengths.tolist())) > 3  # rows left at several times
+    monkeypatch.setattr(GPT2Decoder, "reads", lambda model: False)
+    theirs = draw(hasty(), prompts=prompts, n=30)
+    assert ours.completions == theirs.completions
+    for name in ("logprobs", "entropies"):
+        assert (getattr(ours, name) - getattr(theirs, name)).abs().max().item() < 1e-5
+
+
+def test_a_reply_does_not_depend_on_when_the_others_end():
+    """With the same noise, a row alone among finished ones goes on as it would among all."""
+    full = draw(hasty(), prompts=RAGGED * 8, n=30)
+    token = full.completion_ids
+    decoder = GPT2Decoder(hasty(), 30)
+    decoder.start(*encode_prompts(tokenizer(), list(RAGGED * 8)))
+    running = torch.arange(len(token))
+    with torch.no_grad():
+        for t in range(full.completion_ids.shape[1] - 1):
+            going = token[running, t] != EOS
+            running = running[going]
+            logprobs = decoder.step(token[running, t], going).log_softmax(-1)
+            chosen = logprobs.gather(1, token[running, t + 1, None])[:, 0]
+            assert torch.allclose(chosen, full.logprobs[running, t + 1], atol=1e-5)
+    assert len(running) <= len(decoder.mask) < 32  # the cache left the dead rows behind
+
+
+def test_samples_are_those_of_a_loop_without_any_cleverness():
+    """No cache, every row to the end, `torch.multinomial`: the same tokens from the same seed."""
+    model, prompts, T = hasty(), RAGGED * 3, 20
+    ids, mask = encode_prompts(tokenizer(), prompts)
+    generator, running = torch.Generator().manual_seed(3), torch.ones(len(prompts), dtype=bool)
+    for _ in range(T):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1]
+        token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        token = torch.where(running, token, PAD)
+        ids, mask = (torch.cat([x, y[:, None]], dim=1)
+                     for x, y in ((ids, token), (mask, running.long())))
+        running = running & (token != EOS)
+    rollout = draw(hasty(), seed=3, prompts=prompts, n=T)
+    width = rollout.completion_ids.shape[1]
+    assert len(set(rollout.lengths.tolist())) > 3
+    assert torch.equal(rollout.completion_ids, ids[:, -T:][:, :width])
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: m.transformer.h[0].register_forward_hook(lambda *_: None),
+    lambda m: setattr(m.config, "scale_attn_by_inverse_layer_idx", True),
+    lambda m: setattr(m.transformer.h[0].mlp, "c_fc", torch.nn.Linear(16, 64)),
+    lambda m: setattr(m, "__class__", type("Changed", (type(m),), {})),
+    lambda m: setattr(m.train().transformer.drop, "p", .1),
+], ids=["hook", "setting", "layer", "subclass", "dropout"])
+def test_a_model_that_is_not_quite_gpt2_is_asked_itself(change):
+    model = policy()
+    assert GPT2Decoder.reads(model)
+    change(model)
+    assert not GPT2Decoder.reads(model)
 
 
 def test_greedy_takes_the_most_likely_token():
