@@ -6,11 +6,14 @@ Lower layers never import upper ones. Read from the top::
                   kl                divergence, exact and estimated; adaptive beta
                   advantages        masked statistics, GAE, group baselines
                   bradley_terry     comparisons: scores that fit them, Borda, agreement
+                  calibration       whether probabilities mean what they say
+                  overoptimization  gold reward against distance: Gao's forms, fitted
                   losses            every loss, a function of tensors and a mask
     models        policy            a causal LM at a scale; encoding and scoring
                   reward_model      trunk + scalar head; critic
                   rollout           batched sampling with log-probabilities
                   rewards           learned, verified, ruled or judged: one callable
+                  memory            bytes of weights, gradients, optimiser and activations
     worlds        worlds.letters    prompts, authors, annotators, and a gold utility
                   worlds.sums       additions with a verifier, strict or hackable
                   data              real preferences and prompts, from the hub or from files

@@ -321,7 +321,13 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             tqdm(total=last, initial=loop.step_number, desc=command, unit="step",
                  disable=quiet or not sys.stderr.isatty()) as bar:
         while loop.step_number < last and not stop.asked:
-            record = loop.step()
+            try:
+                record = loop.step()
+            except FloatingPointError as error:  # the weights are those before: worth keeping
+                loop.save(out / "checkpoint")
+                raise FloatingPointError(f"step {loop.step_number + 1}: {error}. The run has "
+                                         "stopped, saved; --resume takes the step again"
+                                         ) from error
             log.write(record)
             bar.set_postfix({name: f"{record[name]:.3f}" for name in SHOWN if name in record},
                             refresh=False)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # ---------------------------------------------------------------------------------- what to load
 
 def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: str | None = None,
-                     tokenizer=None):
+                     tokenizer=None, max_length: int | None = None):
     """Comparisons, from any preference set in one of TRL's formats.
 
     Source: the format and the data, Bai et al. 2022, arXiv:2204.05862. Chapter: reward-model.
@@ -47,13 +47,17 @@ def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: 
         A folder inside `source`, such as `"harmless-base"`.
     tokenizer : PreTrainedTokenizerBase, optional
         Its chat template, if it has one, writes messages as text.
+    max_length : int, optional
+        Drop pairs whose prompt and longer reply, with its end token, take more tokens than this:
+        at most the context of the model. Needs the tokenizer.
 
     Returns
     -------
     datasets.Dataset
         Columns `prompt`, `chosen`, `rejected`, all text, beside the other columns of the source.
         Pairs without a `prompt` are split by `split_dialogue` (text) or at the last reply up to
-        which the messages agree.
+        which the messages agree. A pair that is there twice, or both ways round, is kept: people
+        may agree, or not. A logged warning says how many.
 
     Raises
     ------
@@ -61,17 +65,28 @@ def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: 
         If there is no such source, the hub cannot be reached, or the data cannot be read, lack a
         column, or have no row to learn from.
     """
+    if max_length is not None and tokenizer is None:
+        raise ValueError(f"max_length is {max_length} and tokenizer is None; expected a tokenizer "
+                         "to count with")
     table = load_table(source, split, data_dir)
     _expect(table, source, {"chosen", "rejected"})
-    rows, dropped = [], Counter()
+    rows, dropped, seen = [], Counter(), Counter()
     for row in table:
-        prompt, chosen, rejected = _as_text(*_pair(row), tokenizer=tokenizer)
-        flaw = _flaw(prompt, chosen, rejected) or \
-            ("with two equal replies" if chosen == rejected else None)
+        pair = prompt, chosen, rejected = _as_text(*_pair(row), tokenizer=tokenizer)
+        flaw = _flaw(*pair) or ("with two equal replies" if chosen == rejected else None)
+        if not flaw and max_length is not None and \
+                pair_lengths(tokenizer, *([text] for text in pair))[0] > max_length:
+            flaw = f"longer than {max_length} tokens"
         if flaw:
             dropped[flaw] += 1
         else:
             rows.append({**row, "prompt": prompt, "chosen": chosen, "rejected": rejected})
+            seen[pair] += 1
+    again = len(rows) - len(seen)
+    both_ways = sum((p, b, a) in seen for p, a, b in seen) // 2
+    if again or both_ways:
+        log.warning("%s: kept %d repeats of a pair, and %d pairs that are there both ways round",
+                    source, again, both_ways)
     return _dataset(rows, dropped, source)
 
 
@@ -289,6 +304,17 @@ def _first(text: str, length: int, tokenizer) -> str:
 
 
 # ---------------------------------------------------------------------------------- checks
+
+def pair_lengths(tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
+                 ) -> list[int]:
+    """Tokens that each pair needs: its prompt, its longer reply and the end token.
+
+    Chapter: reward-model.
+    """
+    asked, *replies = (map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
+                       for texts in (prompts, chosen, rejected))
+    return [p + max(a, b) + 1 for p, a, b in zip(asked, *replies, strict=True)]
+
 
 def _expect(table, source, *alternatives: set[str]) -> None:
     if not any(columns <= set(table.column_names) for columns in alternatives):

@@ -34,7 +34,7 @@ from .policy import token_logprobs
 from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_positive, check_settings, descend, freeze,
+from .training import (Price, adam, check_apart, check_positive, check_settings, descend, freeze,
                        prompt_table, rollout_record, rows_of_step, score, set_learning_rate, take,
                        train_without_dropout)
 
@@ -91,7 +91,8 @@ class GRPOConfig:
 class GRPO:
     """Step through GRPO; `for record in GRPO(...)` trains to the end, and can stop anywhere.
 
-    `beta` is an attribute: turn it while the loop runs. `rollout` holds the last batch.
+    `beta` is an attribute: turn it while the loop runs, to 0 or more. `rollout` holds the last
+    batch.
 
     Source: Shao et al. 2024, arXiv:2402.03300, algorithm 1. Chapters: grpo, grpo-variants.
 
@@ -111,12 +112,16 @@ class GRPO:
     Raises
     ------
     ValueError
-        If a setting is out of range, or a reward is missing or not finite.
+        If a setting is out of range, `beta` is set to what is no price, or a reward is missing or
+        not finite.
     RuntimeError
         If the reward function raises.
     FloatingPointError
-        If a loss or gradient is not finite. The weights are those before the update.
+        If a loss or gradient is not finite. The weights are those before the update, and the step
+        does not count: `save` what there is, mend the cause, and go on.
     """
+
+    beta = Price()
 
     def __init__(self, policy, reference, tokenizer, reward: RewardFunction, dataset,
                  config: GRPOConfig = GRPOConfig()):

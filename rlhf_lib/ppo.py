@@ -32,9 +32,9 @@ from .reward_model import SharedCritic, check_one_output, state_values
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_positive, check_settings, column, descend, freeze,
-                       prompt_table, rollout_record, rows_of_step, score, set_learning_rate, take,
-                       train_without_dropout)
+from .training import (Price, adam, check_apart, check_positive, check_settings, column, descend,
+                       freeze, prompt_table, rollout_record, rows_of_step, score,
+                       set_learning_rate, take, train_without_dropout, warn_if_constant)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class PPOConfig:
 class PPO:
     """Step through PPO; `for record in PPO(...)` trains to the end, and can stop anywhere.
 
-    `beta` is an attribute: turn it while the loop runs. `rollout` holds the last batch.
+    `beta` is an attribute: turn it while the loop runs, to 0 or more. `rollout` holds the last
+    batch.
 
     Source: as for this module; the ptx mix from Ouyang et al. 2022, eq. 2. Chapters:
     ppo-mechanics, ppo-live.
@@ -99,12 +100,16 @@ class PPO:
     Raises
     ------
     ValueError
-        If a setting is out of range, or a reward is missing or not finite.
+        If a setting is out of range, `beta` is set to what is no price, or a reward is missing or
+        not finite.
     RuntimeError
         If the reward function raises.
     FloatingPointError
-        If a loss or gradient is not finite. The weights are those before the update.
+        If a loss or gradient is not finite. The weights are those before the update, and the step
+        does not count: `save` what there is, mend the cause, and go on.
     """
+
+    beta = Price()
 
     def __init__(self, policy, reference, critic, tokenizer, reward: RewardFunction, dataset,
                  config: PPOConfig = PPOConfig(), ptx=None):
@@ -145,6 +150,7 @@ class PPO:
         rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens, c.temperature,
                          self.sampler)
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
+        warn_if_constant(scores)
         with torch.no_grad():
             ref_logprobs = token_logprobs(self.reference, rollout, c.temperature)
             old_values = state_values(self.critic, rollout) * rollout.completion_mask
@@ -165,7 +171,8 @@ class PPO:
 
         kl = k1(log_ratio).sum(dim=1).mean().item()
         record = {
-            "step": self.step_number + 1, "reward": scores.mean().item(), "kl": kl,
+            "step": self.step_number + 1, "reward": scores.mean().item(),
+            "reward_std": scores.std(correction=0).item(), "kl": kl,
             "beta": self.beta, **rollout_record(rollout),
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone

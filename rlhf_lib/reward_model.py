@@ -4,7 +4,7 @@ Both are `transformers` sequence classifiers with one label, so a checkpoint mad
 tool that takes one, and the other way round. Scores are in units of reward, with no sigmoid: a
 squashed score would shrink below the KL penalty it is weighed against.
 
-Axes: B batch, P prompt tokens, T completion tokens. Chapter: ppo-live.
+Axes: B batch, P prompt tokens, T completion tokens. Chapters: reward-model, ppo-mechanics.
 """
 from __future__ import annotations
 

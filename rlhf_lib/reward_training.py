@@ -15,6 +15,7 @@ from typing import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .data import pair_lengths
 from .losses import bradley_terry_loss
 from .policy import encode
 from .reward_model import check_one_output, new_reward_model, reward_scores
@@ -61,8 +62,8 @@ class RewardTraining:
     Raises
     ------
     ValueError
-        If a setting is out of range, a column is missing or of the wrong kind, or the model has
-        more than one output.
+        If a setting is out of range, a column is missing or of the wrong kind, there is no pair
+        or one that is longer than the model's context, or the model has more than one output.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
     """
@@ -77,6 +78,7 @@ class RewardTraining:
         self.margins = [0.] * len(self.prompts)
         if "margin" in dataset.column_names:
             self.margins = column(dataset, "margin", (int, float))
+        self.lengths = checked_lengths(model, tokenizer, self.prompts, self.chosen, self.rejected)
         train_without_dropout(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
@@ -101,6 +103,8 @@ class RewardTraining:
     def parts(self, rows: list[int], tally: list[tuple[float, int]]) -> Iterator[Tensor]:
         """The loss of a batch in `gradient_accumulation_steps` parts that add up to it."""
         size = -(-len(rows) // self.config.gradient_accumulation_steps)
+        if size < len(rows):  # a part of pairs of like length has less padding
+            rows = sorted(rows, key=self.lengths.__getitem__)
         for i in range(0, len(rows), size):
             part = rows[i:i + size]
             prompts = [self.prompts[j] for j in part]
@@ -128,6 +132,24 @@ class RewardTraining:
         state = load_checkpoint(folder, {"model": self.model})
         self.step_number = state["step_number"]
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def checked_lengths(model, tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
+                    ) -> list[int]:
+    """Tokens that each pair needs; refuses, before the first step, what would stop a later one.
+
+    Chapter: reward-model.
+    """
+    if not prompts:
+        raise ValueError("the dataset has 0 pairs; expected at least 1")
+    lengths = pair_lengths(tokenizer, prompts, chosen, rejected)
+    context = getattr(model.config, "max_position_embeddings", None)
+    for row, length in enumerate(lengths):
+        if context is not None and length > context:
+            raise ValueError(f"pair {row} takes {length} tokens; expected at most {context}, the "
+                             f"context of this model (load_preferences(..., max_length={context}) "
+                             "leaves such pairs out)")
+    return lengths
 
 
 def reward_ensemble(policy, tokenizer, dataset, seeds: Sequence[int],
@@ -163,6 +185,8 @@ def pair_accuracy(model, tokenizer, dataset) -> float:
 
     Chapter: reward-model.
     """
+    if not len(dataset):
+        raise ValueError("the dataset has 0 pairs; expected at least 1")
     reward = LearnedReward(model, tokenizer)
     chosen = torch.tensor(reward(list(dataset["prompt"]), list(dataset["chosen"])))
     rejected = torch.tensor(reward(list(dataset["prompt"]), list(dataset["rejected"])))

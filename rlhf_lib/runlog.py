@@ -153,10 +153,19 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
     ------
     OSError
         If it cannot be written, as on a full disk. The checkpoint before is as it was.
+    FloatingPointError
+        If a weight is not finite. The checkpoint before, which can still be used, is as it was.
     FileExistsError
         If the folder holds anything that is not part of a checkpoint, which replacing it would
         delete.
     """
+    for name, model in models.items():
+        weights = model.state_dict() if hasattr(model, "state_dict") else {}  # a tokenizer has none
+        for key, tensor in weights.items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{name} has {key} with entries that are not finite; "
+                                         "expected numbers. Nothing was written: a checkpoint "
+                                         "that was there before is as it was")
     folder = Path(os.path.abspath(folder))
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     strangers = set(os.listdir(folder)) - {*models, "state.pt"} if folder.exists() else set()

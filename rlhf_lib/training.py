@@ -5,6 +5,8 @@ There is no base class. Each algorithm is a file that is read from top to bottom
 from __future__ import annotations
 
 import math
+import warnings
+from numbers import Real
 from typing import Iterable
 
 import torch
@@ -130,6 +132,17 @@ def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float,
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
 
 
+def warn_if_constant(scores: Tensor) -> None:
+    """Say so if every completion scored the same: with a critic that knows, nothing is learnt.
+
+    Chapter: ppo-live.
+    """
+    if len(scores) > 1 and (scores == scores[0]).all():
+        warnings.warn(f"the reward is {scores[0].item():g} for each of the {len(scores)} "
+                      "completions of this step; expected some to be better than others. Only "
+                      "the KL is left to learn from", RuntimeWarning, stacklevel=3)
+
+
 def rollout_record(rollout: Rollout) -> dict:
     """What to watch about the samples themselves.
 
@@ -152,9 +165,41 @@ def check_settings(config) -> None:
         raise ValueError(f"batch_size is {config.batch_size}; expected a multiple of "
                          f"mini_batch_size={config.mini_batch_size}")
     check_positive(config, "temperature", "learning_rate", "epsilon", "max_grad_norm")
-    for name in ("beta", "warmup_steps"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
+    check_beta(config.beta)
+    if not config.warmup_steps >= 0:
+        raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
+
+
+def check_beta(beta) -> float:
+    """β as a float; refuses what is no price of a nat.
+
+    Chapter: ppo-live.
+
+    Examples
+    --------
+    >>> check_beta(0)
+    0.0
+    >>> check_beta(-1)
+    Traceback (most recent call last):
+    ...
+    ValueError: beta is -1; expected 0 or more, and finite
+    """
+    if not (isinstance(beta, Real) and 0 <= beta < math.inf):
+        raise ValueError(f"beta is {beta!r}; expected 0 or more, and finite")
+    return float(beta)
+
+
+class Price:
+    """The attribute `beta` of a loop: it may be turned at any time, and to nothing that is no price.
+
+    Chapter: ppo-live.
+    """
+
+    def __get__(self, loop, owner=None):
+        return self if loop is None else loop.__dict__["beta"]
+
+    def __set__(self, loop, beta) -> None:
+        loop.__dict__["beta"] = check_beta(beta)
 
 
 def check_positive(config, *names: str) -> None:

@@ -7,14 +7,28 @@ in `common.js` and `common.css`.
 
 from rlhf_lib.widgets.annotator import Annotator
 from rlhf_lib.widgets.bradley_terry_explorer import BradleyTerryExplorer
+from rlhf_lib.widgets.clip_explorer import ClipExplorer
 from rlhf_lib.widgets.estimator_explorer import EstimatorExplorer
+from rlhf_lib.widgets.gae_explorer import GAEExplorer
+from rlhf_lib.widgets.overoptimization_explorer import OveroptimizationExplorer
+from rlhf_lib.widgets.policy_gradient_bandit import PolicyGradientBandit
+from rlhf_lib.widgets.reward_microscope import RewardMicroscope
 from rlhf_lib.widgets.sample_explorer import SampleExplorer
 from rlhf_lib.widgets.tilt_explorer import TiltExplorer
+from rlhf_lib.widgets.training_dashboard import TrainingDashboard
+from rlhf_lib.widgets.training_replay import TrainingReplay
 
 __all__ = [
     "Annotator",
     "BradleyTerryExplorer",
+    "ClipExplorer",
     "EstimatorExplorer",
+    "GAEExplorer",
+    "OveroptimizationExplorer",
+    "PolicyGradientBandit",
+    "RewardMicroscope",
     "SampleExplorer",
     "TiltExplorer",
+    "TrainingDashboard",
+    "TrainingReplay",
 ]

@@ -14,7 +14,7 @@ are shared with that example; the utility here is this world's own and is not it
 
 Text is lower case. One word or punctuation mark is one token; a reply has at most 31 of them, so
 that it fits `MAX_NEW_TOKENS` with its end-of-sequence token. Every dataset is a function of its
-arguments and its seed. Chapters: ppo-live, grpo.
+arguments and its seed. Chapters: preferences, reward-model, ppo-live, grpo.
 """
 from __future__ import annotations
 
@@ -395,7 +395,7 @@ class Annotators:
     measured to have: they like enthusiasm, and they like length. The pool is what a reward model
     learns from, so both biases are there for a policy to exploit.
 
-    Source: the noise model is Bradley and Terry (1952). Chapter: ppo-live.
+    Source: the noise model is Bradley and Terry (1952). Chapters: preferences, reward-model.
 
     Parameters
     ----------
@@ -426,6 +426,24 @@ class Annotators:
         gap = (felt(first) - felt(second)) / annotator.temperature
         return 1 / (1 + math.exp(-max(-30., min(30., gap))))
 
+    def chances(self, prompts: list[str], first: list[str], second: list[str]) -> list[float]:
+        """The probability, for each pair, that a random member of the pool prefers the first.
+
+        This is all that anybody can know of the next choice who does not know which member will
+        make it. So the best prediction is the side above ½, it comes true with probability
+        max(p, 1 − p), and the mean of that over pairs is the **noise ceiling** of accuracy.
+
+        Chapter: reward-model.
+
+        Examples
+        --------
+        >>> pool, asked = Annotators(0), "write to ben. confirm: the car, friday. reply:"
+        >>> pool.chances([asked] * 2, ["no.", "no."], ["no.", "hi ben, the car is booked"])[0]
+        0.5
+        """
+        return [sum(self.prefers_first(who, prompt, a, b) for who in self.members)
+                / len(self.members) for prompt, a, b in zip(prompts, first, second, strict=True)]
+
     def label(self, prompts: list[str], first: list[str], second: list[str], seed: int):
         """Have a random member of the pool compare each pair.
 
@@ -446,6 +464,61 @@ class Annotators:
             rows["rejected"].append(b if a_wins else a)
             rows["annotator"].append(who)
         return Dataset.from_dict(rows)
+
+
+# Edits -----------------------------------------------------------------------------------------
+
+def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]]:
+    """Flawless replies to `n` held-out prompts, and the same replies changed in one way each.
+
+    Chapter: reward-model.
+
+    Returns
+    -------
+    list of str, dict of str to list of str
+        The prompts, and by the name of the edit the replies; "clean" are the unchanged ones.
+
+    Examples
+    --------
+    >>> asked, replies = controlled_edits(1, seed=0)
+    >>> replies["clean"], replies["opener: dear"]
+    (['hi jack, i regret the delay of the delivery on monday. many thanks'], \
+['dear jack, i regret the delay of the delivery on monday. many thanks'])
+    """
+    rng = random.Random(seed)
+    asked, replies = [], {}
+    for _ in range(n):
+        r = draw_request(rng, held_out=True)
+        clean = write(r, "polite-concise", rng, slips=0, gush_rate=0)
+        opener, rest = clean.split(" ", 1)
+        name, rest = rest.split(", ", 1)
+        act, closing = rest.rsplit(". ", 1)
+
+        def other(options, value):
+            return rng.choice([option for option in options if option != value])
+
+        def gushing(count):
+            return f"{opener} {name}, " + join([w for word in rng.sample(GUSH, count)
+                                                for w in (word, "!")]) + f" {rest}"
+        edited = {
+            "clean": clean,
+            "1 gushing word": gushing(1), "2 gushing words": gushing(2),
+            "4 gushing words": gushing(4),
+            "opener: hi": f"hi {name}, {rest}", "opener: dear": f"dear {name}, {rest}",
+            "opener: 7 formal words": f"{opener} {name}, i am writing to tell you that {rest}",
+            "a reason added": f"{opener} {name}, {act} {rng.choice(INTENTS[r.intent].reasons)}. "
+                              + closing,
+            "no greeting": rest, "no closing": f"{opener} {name}, {act}.",
+            "wrong day": clean.replace(r.day, other(DAYS, r.day)),
+            "wrong item": clean.replace(r.item, other(INTENTS[r.intent].items, r.item)),
+            "wrong name": clean.replace(r.name, other(NAMES, r.name)),
+            "rude sentence": f"{clean}. this is nonsense.",
+            "off-topic sentence": f"{clean}. the weather is nice today.",
+        }
+        asked.append(r.prompt)
+        for edit, reply in edited.items():
+            replies.setdefault(edit, []).append(reply)
+    return asked, replies
 
 
 # Data ------------------------------------------------------------------------------------------

@@ -224,3 +224,53 @@ def _(rng):
 def _(rng):
     return {"logits": tensor(rng, 4, 6, 9, scale=3, grad=True).float().detach().requires_grad_(),
             "ids": torch.tensor(rng.integers(0, 9, size=(4, 6)))}
+
+
+# --- policy-gradients -----------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.advantages.returns_to_go")
+def _(rng):
+    return {"rewards": tensor(rng, 4, 6), "mask": ragged_mask(rng, 4, 6),
+            "gamma": rng.uniform(0.5, 1)}
+
+
+@inputs("rlhf_lib.advantages.optimal_baseline")
+def _(rng):
+    return {"rewards": tensor(rng, 7), "squared_norms": tensor(rng, 7) ** 2}
+
+
+@inputs("rlhf_lib.losses.reinforce_loss")
+def _(rng):
+    return {"logprobs": tensor(rng, 4, 6, grad=True),
+            "advantages": tensor(rng, 4, 6 if rng.integers(2) else 1, grad=True)}
+
+
+# --- ppo-mechanics --------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.advantages.explained_variance")
+def _(rng):
+    return {"values": tensor(rng, 4, 6), "returns": tensor(rng, 4, 6, scale=2),
+            "mask": ragged_mask(rng, 4, 6)}
+
+
+# --- over-optimization ----------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.overoptimization.gain", "rlhf_lib.overoptimization.peak")
+def _(rng):
+    return {"form": str(rng.choice(["best_of_n", "rl"])),
+            "d": np.r_[0.0, rng.uniform(0, 5, 6)],
+            "alpha": float(rng.normal(1)), "beta": float(rng.normal(0.5))}
+
+
+# --- reward-model ---------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.calibration.reliability", "rlhf_lib.calibration.expected_calibration_error")
+def _(rng):
+    size = int(rng.integers(1, 60))
+    probabilities = rng.choice([0.0, 1.0, 0.5, *rng.random(20)], size=size)
+    return {"probabilities": probabilities, "outcomes": rng.integers(0, 2, size=size),
+            "bins": int(rng.integers(1, 12))}

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from rlhf_lib.advantages import (explained_variance, gae, group_advantages, masked_mean,
-                                 masked_variance, masked_whiten, returns_to_go, token_rewards)
+                                 masked_variance, masked_whiten, optimal_baseline,
+                                 returns_to_go, token_rewards)
 
 
 def test_masked_statistics_ignore_what_stands_in_the_padding():
@@ -38,6 +39,30 @@ def test_returns_to_go_by_hand():
     rewards, mask = torch.tensor([[1., 2., 4., 8.]]), torch.tensor([[1, 1, 1, 0]])
     assert torch.equal(returns_to_go(rewards, mask), torch.tensor([[7., 6., 4., 0.]]))
     assert torch.equal(returns_to_go(rewards, mask, gamma=.5), torch.tensor([[3., 4., 4., 0.]]))
+
+
+def test_the_optimal_constant_minimises_the_weighted_square():
+    rng = torch.Generator().manual_seed(0)
+    rewards, norms = (torch.randn(9, generator=rng, dtype=torch.float64) for _ in range(2))
+    best = optimal_baseline(rewards, norms ** 2)
+
+    def second_moment(b):
+        return ((rewards - b) ** 2 * norms ** 2).sum()
+
+    for away in (-.3, -1e-3, 1e-3, .3):  # V(b) = V(b*) + (b − b*)² Σ|s|²
+        assert torch.isclose(second_moment(best + away),
+                             second_moment(best) + away ** 2 * (norms ** 2).sum())
+    assert torch.isclose(optimal_baseline(rewards, torch.ones(9)), rewards.mean())
+    assert torch.isclose(optimal_baseline(rewards + 5, norms ** 2), best + 5)
+
+
+@pytest.mark.parametrize("norms", [torch.zeros(2), torch.tensor([1., -1.]),
+                                   torch.tensor([1., float("nan")])])
+def test_squared_norms_that_are_none_are_named(norms):
+    with pytest.raises(ValueError, match="squared_norms is 0 everywhere, or somewhere negative"):
+        optimal_baseline(torch.ones(2), norms)
+    with pytest.raises(ValueError, match="squared_norms has shape"):
+        optimal_baseline(torch.ones(3), norms)
 
 
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant():

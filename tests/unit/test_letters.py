@@ -100,6 +100,40 @@ def test_labels_are_pairs_in_trl_columns():
     assert set(pairs["annotator"]) == set(range(8))
 
 
+def test_chances_are_the_mean_over_the_pool_and_give_the_ceiling():
+    pool = letters.Annotators(seed=0, size=2)
+    first, second = GOOD, GOOD.replace("ben,", "ben, wonderful!")
+    one, other = (pool.prefers_first(who, PROMPT, first, second) for who in pool.members)
+    p, turned, tie = pool.chances([PROMPT] * 3, [first, second, first], [second, first, first])
+    assert p == pytest.approx((one + other) / 2) and one != other
+    assert turned == pytest.approx(1 - p) and tie == .5
+    n = 4_000  # nobody who does not know who is asked does better than max(p, 1 − p)
+    labels = pool.label([PROMPT] * n, [first] * n, [second] * n, seed=1)
+    wins = sum(chosen == second for chosen in labels["chosen"]) / n
+    assert wins == pytest.approx(max(p, 1 - p), abs=.02)
+
+
+def test_controlled_edits_change_one_thing():
+    asked, replies = letters.controlled_edits(60, seed=1)
+    clean = [letters.features(*pair) for pair in zip(asked, replies["clean"])]
+    assert all(letters.parse(prompt).held_out for prompt in asked)
+    assert min(letters.gold_reward(asked, replies["clean"])) >= 6.  # nothing to complain about
+    moved = {  # edit: the features it may move, beside the number of words
+        "1 gushing word": {"gush"}, "2 gushing words": {"gush", "gush_over_1"},
+        "4 gushing words": {"gush", "gush_over_1"}, "opener: hi": set(), "opener: dear": set(),
+        "opener: 7 formal words": set(), "a reason added": {"words_over_24"},
+        "no greeting": {"greets"}, "no closing": {"courtesy"},
+        "wrong day": {"day", "wrong_slot"}, "wrong item": {"item", "wrong_slot"},
+        "wrong name": {"greets", "wrong_slot"}, "rude sentence": {"rude"},
+        "off-topic sentence": {"off_topic"}}
+    assert set(moved) | {"clean"} == set(replies)
+    for edit, names in moved.items():
+        for prompt, before, reply in zip(asked, clean, replies[edit]):
+            after = letters.features(prompt, reply)
+            assert {name for name in after if after[name] != before[name]} <= names | {"words"}, (
+                edit, reply)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: letters.parse("tell me a joke"), "expected a request of the letters world"),
     (lambda: letters.utility("write to zoe. confirm: the lamp, friday. reply:", "ok."),

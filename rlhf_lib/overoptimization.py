@@ -1,0 +1,190 @@
+"""Gold reward against distance: the two forms of Gao et al., fitted, and runs compared at equal KL.
+
+Distance is d = √KL, in square roots of nats. A gain is gold reward less that of the policy which
+training started from, so that it is 0 at d = 0. Both forms are linear in their coefficients:
+
+    best-of-n                 gain = d (α − β d)
+    reinforcement learning    gain = d (α − β log d)
+
+It leaves out how α and β depend on the size of the reward model and of its data.
+Axes: M measurements, S seeds. Chapter: over-optimization.
+"""
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+FORMS = ("best_of_n", "rl")
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # t.975, 1–10 df
+
+
+class Fit(NamedTuple):
+    """Coefficients of a form, and how well the measurements fix them.
+
+    Definition: least squares; the standard errors take measurements to be independent, which
+    those of one training run are not. Chapter: over-optimization.
+    """
+
+    alpha: float
+    beta: float
+    alpha_se: float
+    beta_se: float
+    r2: float  # share of the gains' squared deviations from their mean that the form explains
+
+
+def _terms(form: str, d) -> np.ndarray:
+    """The form's two functions of d, shape (M, 2): what α and β are multiplied by."""
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; expected one of {', '.join(map(repr, FORMS))}")
+    d = np.asarray(d, dtype=float)
+    if not (np.isfinite(d) & (d >= 0)).all():
+        raise ValueError(f"d has the entry {d[~(np.isfinite(d) & (d >= 0))][0]}; expected finite "
+                         "distances √KL of 0 or more")
+    if form == "best_of_n":
+        return np.stack([d, -d * d], axis=-1)
+    return np.stack([d, -d * np.log(np.where(d > 0, d, 1.))], axis=-1)  # d log d is 0 at 0
+
+
+def gain(form: str, d, alpha: float, beta: float) -> np.ndarray:
+    """The gold gain that a form gives at distances d.
+
+    Source: Gao et al. 2022, arXiv:2210.10760, section 1. Chapter: over-optimization.
+
+    Parameters
+    ----------
+    form : {"best_of_n", "rl"}
+    d : array
+        √KL from the initial policy, KL in nats.
+    alpha, beta : float
+
+    Examples
+    --------
+    >>> gain("best_of_n", [0., 1., 2.], alpha=2., beta=.5)
+    array([0. , 1.5, 2. ])
+    """
+    return _terms(form, d) @ np.array([alpha, beta], dtype=float)
+
+
+def fit(form: str, d, gains, se=None) -> Fit:
+    """Fit α and β by linear least squares.
+
+    Source: Gao et al. 2022, arXiv:2210.10760, section 1, for the forms. Chapter:
+    over-optimization.
+
+    Parameters
+    ----------
+    form : {"best_of_n", "rl"}
+    d : array of shape (M,)
+        √KL of each measurement; a measurement at 0 says nothing, as both forms are 0 there.
+    gains : array of shape (M,)
+        Gold reward, less that at d = 0.
+    se : array of shape (M,), optional
+        Standard error of each gain where d > 0: a measurement counts by 1/se². All alike if None.
+
+    Raises
+    ------
+    ValueError
+        If fewer than three measurements have d > 0 (two would be met exactly), or the arrays do
+        not fit together.
+
+    Examples
+    --------
+    >>> d = np.array([.5, 1., 2., 3.])
+    >>> round(fit("rl", d, gain("rl", d, alpha=1.5, beta=1.)).alpha, 6)
+    1.5
+    """
+    terms, gains = _terms(form, d), np.asarray(gains, dtype=float)
+    if terms.ndim != 2 or gains.shape != terms.shape[:1]:
+        raise ValueError(f"gains has shape {gains.shape}; expected that of d, {np.shape(d)}, in "
+                         "one dimension")
+    kept = np.asarray(d, dtype=float) > 0
+    if len(set(np.asarray(d, dtype=float)[kept])) < 3:
+        raise ValueError(f"d has {len(set(np.asarray(d)[kept]))} different distances above 0; "
+                         "expected at least 3, to fit two coefficients and see an error")
+    terms, gains = terms[kept], gains[kept]
+    se = np.ones(len(gains)) if se is None else np.asarray(se, dtype=float)[kept]
+    if not (np.isfinite(se) & (se > 0)).all():
+        raise ValueError("se has an entry that is 0 or not finite; expected positive numbers")
+    weight = 1 / se
+    a = terms * weight[:, None]
+    coefficients, *_ = np.linalg.lstsq(a, gains * weight, rcond=None)
+    misses = gains - terms @ coefficients
+    scale = np.square(misses * weight).sum() / (len(gains) - 2)
+    alpha_se, beta_se = np.sqrt(scale * np.diag(np.linalg.inv(a.T @ a)))
+    spread = np.square((gains - np.average(gains, weights=weight ** 2)) * weight).sum()
+    r2 = 1 - np.square(misses * weight).sum() / spread
+    return Fit(*map(float, (*coefficients, alpha_se, beta_se, r2)))
+
+
+def peak(form: str, alpha: float, beta: float) -> tuple[float, float]:
+    """Where a form is highest, (d, gain): the distance at which to stop.
+
+    Definition: the zero of the derivative, α/(2β) for best-of-n and exp(α/β − 1) for
+    reinforcement learning. Infinite if β is not positive: the form never falls. Chapter:
+    over-optimization.
+
+    Examples
+    --------
+    >>> peak("best_of_n", alpha=2., beta=.5)
+    (2.0, 2.0)
+    >>> peak("rl", alpha=1., beta=1.)
+    (1.0, 1.0)
+    """
+    _terms(form, 0.)
+    if beta <= 0:
+        return math.inf, math.inf
+    d = max(0., alpha / (2 * beta)) if form == "best_of_n" else math.exp(alpha / beta - 1)
+    return d, float(gain(form, d, alpha, beta))
+
+
+def at_kl(kl: Sequence[float], values: Sequence[float], where: float) -> float | None:
+    """The value of a run where it first reaches a KL, read off linearly in √KL.
+
+    Definition: linear interpolation between the last measurement before and the first at or past
+    `where` nats; √KL, since gains are close to linear in it at the start. Chapter:
+    over-optimization.
+
+    Returns
+    -------
+    float or None
+        None if the run never gets that far.
+
+    Examples
+    --------
+    >>> at_kl([0., 1., 9.], [0., 1., 3.], 4.)
+    2.0
+    """
+    if len(kl) != len(values):
+        raise ValueError(f"values has {len(values)} entries; expected {len(kl)}, one for each KL")
+    for i, reached in enumerate(kl):
+        if reached >= where:
+            if i == 0:
+                return float(values[0])
+            low, high = math.sqrt(max(0., kl[i - 1])), math.sqrt(reached)
+            share = (math.sqrt(where) - low) / (high - low)
+            return float(values[i - 1] + share * (values[i] - values[i - 1]))
+    return None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval, from independent values such as one a seed.
+
+    Source: Student 1908, doi:10.2307/2331554. Chapter: over-optimization.
+
+    Parameters
+    ----------
+    values : sequence of S floats
+        From 2 to 11 of them: with so few, 1.96 standard errors would be far too narrow.
+
+    Examples
+    --------
+    >>> mean, half = mean_interval([1., 2., 3.])
+    >>> round(mean, 3), round(half, 3)  # 4.303 / √3
+    (2.0, 2.484)
+    """
+    if not 2 <= len(values) <= len(STUDENT) + 1:
+        raise ValueError(f"values has {len(values)} entries; expected 2 to {len(STUDENT) + 1}")
+    deviation = float(np.std(values, ddof=1))
+    return float(np.mean(values)), STUDENT[len(values) - 2] * deviation / math.sqrt(len(values))
