@@ -211,7 +211,7 @@ def all_equal(groups: Tensor) -> Tensor:
 
 
 def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
-    """The constant that leaves the policy gradient with the least variance: E[r|s|²]/E[|s|²].
+    """The constant that leaves the policy gradient with the least variance: E[r s²] / E[s²].
 
     s is the gradient of a completion's log-probability. A reward counts by how far its completion
     would move the policy, so this is the mean reward only where all move it equally far.
@@ -223,7 +223,7 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
     ----------
     rewards : Tensor, shape (B,)
     squared_norms : Tensor, shape (B,)
-        |s|² of each completion, at least 0 and somewhere more.
+        Squared norm s² of the score ∇ log π of each completion, at least 0 and somewhere more.
 
     Returns
     -------

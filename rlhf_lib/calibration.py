@@ -17,7 +17,7 @@ Vector = np.ndarray
 def brier_score(probabilities: Vector, outcomes: Vector) -> float:
     """Mean of (p − y)²: 0 if all is foreseen, ¼ for always saying ½.
 
-    Source: Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2, for two classes in
+    Source: Brier 1950, Monthly Weather Review 78, for two classes in
     the half of his score that is usual today. Chapter: reward-model.
 
     Parameters

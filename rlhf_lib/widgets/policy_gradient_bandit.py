@@ -109,7 +109,7 @@ def advantages_of(policy: np.ndarray, rewards: np.ndarray, counts: np.ndarray, b
 
 
 def squared_norms(policy: np.ndarray) -> np.ndarray:
-    """|∇ log π(a)|² in the logits, of each arm: e_a − π has 1 − 2π_a + Σπ²."""
+    """The squared norm of ∇ log π(a) in the logits, of each arm: e_a − π has 1 − 2π_a + Σπ²."""
     return 1 - 2 * policy + (policy**2).sum()
 
 

@@ -510,8 +510,9 @@ def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]
                               + closing,
             "no greeting": rest, "no closing": f"{opener} {name}, {act}.",
             "wrong day": clean.replace(r.day, other(DAYS, r.day)),
-            "wrong item": clean.replace(r.item, other(INTENTS[r.intent].items, r.item)),
-            "wrong name": clean.replace(r.name, other(NAMES, r.name)),
+            "wrong item": re.sub(rf"\b{r.item}\b", other(INTENTS[r.intent].items, r.item),
+                                 clean),
+            "wrong name": f"{opener} {other(NAMES, r.name)}, {rest}",
             "rude sentence": f"{clean}. this is nonsense.",
             "off-topic sentence": f"{clean}. the weather is nice today.",
         }

@@ -10,7 +10,6 @@ from rlhf_lib.widgets import OveroptimizationExplorer
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 from tests.unit.test_overoptimization_explorer import run, runs
 
-CHAPTER = "book/ppo/over-optimization.html"
 EXACT = 1e-9  # the page and Python compute in the same precision
 STATE = """() => Object.values(JSON.parse(document.querySelector(
   'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
@@ -68,21 +67,6 @@ class Demo:
 def explorer(page, recorded=None, width: int = 1280, **settings) -> Demo:
     recorded = recorded or runs()
     return Demo(show(page, OveroptimizationExplorer(recorded, **settings), width=width), recorded)
-
-
-@pytest.mark.parametrize("source", ["http", "file"])
-def test_the_chapter_starts_with_pythons_numbers(page, source):
-    page.set_default_timeout(60_000)
-    base = page.base if source == "http" else page.folder
-    page.goto(base + CHAPTER, wait_until="domcontentloaded")
-    recorded = page.evaluate(STATE)["runs"]
-    demo = Demo(page.locator(".rlhf-overopt"), recorded)
-    demo.check()
-    for method in dict.fromkeys(run["method"] for run in recorded):
-        demo.control("method").select_option(method)
-        demo.control("point").press("End")
-        assert demo.check()["method"] == method
-    assert (page.errors, page.outside) == ([], [])
 
 
 def test_keyboard_moves_along_the_run(page):

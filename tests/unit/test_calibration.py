@@ -47,7 +47,8 @@ def test_reliability_by_hand():
 
 
 def test_the_ends_belong_to_a_bin():
-    assert reliability([0., 1.], [0, 1], bins=4) == pytest.approx(np.array([[0, 0, 1], [1, 1, 1]]))
+    assert reliability([0., .1, .9, 1.], [0, 0, 1, 1], bins=4) == pytest.approx(
+        np.array([[.05, 0, 2], [.95, 1, 2]]))
 
 
 def test_true_probabilities_are_calibrated_and_a_sharper_claim_is_not():

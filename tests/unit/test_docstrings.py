@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MATHEMATICS = ("tilt", "kl", "advantages", "bradley_terry", "losses")
-REST = ("policy", "reward_model", "rollout", "rewards", "worlds.letters", "worlds.sums", "data", "labels",
-        "sft", "reward_training", "ppo", "grpo", "dpo", "best_of_n", "evaluation", "runlog")
+MATHEMATICS = ("tilt", "kl", "advantages", "bradley_terry", "calibration", "overoptimization",
+               "losses")
+REST = ("policy", "reward_model", "memory", "rollout", "rewards", "worlds.letters", "worlds.sums",
+        "data", "labels", "sft", "reward_training", "ppo", "grpo", "dpo", "best_of_n", "evaluation",
+        "runlog")
 # the plan of the book: a chapter may be named before it is written
 CHAPTERS = set("""alignment-problem kl-tilt kl-estimators sft preferences reward-model
     reward-sources policy-gradients ppo-mechanics ppo-live over-optimization debugging grpo

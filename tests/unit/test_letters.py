@@ -118,10 +118,10 @@ def test_controlled_edits_change_one_thing():
     clean = [letters.features(*pair) for pair in zip(asked, replies["clean"])]
     assert all(letters.parse(prompt).held_out for prompt in asked)
     assert min(letters.gold_reward(asked, replies["clean"])) >= 6.  # nothing to complain about
-    moved = {  # edit: the features it may move, beside the number of words
+    moved = {  # edit: the features it may move, beside its length
         "1 gushing word": {"gush"}, "2 gushing words": {"gush", "gush_over_1"},
         "4 gushing words": {"gush", "gush_over_1"}, "opener: hi": set(), "opener: dear": set(),
-        "opener: 7 formal words": set(), "a reason added": {"words_over_24"},
+        "opener: 7 formal words": set(), "a reason added": set(),
         "no greeting": {"greets"}, "no closing": {"courtesy"},
         "wrong day": {"day", "wrong_slot"}, "wrong item": {"item", "wrong_slot"},
         "wrong name": {"greets", "wrong_slot"}, "rude sentence": {"rude"},
@@ -130,8 +130,8 @@ def test_controlled_edits_change_one_thing():
     for edit, names in moved.items():
         for prompt, before, reply in zip(asked, clean, replies[edit]):
             after = letters.features(prompt, reply)
-            assert {name for name in after if after[name] != before[name]} <= names | {"words"}, (
-                edit, reply)
+            assert {name for name in after if after[name] != before[name]} <= (
+                names | {"words", "words_over_24"}), (edit, reply)
 
 
 @pytest.mark.parametrize("call, message", [
