@@ -16,14 +16,13 @@ not made again. Chapter over-optimization reads that file.
 """
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
-import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import command_line, record, recorded
 from rlhf_lib import artifacts
 from rlhf_lib.best_of_n import best_of_n, best_of_n_curve
 from rlhf_lib.evaluation import evaluate
@@ -39,7 +39,6 @@ from rlhf_lib.reward_model import load_reward_model, new_reward_model
 from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from rlhf_lib.rewards import LearnedReward, ensemble
 from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "over_optimization.jsonl"
@@ -200,27 +199,17 @@ def best_of_n_run(own: Material, run: str, pairs: int) -> dict:
             "samples": samples}
 
 
-def is_recorded(run: str, pairs: int, seed: int) -> bool:
-    return RESULTS.exists() and (run, pairs, seed) in {
-        (found["run"], found["pairs"], found["seed"]) for found in read_log(RESULTS)}
-
-
-def record(own: Material, run: str, pairs: int) -> None:
-    """Make one run and append its line."""
-    start = time.perf_counter()
+def one_run(run: str, pairs: int, seed: int, sft, tokenizer) -> dict:
+    """The line of one run of the plan."""
+    start, own = time.perf_counter(), Material(sft, tokenizer, seed)
     make = best_of_n_run if run.startswith("best_of_n") else rl_run
-    found = {"run": run, "pairs": pairs, "seed": own.seed, **make(own, run, pairs)}
-    found |= {"seconds": round(time.perf_counter() - start, 1), "provenance": provenance()}
-    with RunLog(RESULTS) as log:
-        log.write(found)
-    gold = [row["gold"] for row in found["curve"]]
-    print(f"{run}, {pairs} pairs, seed {own.seed}: gold {gold[0]:.2f}, at most {max(gold):.2f}, "
-          f"at last {gold[-1]:.2f}; {found['seconds']:.0f} s", flush=True)
+    found = {"run": run, "pairs": pairs, "seed": seed, **make(own, run, pairs)}
+    return found | {"seconds": round(time.perf_counter() - start, 1), "provenance": provenance()}
 
 
-def assert_floors(recorded: list[dict]) -> None:
+def assert_floors(lines: list[dict]) -> None:
     """What the chapter says of these runs, on every seed of the main setting."""
-    main_runs = [found for found in recorded if found["run"] == "ppo" and found["pairs"] == BASE]
+    main_runs = [found for found in lines if found["run"] == "ppo" and found["pairs"] == BASE]
     assert len({found["seed"] for found in main_runs}) >= 5, "expected five seeds of the main run"
     for found in main_runs:
         rows = found["curve"]
@@ -236,39 +225,19 @@ def assert_floors(recorded: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser = command_line(__doc__, threads=1)
     parser.add_argument("--seconds", type=float, default=float("inf"),
                         help="start no run after this time")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.check:
-        recorded = read_log(RESULTS)
-        assert_floors(recorded)
-        print(f"{len(recorded)} of {len(PLAN)} runs, every floor cleared")
-        return
-    started = time.perf_counter()
-    sft, tokenizer = artifacts.load("letters", "sft")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    for run, pairs, seed in PLAN:
-        if seed not in options.seeds or is_recorded(run, pairs, seed):
-            continue
-        if time.perf_counter() - started > options.seconds:
-            print("to be continued")
-            return
-        claim = CACHE / f"{run}-{pairs}-{seed}.claim"  # several of these commands share the work
-        try:
-            claim.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        try:
-            if not is_recorded(run, pairs, seed):  # by another command, just now
-                record(Material(sft, tokenizer, seed), run, pairs)
-        finally:
-            claim.unlink()
+    if not options.check:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        sft, tokenizer = artifacts.load("letters", "sft")
+        record(RESULTS, ("run", "pairs", "seed"), [p for p in PLAN if p[2] in options.seeds],
+               partial(one_run, sft=sft, tokenizer=tokenizer), options.seconds)
+    lines = recorded(RESULTS)
+    assert_floors(lines)
+    print(f"{len(lines)} of {len(PLAN)} runs, every floor cleared")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ there is not run again. Chapter policy-gradients reads that file.
 """
 from __future__ import annotations
 
-import argparse
 import copy
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,13 +23,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import check, command_line, record
 from rlhf_lib import artifacts
 from rlhf_lib.advantages import group_advantages, optimal_baseline
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.losses import aggregate, reinforce_loss
 from rlhf_lib.policy import token_logprobs
 from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.training import adam, descend
 from rlhf_lib.worlds import sums
 
@@ -196,24 +194,11 @@ def assert_floors(found: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
     if not options.check:
-        for seed in options.seeds:
-            if seed not in {found["seed"] for found in recorded}:
-                with RunLog(RESULTS) as log:
-                    log.write(run(seed))
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
-    assert recorded, f"{RESULTS.name} has no runs; expected at least one (run without --check)"
-    for found in recorded:
-        assert_floors(found)
-    print(f"{len(recorded)} runs, every floor cleared")
+        record(RESULTS, ("seed",), [(seed,) for seed in options.seeds], run)
+    check(RESULTS, assert_floors)
 
 
 if __name__ == "__main__":

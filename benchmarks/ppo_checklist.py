@@ -17,11 +17,9 @@ touch this loop, and what published loops get wrong.
 """
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import math
-import os
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -36,6 +34,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import command_line, record, recorded
 from rlhf_lib import artifacts
 from rlhf_lib.advantages import masked_whiten, token_rewards
 from rlhf_lib.evaluation import evaluate
@@ -44,7 +43,6 @@ from rlhf_lib.ppo import PPO, PPOConfig
 from rlhf_lib.reward_model import new_reward_model, token_values
 from rlhf_lib.rewards import LearnedReward
 from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.training import adam
 from rlhf_lib.worlds import letters
 
@@ -257,7 +255,7 @@ def run(name: str, seed: int) -> dict:
 
 # ----------------------------------------------------------------------------------------- reading
 
-def effects(recorded: list[dict]) -> dict[str, dict]:
+def effects(lines: list[dict]) -> dict[str, dict]:
     """What leaving an item out did to the held-out measures, against the run of the same seed
     with nothing left out.
 
@@ -266,7 +264,7 @@ def effects(recorded: list[dict]) -> dict[str, dict]:
     or three seeds of one item are too few to tell. So it holds the luck of training as well as
     that of 200 prompts. With a single seed recorded it is that of the prompts alone.
     """
-    runs = {(row["item"], row["seed"]): row["held_out"] for row in recorded}
+    runs = {(row["item"], row["seed"]): row["held_out"] for row in lines}
     pairs = {name: {seed: (runs[name, seed], runs["nothing", seed]) for item, seed in sorted(runs)
                     if item == name and ("nothing", seed) in runs} for name in CHECKLIST}
     pairs = {name: by_seed for name, by_seed in pairs.items() if by_seed}
@@ -291,21 +289,21 @@ def effects(recorded: list[dict]) -> dict[str, dict]:
     return found
 
 
-def table(recorded: list[dict]) -> str:
+def table(lines: list[dict]) -> str:
     """The effects as lines of text."""
-    lines = [f"{'left out':15} {'gold':>6}   by seed{'':13} {'reward':>7} {'KL':>6} {'length':>6}"]
-    for name, e in effects(recorded).items():
-        lines.append(f"{name:15} {e['gold']:6.2f} ± {e['gold_se']:.2f}  "
+    rows = [f"{'left out':15} {'gold':>6}   by seed{'':13} {'reward':>7} {'KL':>6} {'length':>6}"]
+    for name, e in effects(lines).items():
+        rows.append(f"{name:15} {e['gold']:6.2f} ± {e['gold_se']:.2f}  "
                      + f"{' '.join(f'{g:5.2f}' for g in e['gold_by_seed']):18} "
                      + f"{e['reward']:7.2f} {e['kl']:6.2f} {e['length']:6.1f}")
-    return "\n".join(lines)
+    return "\n".join(rows)
 
 
-def assert_recorded(recorded: list[dict]) -> None:
+def assert_recorded(lines: list[dict]) -> None:
     """What the chapter relies on."""
-    seen = {(row["item"], row["seed"]) for row in recorded}
-    assert len(seen) == len(recorded), "a run is recorded twice"
-    for row in recorded:
+    seen = {(row["item"], row["seed"]) for row in lines}
+    assert len(seen) == len(lines), "a run is recorded twice"
+    for row in lines:
         where = f"{row['item']}, seed {row['seed']}"
         assert row["item"] in CHECKLIST, f"{where}: no such item"
         assert row["stopped"] or len(row["curve"]) == CONFIG.max_steps, f"{where}: cut short"
@@ -315,33 +313,19 @@ def assert_recorded(recorded: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--items", nargs="+", choices=list(CHECKLIST), default=list(CHECKLIST))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--limit", type=float, default=math.inf,
                         help="start no run after so many seconds")
     parser.add_argument("--table", action="store_true", help="run nothing; print the effects")
-    parser.add_argument("--check", action="store_true", help="run nothing; assert what is there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
-    start = time.perf_counter()
-    for seed in options.seeds:
-        for name in options.items:
-            if options.check or options.table or time.perf_counter() - start > options.limit or \
-                    (name, seed) in {(row["item"], row["seed"]) for row in recorded}:
-                continue
-            row = run(name, seed)
-            with RunLog(RESULTS) as log:
-                log.write(row)
-            recorded.append(row)
-            print(f"{name}, seed {seed}, {row['seconds']:.0f} s: "
-                  + ", ".join(f"{k} {row['held_out'][k]:.2f}" for k in ("gold", "reward", "kl")),
-                  flush=True)
-    assert_recorded(recorded)
-    print(table(recorded))
+    if not (options.check or options.table):
+        plan = [(name, seed) for seed in options.seeds for name in options.items]
+        record(RESULTS, ("item", "seed"), plan, run, options.limit)
+    lines = recorded(RESULTS)
+    assert_recorded(lines)
+    print(table(lines))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ full. Other seeds repeat the middle two, without replies. One line a run goes to
 """
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import sys
@@ -23,11 +22,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import command_line, record, recorded
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.ppo import PPO, PPOConfig
 from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "ppo_replay.jsonl"
@@ -101,23 +100,14 @@ def assert_floors(recorded: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
-    options = parser.parse_args()
+    options = command_line(__doc__, seeds=(0, 1, 2), threads=1).parse_args()
     torch.set_num_threads(options.threads)
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
     if not options.check:
-        for seed in options.seeds:
-            for name in RUNS if seed == 0 else REPEATED:
-                if (name, seed) not in {(row["run"], row["seed"]) for row in recorded}:
-                    recorded.append(run(name, seed))
-                    with RunLog(RESULTS) as log:
-                        log.write(recorded[-1])
-    assert_floors(recorded)
-    print(f"{len(recorded)} runs, every floor cleared")
+        plan = [(name, seed) for seed in options.seeds for name in (REPEATED if seed else RUNS)]
+        record(RESULTS, ("run", "seed"), plan, run)
+    lines = recorded(RESULTS)
+    assert_floors(lines)
+    print(f"{len(lines)} runs, every floor cleared")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ models are taken up from the system's temporary folder. Chapter reward-model rea
 """
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import check, command_line, record
 from rlhf_lib import artifacts, calibration
 from rlhf_lib.reward_model import load_reward_model, new_reward_model
 from rlhf_lib.reward_training import RewardConfig, RewardTraining
 from rlhf_lib.rewards import LearnedReward
 from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "reward_seeds.jsonl"
@@ -212,26 +211,18 @@ def assert_floors(found: dict) -> None:
     assert not failed, f"seed {found['seed']}: " + "; ".join(failed)
 
 
+PARTS = {"reward": run_reward, "variants": run_variants}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--part", choices=["reward", "variants"], default="reward")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
+    parser = command_line(__doc__)
+    parser.add_argument("--part", choices=list(PARTS), default="reward")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
     if not options.check:
-        for seed in options.seeds:
-            if (seed, options.part) not in {(row["seed"], row["part"]) for row in recorded}:
-                found = {"reward": run_reward, "variants": run_variants}[options.part](seed)
-                with RunLog(RESULTS) as log:
-                    log.write(found)
-                recorded.append(found)
-    for found in recorded:
-        assert_floors(found)
-    print(f"{len(recorded)} rows, every floor cleared")
+        record(RESULTS, ("seed", "part"), product(options.seeds, [options.part]),
+               lambda seed, part: PARTS[part](seed))
+    check(RESULTS, assert_floors, "rows")
 
 
 if __name__ == "__main__":

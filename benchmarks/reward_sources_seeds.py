@@ -11,10 +11,8 @@ there is not run again. Chapter reward-sources reads that file, and explains wha
 """
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
-import os
 import random
 import re
 import sys
@@ -27,6 +25,7 @@ from datasets import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import check, command_line, record
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.grpo import GRPO, GRPOConfig
@@ -35,7 +34,6 @@ from rlhf_lib.reward_training import RewardConfig, RewardTraining
 from rlhf_lib.rewards import (LearnedReward, PairwiseJudge, ProcessReward, VerifiableReward,
                               length_penalty, rule_reward, weighted_sum)
 from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.sft import SFT, SFTConfig
 from rlhf_lib.worlds import letters, sums
 
@@ -276,24 +274,11 @@ def assert_floors(found: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
     if not options.check:
-        for seed in options.seeds:
-            if seed not in {found["seed"] for found in recorded}:
-                found = run_seed(seed)
-                with RunLog(RESULTS) as log:
-                    log.write(found)
-                recorded.append(found)
-    for found in recorded:
-        assert_floors(found)
-    print(f"{len(recorded)} seeds, every floor cleared")
+        record(RESULTS, ("seed",), [(seed,) for seed in options.seeds], run_seed)
+    check(RESULTS, assert_floors, "seeds")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ read that file.
 """
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import math
-import os
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,11 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
+from benchmarks.recording import check, command_line, record
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.grpo import GRPO, GRPOConfig
 from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "sums_seeds.jsonl"
@@ -171,27 +170,13 @@ def assert_floors(found: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser = command_line(__doc__)
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not options.check:
-        for seed in options.seeds:
-            for name in options.runs:
-                recorded = read_log(RESULTS) if RESULTS.exists() else []
-                if (seed, name) not in {(found["seed"], found["run"]) for found in recorded}:
-                    found = run(seed, name)
-                    with RunLog(RESULTS) as log:
-                        log.write(found)
-    recorded = read_log(RESULTS) if RESULTS.exists() else []
-    assert recorded, f"{RESULTS.name} has no runs; expected at least one (run without --check)"
-    for found in recorded:
-        assert_floors(found)
-    print(f"{len(recorded)} runs, every floor cleared")
+        record(RESULTS, ("seed", "run"), product(options.seeds, options.runs), run)
+    check(RESULTS, assert_floors)
 
 
 if __name__ == "__main__":

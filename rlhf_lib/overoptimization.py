@@ -114,7 +114,7 @@ def fit(form: str, d, gains, se=None) -> Fit:
     scale = np.square(misses * weight).sum() / (len(gains) - 2)
     alpha_se, beta_se = np.sqrt(scale * np.diag(np.linalg.inv(a.T @ a)))
     spread = np.square((gains - np.average(gains, weights=weight ** 2)) * weight).sum()
-    r2 = 1 - np.square(misses * weight).sum() / spread
+    r2 = 1 - np.square(misses * weight).sum() / spread if spread > 0 else float("nan")
     return Fit(*map(float, (*coefficients, alpha_se, beta_se, r2)))
 
 

@@ -1,0 +1,55 @@
+"""What the recorded benchmarks share: their command line, and a file that only grows."""
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Callable, Iterable
+
+from rlhf_lib.runlog import RunLog, read_log
+
+
+def command_line(description: str, seeds: Iterable[int] = (1, 2, 3, 4, 5),
+                 threads: int = min(2, os.cpu_count() or 1)) -> argparse.ArgumentParser:
+    """A parser that knows --seeds, --threads and --check; a benchmark adds what else it needs."""
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
+    return parser
+
+
+def recorded(results: Path) -> list[dict]:
+    """The lines of a results file; none if there is no file yet."""
+    return read_log(results) if results.exists() else []
+
+
+def record(results: Path, names: tuple[str, ...], plan: Iterable[tuple], run: Callable[..., dict],
+           seconds: float = float("inf")) -> None:
+    """Make the runs of a plan that are not there yet, each a line as soon as it is done.
+
+    A run is known by the values of `names` in its line, and is made by `run(*values)`. None is
+    started after `seconds`. The file is read again before each run, so that a recording which
+    was stopped goes on where it stopped.
+    """
+    started = time.perf_counter()
+    for values in plan:
+        known = {tuple(line[name] for name in names) for line in recorded(results)}
+        if values not in known and time.perf_counter() - started <= seconds:
+            begun = time.perf_counter()
+            line = run(*values)
+            with RunLog(results) as log:
+                log.write(line)
+            print(f"{', '.join(map(str, values))}: {time.perf_counter() - begun:.0f} s",
+                  flush=True)
+
+
+def check(results: Path, assert_floors: Callable[[dict], None], what: str = "runs") -> None:
+    """Assert the floors of every line of a results file that has some."""
+    lines = recorded(results)
+    assert lines, f"{results.name} has no runs; expected at least one (run without --check)"
+    for line in lines:
+        assert_floors(line)
+    print(f"{len(lines)} {what}, every floor cleared")
