@@ -57,6 +57,7 @@ PLAN = [(run, pairs, seed) for seed in (1, 2, 3) for run in ("ppo", "best_of_n")
         for pairs in (1_000, 3_500, 250)]
 PLAN += [(run, BASE, seed) for seed in (4, 5) for run in ("ppo", "best_of_n")]
 PLAN += [(run, BASE, seed) for run in REMEDIES for seed in (1, 2, 3)]
+PLAN += [("ppo, beta 0.1", BASE, seed) for seed in (4, 5)]
 
 
 class Material:
