@@ -10,6 +10,7 @@ from rlhf_lib.widgets.bradley_terry_explorer import BradleyTerryExplorer
 from rlhf_lib.widgets.clip_explorer import ClipExplorer
 from rlhf_lib.widgets.estimator_explorer import EstimatorExplorer
 from rlhf_lib.widgets.gae_explorer import GAEExplorer
+from rlhf_lib.widgets.group_explorer import GroupExplorer
 from rlhf_lib.widgets.overoptimization_explorer import OveroptimizationExplorer
 from rlhf_lib.widgets.policy_gradient_bandit import PolicyGradientBandit
 from rlhf_lib.widgets.reward_microscope import RewardMicroscope
@@ -24,6 +25,7 @@ __all__ = [
     "ClipExplorer",
     "EstimatorExplorer",
     "GAEExplorer",
+    "GroupExplorer",
     "OveroptimizationExplorer",
     "PolicyGradientBandit",
     "RewardMicroscope",

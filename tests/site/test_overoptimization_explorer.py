@@ -10,6 +10,7 @@ from rlhf_lib.widgets import OveroptimizationExplorer
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 from tests.unit.test_overoptimization_explorer import run, runs
 
+CHAPTER = "book/ppo/over-optimization.html"
 EXACT = 1e-9  # the page and Python compute in the same precision
 STATE = """() => Object.values(JSON.parse(document.querySelector(
   'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
@@ -67,6 +68,19 @@ class Demo:
 def explorer(page, recorded=None, width: int = 1280, **settings) -> Demo:
     recorded = recorded or runs()
     return Demo(show(page, OveroptimizationExplorer(recorded, **settings), width=width), recorded)
+
+
+@pytest.mark.parametrize("source", ["http", "file"])
+def test_the_chapter_starts_with_pythons_numbers(page, source):
+    page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
+    page.goto((page.base if source == "http" else page.folder) + CHAPTER,
+              wait_until="domcontentloaded")
+    demo = Demo(page.locator(".rlhf-overopt"), page.evaluate(STATE)["runs"])
+    assert demo.check() == {"method": "PPO, no KL penalty", "pairs": 1_000, "seed": 1, "point": 2}
+    for method in {run["method"]: run for run in demo.recorded}:
+        demo.control("method").select_option(method)
+        assert demo.check()["method"] == method
+    assert (page.errors, page.outside) == ([], [])
 
 
 def test_keyboard_moves_along_the_run(page):

@@ -1,0 +1,192 @@
+"""The group explorer in a real browser: its numbers are Python's, whatever moves it."""
+from __future__ import annotations
+
+import pytest
+
+from rlhf_lib.grpo import VARIANTS
+from rlhf_lib.widgets import GroupExplorer
+from rlhf_lib.widgets.group_explorer import PRESETS
+from tests.site.alone import assert_fits, assert_readable, redraw, show
+
+EXACT = 1e-9
+
+
+class Shown:
+    def __init__(self, root) -> None:
+        self.root = root
+
+    def control(self, name: str):
+        return self.root.locator(f'[data-control="{name}"]')
+
+    def number(self, selector: str) -> float:
+        return float(self.root.locator(selector).get_attribute("data-value"))
+
+    def says(self) -> str:
+        return self.root.locator('[data-name="says"]').text_content()
+
+    def check(self, budget: int = 32) -> GroupExplorer:
+        """Compare everything on display with Python, and return its half."""
+        places = range(self.root.locator("tbody tr").count())
+        pressed = self.root.locator('[data-control^="method-"][aria-pressed="true"]')
+        demo = GroupExplorer([self.number(f'[data-control="verdict-{i}"]') for i in places],
+                             [int(self.number(f'[data-name="lengths-{i}"]')) for i in places],
+                             pressed.get_attribute("data-control").removeprefix("method-"), budget)
+        shown = demo.result
+        for name, expected in (("advantages", shown.advantages), ("weights", shown.token_weights),
+                               ("pulls", shown.pulls)):
+            found = [self.number(f'[data-name="{name}-{i}"]') for i in places]
+            assert found == pytest.approx(expected.tolist(), abs=EXACT), (name, demo)
+        for name in ("spread", "up", "down"):
+            assert self.number(f'[data-name="{name}"]') == pytest.approx(
+                getattr(shown, name), abs=EXACT), (name, demo)
+        for name, expected in (("advantage", shown.advantages), ("weight", shown.token_weights)):
+            bars = self.root.locator(f'[data-bar="{name}"]').all()
+            assert [float(bar.get_attribute("data-value")) for bar in bars] == pytest.approx(
+                expected.tolist(), abs=EXACT), name
+        assert ("teaches nothing" in self.says()) == (not shown.teaches)
+        assert "NaN" not in self.root.inner_html()
+        return demo
+
+
+@pytest.mark.parametrize("source", ["http", "file"])
+def test_starts_with_pythons_numbers(page, source):
+    demo = Shown(show(page, GroupExplorer(), source)).check()
+    assert (demo.method, demo.rewards, demo.lengths) == (
+        "grpo", *map(list, PRESETS["one right of eight"]))
+    assert (page.errors, page.outside) == ([], [])
+
+
+def test_every_method_on_every_preset(page):
+    shown = Shown(show(page, GroupExplorer()))
+    for method in VARIANTS:
+        shown.control(f"method-{method}").click()
+        for name, (rewards, lengths) in PRESETS.items():
+            shown.control(f"preset-{name}").click()
+            demo = shown.check()
+            assert (demo.method, demo.rewards, demo.lengths) == (method, rewards, lengths)
+    assert page.errors == []
+
+
+def test_an_area_is_a_pull(page):
+    shown = Shown(show(page, GroupExplorer(*PRESETS["one long wrong"])))
+    pulls = shown.check().result.pulls
+    areas = [bar.evaluate("e => e.width.baseVal.value * e.height.baseVal.value") for bar in
+             shown.root.locator('[data-bar="weight"]').all()]
+    assert [area / areas[0] for area in areas] == pytest.approx(
+        [abs(pull / pulls[0]) for pull in pulls], rel=1e-4)
+
+
+def test_it_says_what_a_division_does(page):
+    shown = Shown(show(page, GroupExplorer(*PRESETS["one long wrong"])))
+    assert "multiplies every advantage by 1.87" in shown.says()  # 1/(0.5345 + 0.0001)
+    assert ("Of completion 8 (32 tokens) and completion 5 (10), with the same reward, a token of "
+            "the longer weighs 3.2 times less: long wrong answers are let off") in shown.says()
+    shown.control("method-dapo").click()
+    assert "by all 102 tokens" in shown.says() and "pulls 3.2 times as hard" in shown.says()
+    shown.control("method-dr_grpo").click()
+    assert "the constant 8 × 32" in shown.says() and "keeps its small voice" in shown.says()
+    shown.control("method-rloo").click()
+    assert "the mean of the 7 others: 8/7 times" in shown.says()
+    shown.control("method-reinforce++").click()
+    assert "the mean over all tokens of the batch (here only this group), 0.39" in shown.says()
+    shown.control("method-gspo").click()
+    assert "At ratio 1 this is GRPO" in shown.says()
+    shown.control("preset-all equal").click()
+    assert "takes up a share of the batch" in shown.says()
+    shown.control("method-dapo").click()
+    assert "draws other groups in place" in shown.says()
+
+
+def test_keyboard_chooses_switches_and_slides(page):
+    shown = Shown(show(page, GroupExplorer()))
+    shown.control("pick-2").focus()
+    page.keyboard.press("Enter")
+    assert shown.root.locator('tr[aria-current="true"] th').text_content() == "3"
+    shown.control("length").focus()
+    page.keyboard.press("End")
+    assert shown.check().lengths[2] == 32
+    page.keyboard.press("ArrowLeft")
+    assert shown.check().lengths[2] == 31
+    page.keyboard.press("Home")
+    assert shown.check().lengths[2] == 1
+    shown.control("reward").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown.check().rewards[2] == pytest.approx(-0.1)
+    shown.control("verdict-4").focus()
+    page.keyboard.press("Space")
+    demo = shown.check()
+    assert demo.rewards[4] == 1
+    assert shown.control("verdict-4").get_attribute("aria-label") == (
+        "reward of completion 5 is 1; press for 0")
+    page.keyboard.press("Space")
+    assert shown.check().rewards[4] == 0 and page.errors == []
+
+
+def test_a_block_can_be_clicked(page):
+    shown = Shown(show(page, GroupExplorer()))
+    shown.root.locator('[data-bar="weight"]').nth(5).click()
+    assert shown.control("pick-5").get_attribute("aria-pressed") == "true"
+
+
+def test_groups_of_two_to_twelve(page):
+    shown = Shown(show(page, GroupExplorer([1, 0, 0], [9, 4, 5], budget=16)))
+    shown.control("fewer").click()
+    assert len(shown.check(16).rewards) == 2 and shown.control("fewer").is_disabled()
+    for size in range(3, 13):
+        shown.control("more").click()
+        assert len(shown.check(16).rewards) == size
+    assert shown.control("more").is_disabled()
+    shown.control("preset-half right").click()  # its lengths are cut to the budget
+    assert shown.check(16).lengths == [16, 16, 16, 16, 6, 5, 6, 16]
+    assert shown.control("length").get_attribute("max") == "16" and page.errors == []
+
+
+@pytest.mark.parametrize("bad, says", [
+    ({"rewards": [1]}, "rewards has 1 entries; expected 2 to 12, as a completion is compared"),
+    ({"rewards": None}, "rewards has undefined entries; expected 2 to 12"),
+    ({"rewards": [1, None, 0, 0, 0, 0, 0, 0]}, "rewards[1] is null; expected a number from -2 to"),
+    ({"lengths": [3]}, "lengths has 1 entries; expected 8, one for each reward"),
+    ({"lengths": [3, 0, 3, 3, 3, 3, 3, 3]}, "lengths[1] is 0; expected at least 1 token"),
+    ({"budget": 4}, "budget is 4; expected at least the longest completion, 26 tokens"),
+    ({"method": "ppo"}, "method is ppo; expected one of grpo, dr_grpo"),
+    ({"methods": None}, "method is grpo; expected one of"),
+    ({"completion": 0.5}, "completion is 0.5; expected a whole number"),
+])
+def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+    show(page, GroupExplorer())
+    start = redraw(page, bad, {})
+    assert says in start["text"] and not start["figure"]
+    later = redraw(page, {}, bad)
+    assert says in later["text"] and later["figure"] and "NaN" not in later["inside"]
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_fits_and_reads_in_both_themes(page, width):
+    root = show(page, GroupExplorer([-2.0, 2.0] * 6, [1, 32] * 6, "reinforce++"), width=width)
+    assert_fits(page, root, width)
+    for theme in ("light", "dark"):
+        assert_readable(page, root, theme, [
+            "[data-name=says]", ".rlhf-bars td", ".rlhf-legend", ".rlhf-label",
+            ".rlhf-button:not(:disabled)", ".rlhf-tile output"])
+
+
+def test_nothing_jumps_when_numbers_change(page):
+    shown = Shown(show(page, GroupExplorer()))
+    places = set()
+    for name in PRESETS:
+        shown.control(f"preset-{name}").click()
+        for method in VARIANTS:
+            shown.control(f"method-{method}").click()
+            box = shown.root.bounding_box(), shown.root.locator("table").bounding_box()
+            places.add(tuple(one[key] for one in box for key in ("x", "y", "width", "height")))
+    assert len(places) == 1, places
+
+
+def test_controls_have_names_and_changes_are_announced(page):
+    root = show(page, GroupExplorer())
+    for control in root.locator("input, button").all():
+        assert control.get_attribute("aria-label"), control.evaluate("e => e.outerHTML")
+    root.locator('[data-control="method-rloo"]').click()
+    page.wait_for_function(
+        "document.querySelector('.rlhf-group [aria-live=polite]').textContent.includes('RLOO')")
