@@ -18,7 +18,7 @@ def _shifted(values):
     return torch.cat([values[:, 1:], torch.zeros(len(values), 1)], dim=1)
 
 
-def without_the_mask(rewards, values, mask, gamma, lam):
+def gae_without_the_mask(rewards, values, mask, gamma, lam):
     return _by_sum(rewards, values, _shifted(values), gamma * lam, gamma)
 
 
@@ -73,8 +73,41 @@ def right_value_no_gradient(logprobs, old_logprobs, advantages, epsilon=0.2):
     return -torch.min(ratio * advantages, clipped * advantages).detach() + 0 * logprobs
 
 
+# --- charged_rewards ------------------------------------------------------------------------------
+
+
+def _at_the_end(rewards, scores, mask):
+    return rewards.scatter_add(1, mask.sum(dim=1, keepdim=True).long() - 1, scores[:, None])
+
+
+def sign_alone(scores, log_ratio, mask, beta):
+    rewards = -beta * log_ratio.detach() * mask
+    rewards[:, -1] += scores
+    return rewards
+
+
+def place_alone(scores, log_ratio, mask, beta):
+    return _at_the_end(beta * log_ratio.detach() * mask, scores, mask)
+
+
+def with_a_gradient(scores, log_ratio, mask, beta):
+    return _at_the_end(-beta * log_ratio * mask, scores, mask)
+
+
+def without_the_mask(scores, log_ratio, mask, beta):
+    return _at_the_end(-beta * log_ratio.detach(), scores, mask)
+
+
+def the_last_token_pays_nothing(scores, log_ratio, mask, beta):
+    rewards = -beta * log_ratio.detach() * mask
+    rewards[torch.arange(len(scores)), mask.sum(dim=1).long() - 1] = scores
+    return rewards
+
+
 WRONG = {
-    "gae_by_sum": [without_the_mask, lambda_alone, no_bootstrap, returns_instead],
+    "gae_by_sum": [gae_without_the_mask, lambda_alone, no_bootstrap, returns_instead],
     "next_beta": [not_clipped, wrong_direction, absolute_error],
     "repaired_loss": [maximum_for_bad_tokens, no_clip, right_value_no_gradient],
+    "charged_rewards": [sign_alone, place_alone, with_a_gradient, without_the_mask,
+                        the_last_token_pays_nothing],
 }
