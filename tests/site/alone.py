@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlparse
 
 from ipywidgets.embed import dependency_state
 
+from tests.site.render import render
+
 HOST = "book/intro.html"  # a page with one demo
 _STATE = re.compile(r'(<script type="application/vnd\.jupyter\.widget-state\+json">).*?(</script>)',
                     re.DOTALL)
@@ -36,33 +38,9 @@ def show(page, demo, source: str = "http", width: int = 1280):
     return root
 
 
-# The demo drawn anew, with a state of the test's choosing: `first` before it draws, `then` after.
-REDRAW = """async ([first, then]) => {
-  const { state } = Object.values(JSON.parse(document.querySelector(
-    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
-    .find((s) => s.state._esm);
-  Object.assign(state, first);
-  const heard = {};
-  const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
-    on: (e, f) => (heard[e] ??= []).push(f), off() {}, send() {} };
-  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
-  const el = document.createElement("div");
-  document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
-  for (const [key, value] of Object.entries(then)) {
-    state[key] = value;
-    for (const f of heard[`change:${key}`] ?? []) f();
-  }
-  const message = el.querySelector(".rlhf-message");
-  return { text: message.hidden ? "" : message.textContent,
-           figure: !el.querySelector(".rlhf-figure").hidden,
-           inside: el.querySelector(".rlhf-figure").innerHTML };
-}"""
-
-
 def redraw(page, first: dict, then: dict) -> dict:
     """Draw the shown demo anew from its stored state with changes that Python would refuse."""
-    return page.evaluate(REDRAW, [first, then])
+    return render(page, "_esm", "*", first, then)
 
 
 BEYOND = """(root) => [...root.querySelectorAll("*")]

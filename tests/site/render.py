@@ -7,7 +7,7 @@ RENDER = """async ([trait, drawn, first, then]) => {
   const state = {...states.find((s) => s.state._esm && s.state[trait]).state, ...first};
   const heard = {};
   const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {},
-    on: (e, f) => (heard[e] ??= []).push(f), off() {} };
+    on: (e, f) => (heard[e] ??= []).push(f), off() {}, send() {} };
   const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
   const el = document.createElement("div");
   document.querySelector("article").prepend(el);

@@ -141,13 +141,6 @@ def test_saved_state_is_complete_and_plain_json():
     assert not re.search(r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org)", code, re.MULTILINE)
 
 
-def test_every_style_is_ours():
-    rules = re.sub(r"/\*.*?\*/", "", str(EstimatorExplorer._css), flags=re.DOTALL)
-    selectors = " ".join(re.findall(r"([^{}]*)\{", rules))
-    assert {name for name in re.findall(r"\.([a-zA-Z][\w-]*)", selectors)
-            if not name.startswith("rlhf-")} <= {"vscode-dark"}
-
-
 def test_the_bell_curves_end_where_nothing_is_left():
     for curve in bell_curves(shift=3.):
         assert curve[0] < 1e-13 and curve[-1] < 1e-13 and sum(curve) == pytest.approx(1)

@@ -168,10 +168,3 @@ def test_saved_state_is_complete_and_plain_json():
     assert "function slider" in state["_esm"] and ".rlhf-simplex" in state["_css"]
     code = browser_code("policy_gradient_bandit")
     assert not re.search(r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org)", code, re.MULTILINE)
-
-
-def test_every_style_is_ours():
-    rules = re.sub(r"/\*.*?\*/", "", str(PolicyGradientBandit._css), flags=re.DOTALL)
-    selectors = " ".join(re.findall(r"([^{}]*)\{", rules))
-    assert {name for name in re.findall(r"\.([a-zA-Z][\w-]*)", selectors)
-            if not name.startswith("rlhf-")} <= {"vscode-dark"}
