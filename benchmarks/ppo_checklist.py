@@ -69,17 +69,17 @@ def train_with_dropout(model) -> None:
     model.train().requires_grad_(True)
 
 
-def sample_cooler(policy, tokenizer, prompts, max_new_tokens, temperature, generator):
+def sample_cooler(policy, tokenizer, prompts, max_new_tokens, temperature, generator, dtype=None):
     """Samples at 0.7, scored as if they were samples at 1."""
-    rollout = sample(policy, tokenizer, prompts, max_new_tokens, .7, generator)
+    rollout = sample(policy, tokenizer, prompts, max_new_tokens, .7, generator, dtype=dtype)
     with torch.no_grad():
         rollout.logprobs = token_logprobs(policy, rollout)
     return rollout
 
 
-def sample_without_end(*arguments):
+def sample_without_end(*arguments, **settings):
     """The mask ends before the end token, as where pad and end are one token."""
-    rollout = sample(*arguments)
+    rollout = sample(*arguments, **settings)
     last = rollout.lengths - 1
     cut = rollout.finished & (last > 0)
     keep = rollout.completion_mask.clone()

@@ -20,6 +20,8 @@ Lower layers never import upper ones. Read from the top::
                   labels            comparisons made by hand, in a file that is only added to
     algorithms    sft, reward_training, ppo, grpo, dpo, best_of_n
                                     one file each; training has what they share
+                  microbatches      a minibatch in parts that fit into memory
+                  processes         a batch shared out under accelerate launch
     running       evaluation        held-out measurements with their errors
                   runlog            logs in JSON lines, checkpoints that are whole
                   artifacts         shipped checkpoints, and how each is rebuilt

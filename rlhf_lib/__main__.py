@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import platform
 import re
 import shlex
@@ -277,6 +278,9 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     from .report import measurements, read_run, write_report
     from .runlog import RunLog, check_writable, read_json
 
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would all write the same files
+        raise ValueError("the command line runs in one process; expected a script that makes the "
+                         "loop itself, as rlhf_lib.processes says, for `accelerate launch`")
     logging.disable_progress_bar()  # there is one bar: that of the run
     out, resume, quiet = Path(given.pop("out")), given.pop("resume", False), \
         given.pop("quiet", False)

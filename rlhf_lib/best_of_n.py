@@ -30,8 +30,8 @@ from .policy import encode, texts, token_logprobs
 from .rewards import RewardFunction, call_reward
 from .rollout import sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_positive, descend, prompt_table, rows_of_step, score,
-                       set_learning_rate, take, train_without_dropout)
+from .training import (adam, check_one_process, check_positive, descend, prompt_table, rows_of_step,
+                       score, set_learning_rate, take, train_without_dropout)
 
 
 # ---------------------------------------------------------------------------------- choosing
@@ -203,6 +203,7 @@ class RejectionSampling:
 
     def __init__(self, policy, tokenizer, reward: RewardFunction, dataset,
                  config: RejectionSamplingConfig = RejectionSamplingConfig()):
+        check_one_process("RejectionSampling")
         check_positive(config, "max_steps", "batch_size", "num_generations", "num_train_epochs",
                        "mini_batch_size", "max_new_tokens", "temperature", "learning_rate",
                        "max_grad_norm")

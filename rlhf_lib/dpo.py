@@ -29,8 +29,8 @@ from torch import Tensor
 from .losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
 from .policy import TokenBatch, encode, token_logprobs
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (adam, check_apart, check_positive, column, descend, freeze, rows_of_step,
-                       set_learning_rate, train_without_dropout)
+from .training import (adam, check_apart, check_one_process, check_positive, column, descend,
+                       freeze, rows_of_step, set_learning_rate, train_without_dropout)
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class DPO:
     """
 
     def __init__(self, policy, reference, tokenizer, dataset, config: DPOConfig = DPOConfig()):
+        check_one_process("DPO")
         check_positive(config, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
         if config.loss_type not in ("dpo", "ipo", "simpo", "kto"):
             raise ValueError(f"loss_type is {config.loss_type!r}; expected 'dpo', 'ipo', 'simpo' "

@@ -30,12 +30,15 @@ from .advantages import all_equal, group_advantages, masked_whiten, returns_to_g
 from .kl import k1, k3
 from .losses import (aggregate, cispo_loss, clip_fraction, clipped_policy_loss, gspo_loss,
                      rloo_loss, sequence_logprobs)
-from .policy import token_logprobs
+from .microbatches import Part, descend_in_parts, in_parts, memory_advice
+from .policy import TokenBatch, token_logprobs
+from .processes import first_only, gather, own_entry, own_generator, own_share, same_weights
 from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (Price, adam, check_apart, check_positive, check_settings, descend, freeze,
-                       prompt_table, rollout_record, rows_of_step, score, set_learning_rate, take,
+from .training import (Price, adam, check_apart, check_device, check_positive, check_settings,
+                       computing_in, freeze, prompt_table, recompute_activations, rollout_record,
+                       rows_of_step, sampling_dtype, score, set_learning_rate, take, together,
                        train_without_dropout)
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
@@ -85,6 +88,9 @@ class GRPOConfig:
     learning_rate: float = 3e-4  # of the policy
     warmup_steps: int = 3  # in which the learning rate rises to its value
     max_grad_norm: float = 1.  # longer gradients are clipped to it
+    microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    bf16: bool = False  # compute in bfloat16, over weights in float32
     seed: int = 0  # prompts, samples and minibatches
 
 
@@ -128,14 +134,19 @@ class GRPO:
         check_grpo_settings(config, reference)
         self.policy, self.reference = policy, reference
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
+        check_device(config, policy.device, config.batch_size // config.num_generations)
         self.data = prompt_table(dataset)
         self.beta = config.beta
+        self.microbatch_tokens = config.microbatch_tokens
         if reference is not None:
             check_apart(policy=policy, reference=reference)
             freeze(reference)
         train_without_dropout(policy)
+        if config.gradient_checkpointing:
+            recompute_activations(policy)
+        same_weights(policy)
         self.optimizer = adam(policy, config.learning_rate)
-        self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
+        self.sampler = own_generator(policy.device, config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed)
         self.step_number = 0
         self.draws = 0  # batches of prompts drawn so far; more than steps if some were drawn again
@@ -144,13 +155,19 @@ class GRPO:
     def step(self) -> dict:
         """Sample groups, score, compare, update; return the record of the step."""
         start = time.perf_counter()
-        c = self.config
         if self.reference is None and self.beta:
             raise ValueError(f"beta is {self.beta} without a reference; expected 0")
-        rollout, scores, drawn = self.sample_groups()
-        with torch.no_grad():
-            ref_logprobs = token_logprobs(self.reference, rollout, c.temperature) \
-                if self.reference is not None else rollout.logprobs
+        with memory_advice(self):
+            record = self.learn(*self.sample_groups())
+        self.step_number += 1
+        return record | {"seconds": time.perf_counter() - start}
+
+    def learn(self, rollout: Rollout, scores: Tensor, drawn: Tensor) -> dict:
+        """Compare the completions of each group, and update; the record, but for the time."""
+        c, ref_logprobs = self.config, rollout.logprobs
+        if self.reference is not None:
+            ref_logprobs = in_parts(lambda batch: self.logprobs(self.reference, batch), rollout,
+                                    self.microbatch_tokens)
         advantages = self.advantages(rollout, scores, rollout.logprobs - ref_logprobs)
 
         warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
@@ -170,9 +187,8 @@ class GRPO:
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
             "zero_variance_groups": all_equal(groups).float().mean().item(),
-            "drawn": len(drawn), "seconds": time.perf_counter() - start}
+            "drawn": len(drawn)}
         self.rollout = rollout
-        self.step_number += 1
         return record
 
     def sample_groups(self) -> tuple[Rollout, Tensor, Tensor]:
@@ -185,11 +201,12 @@ class GRPO:
         G, parts, kept, drawn = c.num_generations, [], 0, []
         while kept < c.batch_size:
             rows = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
-            rows = [i for i in rows for _ in range(G)]
+            rows = own_share([i for i in rows for _ in range(G)], each=G)
             prompts, columns = take(self.data, rows)
             rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens,
-                             c.temperature, self.sampler)
+                             c.temperature, self.sampler, dtype=sampling_dtype(c))
             scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
+            rollout, scores = together(rollout, scores, self.tokenizer.pad_token_id)
             self.draws += 1
             drawn.append(scores)
             if not c.dynamic_sampling:
@@ -218,21 +235,29 @@ class GRPO:
     def update(self, rollout: Rollout, rows: Tensor, advantages: Tensor, ref_logprobs: Tensor
                ) -> dict:
         """One gradient step of the policy on some rows of the batch."""
-        c, batch = self.config, rollout[rows]
-        mask, old_logprobs, advantages = batch.completion_mask, rollout.logprobs[rows], \
-            advantages[rows]
-        logprobs = token_logprobs(self.policy, batch, c.temperature)
-        loss = self.policy_loss(logprobs, old_logprobs, advantages, mask)
-        if c.kl_in == "loss" and self.beta:
-            loss = loss + self.beta * k3(logprobs - ref_logprobs[rows])
-        loss = aggregate(loss, mask, c.aggregate_over, c.max_new_tokens)
-        gradient_norm = descend(self.policy, self.optimizer, loss, c.max_grad_norm)
+        c = self.config
 
-        logprobs = logprobs.detach()
-        return {"policy_loss": loss.item(),
-                "clip_fraction": self.clip_fraction(logprobs, old_logprobs, advantages, mask),
-                "ratio_gap": (torch.exp(logprobs - old_logprobs) - 1).abs().max().item(),
-                "gradient_norm": gradient_norm}
+        def losses(part: Part) -> Iterator[tuple[Tensor, dict]]:
+            old_logprobs, worth, mask = part.cut(rollout.logprobs), part.cut(advantages), part.mask
+            logprobs = self.logprobs(self.policy, part.batch)
+            loss = self.policy_loss(logprobs, old_logprobs, worth, mask)
+            if c.kl_in == "loss" and self.beta:
+                loss = loss + self.beta * k3(logprobs - part.cut(ref_logprobs))
+            loss = aggregate(loss, mask, c.aggregate_over, c.max_new_tokens)
+            loss = loss * part.share(c.aggregate_over)
+
+            logprobs = logprobs.detach()
+            clipped = self.clip_fraction(logprobs, old_logprobs, worth, mask)
+            yield loss, {
+                "policy_loss": loss.item(), "clip_fraction": clipped * part.share(),
+                "ratio_gap": (torch.exp(logprobs - old_logprobs) - 1).abs().max().item()}
+
+        return descend_in_parts(self, self.policy, self.optimizer, rollout, rows, losses)
+
+    def logprobs(self, model, batch: TokenBatch) -> Tensor:
+        """`token_logprobs` at the temperature and in the precision of the loop."""
+        with computing_in(self.config, model.device):
+            return token_logprobs(model, batch, self.config.temperature)
 
     def policy_loss(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
                     ) -> Tensor:
@@ -266,17 +291,18 @@ class GRPO:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(folder, {"policy": self.policy, "tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "draws": self.draws, "beta": self.beta,
-            "sampler": self.sampler.get_state(), "shuffler": self.shuffler.get_state(),
-            "optimizer": self.optimizer.state_dict()})
+        models = {"policy": self.policy, "tokenizer": self.tokenizer}
+        state = {"step_number": self.step_number, "draws": self.draws, "beta": self.beta,
+                 "samplers": gather(self.sampler.get_state()),
+                 "shuffler": self.shuffler.get_state(), "optimizer": self.optimizer.state_dict()}
+        first_only(lambda: save_checkpoint(folder, models, state))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
         state = load_checkpoint(folder, {"policy": self.policy})
         self.step_number, self.draws, self.beta = (
             state[name] for name in ("step_number", "draws", "beta"))
-        self.sampler.set_state(state["sampler"])
+        self.sampler.set_state(own_entry("samplers", state["samplers"]))
         self.shuffler.set_state(state["shuffler"])
         self.optimizer.load_state_dict(state["optimizer"])
 

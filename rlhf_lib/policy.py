@@ -192,6 +192,14 @@ class TokenBatch:
         return dict(input_ids=self.input_ids, attention_mask=mask,
                     position_ids=position_ids(mask), use_cache=False)
 
+    @property
+    def trimmed(self) -> TokenBatch:
+        """The same without the columns that are padding in every row."""
+        start = int(self.prompt_mask.any(dim=0).int().argmax())
+        T = int(self.completion_mask.sum(dim=1).max())
+        return TokenBatch(self.prompt_ids[:, start:], self.prompt_mask[:, start:],
+                          self.completion_ids[:, :T], self.completion_mask[:, :T])
+
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
@@ -315,9 +323,31 @@ def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tens
 def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
     """log softmax(logits) at the given ids: (B, T, V) and (B, T) to (B, T), in nats.
 
-    Chapter: ppo-mechanics.
+    The table of all log-probabilities, (B, T, V), is never made: forward needs the logarithm of a
+    sum for each token, backward one table, its gradient. Chapters: ppo-mechanics, gpt2-on-a-gpu.
     """
-    return torch.log_softmax(logits.float(), dim=-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return _SelectedLogprobs.apply(logits, ids)
+
+
+class _SelectedLogprobs(torch.autograd.Function):
+    """x[id] − log Σ exp x; its gradient in x is [id] − softmax(x)."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
+        total = _float(logits).logsumexp(dim=-1)
+        ctx.save_for_backward(logits, ids, total)
+        return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - total
+
+    @staticmethod
+    def backward(ctx, weight: Tensor) -> tuple[Tensor, None]:
+        logits, ids, total = ctx.saved_tensors
+        weight = weight.unsqueeze(-1)
+        gradient = (logits - total.unsqueeze(-1)).exp_().mul_(-weight)
+        return gradient.scatter_add_(-1, ids.unsqueeze(-1), weight).to(logits.dtype), None
+
+
+def _float(x: Tensor) -> Tensor:  # 16 bits are too few for a sum over a vocabulary
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -330,7 +360,7 @@ def entropy(logits: Tensor) -> Tensor:
     >>> entropy(torch.zeros(1, 1, 4)).exp()
     tensor([[4.]])
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    logprobs = torch.log_softmax(_float(logits), dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 

@@ -27,14 +27,17 @@ from torch import Tensor
 from .advantages import explained_variance, gae, masked_mean, masked_whiten, token_rewards
 from .kl import AdaptiveKL, k1
 from .losses import (aggregate, clip_fraction, clipped_policy_loss, clipped_value_loss, sft_loss)
-from .policy import encode, token_logprobs
+from .microbatches import Part, descend_in_parts, in_parts, memory_advice, share
+from .policy import TokenBatch, encode, token_logprobs
+from .processes import first_only, gather, own_entry, own_generator, own_share, same_weights
 from .reward_model import SharedCritic, check_one_output, state_values
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (Price, adam, check_apart, check_positive, check_settings, column, descend,
-                       freeze, prompt_table, rollout_record, rows_of_step, score,
-                       set_learning_rate, take, train_without_dropout, warn_if_constant)
+from .training import (Price, adam, check_apart, check_device, check_positive, check_settings,
+                       column, computing_in, freeze, prompt_table, recompute_activations,
+                       rollout_record, rows_of_step, sampling_dtype, score, set_learning_rate,
+                       take, together, train_without_dropout, warn_if_constant)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class PPOConfig:
     critic_learning_rate: float = 5e-4  # of the critic
     warmup_steps: int = 3  # a cold Adam takes its largest steps first; this keeps them small
     max_grad_norm: float = 1.  # longer gradients are clipped to it
+    microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    bf16: bool = False  # compute in bfloat16, over weights in float32
     seed: int = 0  # prompts, samples and minibatches
 
 
@@ -125,7 +131,9 @@ class PPO:
         check_apart(policy=policy, reference=reference, critic=critic)
         self.policy, self.reference, self.critic = policy, reference, critic
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
+        check_device(config, policy.device, config.batch_size)
         self.data = prompt_table(dataset)
+        self.microbatch_tokens = config.microbatch_tokens
         self.ptx = [column(ptx, name) for name in ("prompt", "completion")] if ptx else None
         self.beta = config.beta
         self.controller = AdaptiveKL(config.target_kl, config.kl_horizon) \
@@ -133,10 +141,13 @@ class PPO:
         freeze(reference)
         for model in (policy, critic):
             train_without_dropout(model)
+            if config.gradient_checkpointing and not isinstance(model, SharedCritic):
+                recompute_activations(model)
+            same_weights(model)
         self.optimizers = {"policy": adam(critic if self.shared else policy, config.learning_rate)}
         if not self.shared:
             self.optimizers["critic"] = adam(critic, config.critic_learning_rate)
-        self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
+        self.sampler = own_generator(policy.device, config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed)
         self.step_number = self.updates = 0
         self.rollout: Rollout | None = None
@@ -144,16 +155,29 @@ class PPO:
     def step(self) -> dict:
         """Sample, score, estimate advantages, update; return the record of the step."""
         start = time.perf_counter()
+        with memory_advice(self):
+            record = self.learn(*self.collect())
+        self.step_number += 1
+        return record | {"seconds": time.perf_counter() - start}
+
+    def collect(self) -> tuple[Rollout, Tensor]:
+        """A batch of completions, and their scores."""
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
-        prompts, columns = take(self.data, rows)
+        prompts, columns = take(self.data, own_share(rows))
         rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens, c.temperature,
-                         self.sampler)
+                         self.sampler, dtype=sampling_dtype(c))
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
+        return together(rollout, scores, self.tokenizer.pad_token_id)
+
+    def learn(self, rollout: Rollout, scores: Tensor) -> dict:
+        """Price, estimate advantages, update; the record of the step, but for the time."""
+        c = self.config
         warn_if_constant(scores)
-        with torch.no_grad():
-            ref_logprobs = token_logprobs(self.reference, rollout, c.temperature)
-            old_values = state_values(self.critic, rollout) * rollout.completion_mask
+        ref_logprobs = in_parts(lambda batch: self.logprobs(self.reference, batch), rollout,
+                                self.microbatch_tokens)
+        old_values = in_parts(self.values, rollout, self.microbatch_tokens) \
+            * rollout.completion_mask
         log_ratio = rollout.logprobs - ref_logprobs
         rewards = token_rewards(scores, log_ratio, rollout.completion_mask, self.beta)
         advantages, returns = gae(rewards, old_values, rollout.completion_mask, c.gamma, c.lam)
@@ -176,63 +200,80 @@ class PPO:
             "beta": self.beta, **rollout_record(rollout),
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
-            "explained_variance": explained_variance(old_values, returns, rollout.completion_mask),
-            "seconds": time.perf_counter() - start}
+            "explained_variance": explained_variance(old_values, returns, rollout.completion_mask)}
         if self.controller:
             self.beta = self.controller(self.beta, kl, c.batch_size)
         self.rollout = rollout
-        self.step_number += 1
         return record
 
     def update(self, rollout: Rollout, rows: Tensor, advantages: Tensor, old_values: Tensor,
                returns: Tensor) -> dict:
         """One gradient step of policy and critic on some rows of the batch."""
-        c, batch = self.config, rollout[rows]
-        mask, old_logprobs = batch.completion_mask, rollout.logprobs[rows]
-        advantages, old_values, returns = advantages[rows], old_values[rows], returns[rows]
+        c = self.config
+        ptx = self.ptx_batch() if c.ptx_coefficient else None
 
-        if self.shared:
-            logprobs, values = self.critic.logprobs_and_values(batch, c.temperature)
-        else:
-            logprobs = token_logprobs(self.policy, batch, c.temperature)
-        policy_loss = aggregate(clipped_policy_loss(logprobs, old_logprobs, advantages, c.epsilon,
-                                                    dual_clip=c.dual_clip), mask)
-        losses = [policy_loss]
-        if self.shared:
-            value_loss = aggregate(
-                clipped_value_loss(values, old_values, returns, c.epsilon_value), mask)
-            losses = [policy_loss + c.value_coefficient * value_loss]
-        if c.ptx_coefficient:
-            losses.append(c.ptx_coefficient * self.ptx_loss())
-        gradient_norm = descend(self.critic if self.shared else self.policy,
-                                self.optimizers["policy"], losses, c.max_grad_norm)
+        def value_loss(part: Part, values: Tensor) -> tuple[Tensor, dict]:
+            loss = part.share() * aggregate(clipped_value_loss(
+                values, part.cut(old_values), part.cut(returns), c.epsilon_value), part.mask)
+            return loss, {"value_loss": loss.item()}
+
+        def policy_losses(part: Part) -> Iterator[tuple[Tensor, dict]]:
+            old_logprobs, worth, mask = part.cut(rollout.logprobs), part.cut(advantages), part.mask
+            if self.shared:
+                with computing_in(c, self.policy.device):
+                    logprobs, values = self.critic.logprobs_and_values(part.batch, c.temperature)
+            else:
+                logprobs = self.logprobs(self.policy, part.batch)
+            loss = part.share() * aggregate(clipped_policy_loss(
+                logprobs, old_logprobs, worth, c.epsilon, dual_clip=c.dual_clip), mask)
+
+            logprobs = logprobs.detach()
+            ratio = torch.exp(logprobs - old_logprobs)
+            clipped = clip_fraction(logprobs, old_logprobs, worth, mask, c.epsilon)
+            found = {"policy_loss": loss.item(), "clip_fraction": clipped * part.share(),
+                     "ratio_gap": (ratio - 1).abs().max().item()}
+            if c.dual_clip is not None:
+                bounded = ((ratio > c.dual_clip) & (worth < 0)).float()
+                found["dual_clip_fraction"] = part.share() * masked_mean(bounded, mask).item()
+            if self.shared:
+                second, also = value_loss(part, values)
+                loss, found = loss + c.value_coefficient * second, found | also
+            yield loss, found
+            if ptx is not None:
+                batch = ptx[part.places].trimmed
+                logprobs = self.logprobs(self.policy, batch, temperature=1.)
+                loss = sft_loss(logprobs, batch.completion_mask) \
+                    * share(batch.completion_mask, ptx.completion_mask)
+                yield c.ptx_coefficient * loss, {"ptx_loss": loss.item()}
+
+        def value_losses(part: Part) -> Iterator[tuple[Tensor, dict]]:
+            yield value_loss(part, self.values(part.batch))
+
+        record = descend_in_parts(self, self.critic if self.shared else self.policy,
+                                  self.optimizers["policy"], rollout, rows, policy_losses)
         if not self.shared:
-            value_loss = aggregate(clipped_value_loss(
-                state_values(self.critic, batch), old_values, returns, c.epsilon_value), mask)
-            descend(self.critic, self.optimizers["critic"], value_loss, c.max_grad_norm)
+            record = descend_in_parts(self, self.critic, self.optimizers["critic"], rollout, rows,
+                                      value_losses) | record
         self.updates += 1
-
-        logprobs = logprobs.detach()
-        ratio = torch.exp(logprobs - old_logprobs)
-        record = {"policy_loss": policy_loss.item(), "value_loss": value_loss.item(),
-                  "clip_fraction": clip_fraction(logprobs, old_logprobs, advantages, mask,
-                                                 c.epsilon),
-                  "ratio_gap": (ratio - 1).abs().max().item(), "gradient_norm": gradient_norm}
-        if c.ptx_coefficient:
-            record["ptx_loss"] = losses[-1].item() / c.ptx_coefficient
-        if c.dual_clip is not None:
-            record["dual_clip_fraction"] = masked_mean(
-                ((ratio > c.dual_clip) & (advantages < 0)).float(), mask).item()
         return record
 
-    def ptx_loss(self) -> Tensor:
-        """The SFT loss on the next rows of `ptx`, as many as a minibatch has."""
+    def logprobs(self, model, batch: TokenBatch, temperature: float | None = None) -> Tensor:
+        """`token_logprobs` in the precision of the loop, and at its temperature if none is given."""
+        with computing_in(self.config, model.device):
+            return token_logprobs(model, batch, temperature or self.config.temperature)
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """`state_values` of the critic, in the precision of the loop."""
+        with computing_in(self.config, self.critic.device):
+            return state_values(self.critic, batch)
+
+    def ptx_batch(self) -> TokenBatch:
+        """The next rows of `ptx`, as many as a minibatch has."""
         prompts, completions = self.ptx
         rows = rows_of_step(len(prompts), self.config.mini_batch_size, self.updates,
                             self.config.seed)
-        batch = encode(self.tokenizer, [prompts[i] for i in rows], [completions[i] for i in rows],
-                       self.policy.device)
-        return sft_loss(token_logprobs(self.policy, batch), batch.completion_mask)
+        return encode(self.tokenizer, [prompts[i] for i in rows], [completions[i] for i in rows],
+                      self.policy.device)
 
     def __iter__(self) -> Iterator[dict]:
         while self.step_number < self.config.max_steps:
@@ -242,11 +283,13 @@ class PPO:
         """Write a checkpoint: the models as `save_pretrained` folders, and the loop state."""
         models = {"policy": self.policy} if self.shared else \
             {"policy": self.policy, "critic": self.critic}
-        save_checkpoint(folder, models | {"tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "updates": self.updates, "beta": self.beta,
-            "sampler": self.sampler.get_state(), "shuffler": self.shuffler.get_state(),
-            "value_head": self.critic.score.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}})
+        models["tokenizer"] = self.tokenizer
+        state = {"step_number": self.step_number, "updates": self.updates, "beta": self.beta,
+                 "samplers": gather(self.sampler.get_state()),
+                 "shuffler": self.shuffler.get_state(),
+                 "value_head": self.critic.score.state_dict(),
+                 "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}}
+        first_only(lambda: save_checkpoint(folder, models, state))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
@@ -255,7 +298,7 @@ class PPO:
         state = load_checkpoint(folder, models)
         self.step_number, self.updates, self.beta = (
             state[name] for name in ("step_number", "updates", "beta"))
-        self.sampler.set_state(state["sampler"])
+        self.sampler.set_state(own_entry("samplers", state["samplers"]))
         self.shuffler.set_state(state["shuffler"])
         self.critic.score.load_state_dict(state["value_head"])
         for name, optimizer in self.optimizers.items():

@@ -18,6 +18,7 @@ from torch import Tensor
 from .data import pair_lengths
 from .losses import bradley_terry_loss
 from .policy import encode
+from .processes import first_only, gather, own_share, same_weights
 from .reward_model import check_one_output, new_reward_model, reward_scores
 from .rewards import LearnedReward
 from .runlog import load_checkpoint, save_checkpoint
@@ -80,6 +81,7 @@ class RewardTraining:
             self.margins = column(dataset, "margin", (int, float))
         self.lengths = checked_lengths(model, tokenizer, self.prompts, self.chosen, self.rejected)
         train_without_dropout(model)
+        same_weights(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
             betas=(.9, .98))
@@ -95,6 +97,7 @@ class RewardTraining:
             (1 - self.step_number / c.max_steps)
         set_learning_rate(self.optimizer, rate)
         descend(self.model, self.optimizer, self.parts(rows, tally), c.max_grad_norm)
+        tally = [entry for entries in gather(tally) for entry in entries]
         self.step_number += 1
         return {"step": self.step_number, "loss": sum(loss for loss, _ in tally),
                 "accuracy": sum(right for _, right in tally) / len(rows), "learning_rate": rate,
@@ -102,11 +105,12 @@ class RewardTraining:
 
     def parts(self, rows: list[int], tally: list[tuple[float, int]]) -> Iterator[Tensor]:
         """The loss of a batch in `gradient_accumulation_steps` parts that add up to it."""
-        size = -(-len(rows) // self.config.gradient_accumulation_steps)
-        if size < len(rows):  # a part of pairs of like length has less padding
+        if self.config.gradient_accumulation_steps > 1:  # pairs of like length have less padding
             rows = sorted(rows, key=self.lengths.__getitem__)
-        for i in range(0, len(rows), size):
-            part = rows[i:i + size]
+        own = own_share(rows)
+        size = max(1, -(-len(own) // self.config.gradient_accumulation_steps))
+        for i in range(0, len(own), size):
+            part = own[i:i + size]
             prompts = [self.prompts[j] for j in part]
             completions = [self.chosen[j] for j in part] + [self.rejected[j] for j in part]
             batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
@@ -124,8 +128,9 @@ class RewardTraining:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(folder, {"model": self.model, "tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "optimizer": self.optimizer.state_dict()})
+        first_only(lambda: save_checkpoint(
+            folder, {"model": self.model, "tokenizer": self.tokenizer},
+            {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()}))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""

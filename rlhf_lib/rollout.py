@@ -4,11 +4,14 @@ Axes: B batch, P prompt tokens (padded on the left), T completion tokens (padded
 
 What it leaves out on purpose: top-k and top-p. They would sample from another distribution than
 the one that is trained. The temperature is kept, and divides the logits wherever the completions
-are scored again. Chapters: ppo-live, grpo.
+are scored again. Chapters: ppo-live, grpo, gpt2-on-a-gpu.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +36,11 @@ class Rollout(TokenBatch):
     @property
     def lengths(self) -> Tensor:  # (B,) tokens, the end token included
         return self.completion_mask.sum(dim=1)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)
+                                if f.name not in ("prompts", "completions")})
 
     def select(self, rows: list[int]) -> Rollout:
         """The rollout of some rows; `rollout[rows]` gives only their tokens."""
@@ -72,8 +80,9 @@ class Decoder:
     without them. Chapter: gpt2-on-a-gpu.
     """
 
-    def __init__(self, model, max_new_tokens: int):
+    def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
         self.model, self.max_new_tokens = model, max_new_tokens
+        self.dtype = dtype or model.dtype  # what is computed in
 
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
         """Read the prompts, (B, P); return the logits of the first new token, (B, V)."""
@@ -114,17 +123,23 @@ class Decoder:
         self.cache.batch_select_indices(rows)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        return self.model(input_ids=ids, attention_mask=self.mask.long(), position_ids=positions,
-                          past_key_values=self.cache, use_cache=True,
-                          logits_to_keep=1).logits[:, -1]
+        with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
+            return self.model(input_ids=ids, attention_mask=self.mask.long(),
+                              position_ids=positions, past_key_values=self.cache, use_cache=True,
+                              logits_to_keep=1).logits[:, -1]
 
 
 class GPT2Decoder(Decoder):
-    """The same for GPT-2, written out: a tenth of the calls, and a cache that never moves.
+    """The same for GPT-2, its layers written out and its cache made in advance.
 
     Radford et al. 2019; the layers are those of `transformers.GPT2LMHeadModel`, whose weights
-    it reads. Chapter: gpt2-on-a-gpu.
+    it reads, or copies of them in another precision. Chapter: gpt2-on-a-gpu.
     """
+
+    def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
+        self.config, self.max_new_tokens = model.config, max_new_tokens
+        self.act = model.transformer.h[0].mlp.act
+        self.weights = [w.to(dtype or model.dtype) for w in self.weights_of(model)]
 
     @staticmethod
     def reads(model) -> bool:
@@ -145,10 +160,19 @@ class GPT2Decoder(Decoder):
         return all(type(m) is Conv1D for b in model.transformer.h
                    for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj))
 
+    @staticmethod
+    def weights_of(model) -> list[Tensor]:
+        """Three tables, twelve tensors for each layer, and the last norm."""
+        t = model.transformer
+        layers = [m for b in t.h for m in (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2,
+                                           b.mlp.c_fc, b.mlp.c_proj)]
+        return [w.detach() for w in (t.wte.weight, t.wpe.weight, model.lm_head.weight,
+                                     *(x for m in (*layers, t.ln_f) for x in (m.weight, m.bias)))]
+
     def open(self, B: int, P: int) -> None:
-        c = self.model.config
-        self.heads, self.used = c.n_head, 0
-        self.cache = [self.model.lm_head.weight.new_empty(
+        c = self.config
+        self.used = 0
+        self.cache = [self.weights[0].new_empty(
             2, B, c.n_head, P + self.max_new_tokens, c.n_embd // c.n_head)
             for _ in range(c.n_layer)]  # keys and values
 
@@ -159,7 +183,7 @@ class GPT2Decoder(Decoder):
             self.cache[i] = new
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        t, (B, T) = self.model.transformer, ids.shape
+        T = ids.shape[1]
         mask = self.mask[:, None, None, :]  # (B, 1, 1, slots)
         if T > 1:  # the prompt: each token sees those before it, and padding sees itself
             past = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
@@ -167,82 +191,178 @@ class GPT2Decoder(Decoder):
         elif self.even:  # no padding anywhere: nothing to mask
             mask = None
         start, self.used = self.used, self.used + T
-        x = (t.wte(ids) + t.wpe(positions)).flatten(0, 1)  # (B·T, E): one product for all rows
-        for block, cache in zip(t.h, self.cache):
-            qkv = _linear(block.attn.c_attn, _normalise(block.ln_1, x))
-            q, *kv = qkv.view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+
+        def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
             cache[0, :, :, start:self.used], cache[1, :, :, start:self.used] = kv
-            keys, values = cache[:, :, :, :self.used]
+            return cache[:, :, :, :self.used]
+        return self.logits_after(ids, positions, mask, remember)
+
+    def logits_after(self, ids: Tensor, positions: Tensor, mask: Tensor | None, remember) -> Tensor:
+        """GPT-2: (B, T) tokens to the logits after the last, (B, V).
+
+        `remember(cache, kv)` writes the keys and values of these tokens into the cache of a layer,
+        and returns those that they may attend to.
+        """
+        c, (B, T) = self.config, ids.shape
+        embed, place, unembed, *weights, last_w, last_b = self.weights
+        norm = partial(F.layer_norm, normalized_shape=(c.n_embd,), eps=c.layer_norm_epsilon)
+        x = (F.embedding(ids, embed) + F.embedding(positions, place)).flatten(0, 1)
+        for i, cache in enumerate(self.cache):  # x is (B·T, E): one product for all rows
+            w1, b1, mix, mix_b, join, join_b, w2, b2, up, up_b, down, down_b = \
+                weights[12 * i:12 * i + 12]
+            qkv = torch.addmm(mix_b, norm(x, weight=w1, bias=b1), mix)
+            q, *kv = qkv.view(B, T, 3, c.n_head, -1).permute(2, 0, 3, 1, 4)
+            keys, values = remember(cache, kv)
             seen = F.scaled_dot_product_attention(q, keys, values, mask)
-            x = x + _linear(block.attn.c_proj, seen.transpose(1, 2).reshape(B * T, -1))
-            inner = block.mlp.act(_linear(block.mlp.c_fc, _normalise(block.ln_2, x)))
-            x = x + _linear(block.mlp.c_proj, inner)
-        last = _normalise(t.ln_f, x.view(B, T, -1)[:, -1])
-        return F.linear(last, self.model.lm_head.weight)
+            x = x + torch.addmm(join_b, seen.transpose(1, 2).reshape(B * T, -1), join)
+            inner = self.act(torch.addmm(up_b, norm(x, weight=w2, bias=b2), up))
+            x = x + torch.addmm(down_b, inner, down)
+        return F.linear(norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b), unembed)
 
 
-def _linear(layer, x: Tensor) -> Tensor:
-    return torch.addmm(layer.bias, x, layer.weight)  # transformers' Conv1D
+class FixedDecoder(GPT2Decoder):
+    """A whole step, from the draw to the next logits, as one program with nothing left to decide.
 
-
-def _normalise(layer, x: Tensor) -> Tensor:
-    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-
-
-@torch.no_grad()
-def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 1.,
-           generator: torch.Generator | None = None, greedy: bool = False) -> Rollout:
-    """Sample one completion for each prompt; repeat a prompt to get more of them.
-
-    Chapter: ppo-mechanics.
+    On a GPU the host takes longer to launch the kernels of a step than they take to run. So the
+    step has one shape from the first token to the last: rows that ended are carried along, every
+    slot of the cache is attended to behind a mask, and the place to write to is a tensor. CUDA
+    can record such a program as a graph and replay it by a single launch. The host only fills the
+    noise and, every `CHECK` steps, asks whether a row still writes. On a CPU the same program runs
+    as it stands, which is how it is tested. Chapter: gpt2-on-a-gpu.
 
     Parameters
     ----------
-    policy : transformers causal language model
-    tokenizer : PreTrainedTokenizerBase
-    prompts : list of str
-    max_new_tokens : int
-        Longest completion, the end token included.
+    model : transformers.GPT2LMHeadModel
+    B, P, T : int
+        Rows, slots for the prompt, and new tokens.
     temperature : float
-        Divides the logits; 1 samples from the policy itself.
-    generator : torch.Generator, optional
-        On the policy's device; given one, the samples are a function of its state.
     greedy : bool
-        Take the most likely token instead of sampling.
-
-    Returns
-    -------
-    Rollout
-
-    Raises
-    ------
-    ValueError
-        If a prompt is empty, the context is too short, temperature is not positive, or the
-        tokenizer cannot tell padding from the end of a completion.
+    eos, pad : int
+        Token ids.
+    dtype : torch.dtype, optional
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a positive number "
-                         "(greedy=True takes the most likely token)")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
 
-    prompts = texts("prompts", prompts)
-    device = policy.device
-    prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, device)
-    check_context(policy, prompt_ids.shape[1] + max_new_tokens)
-    B, T = len(prompts), max_new_tokens
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    CHECK = 8  # steps between two looks at whether all rows have ended
+    made: WeakKeyDictionary = WeakKeyDictionary()  # model -> the decoders made for it last
 
-    first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
-    distinct = sorted(first.values())  # a group of completions shares one pass over its prompt
-    decoder = (GPT2Decoder if GPT2Decoder.reads(policy) else Decoder)(policy, T)
-    logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
-    place = {prompts[i]: k for k, i in enumerate(distinct)}
-    rows = torch.tensor([place[prompt] for prompt in prompts], device=device)
-    if len(distinct) < B:
+    def __init__(self, model, B: int, P: int, T: int, temperature: float, greedy: bool, eos: int,
+                 pad: int, dtype: torch.dtype | None = None):
+        super().__init__(model, T, dtype)
+        self.P, self.temperature, self.greedy, self.eos, self.pad = P, temperature, greedy, eos, pad
+        self.graph = None
+        device, V = model.device, len(self.weights[2])
+        self.open(B, P)
+        for cache in self.cache:
+            cache.zero_()  # a masked slot weighs 0, and 0 times what lay there may be nan
+        self.mask = torch.zeros(B, P + T, dtype=torch.bool, device=device)
+        self.slot, self.column = (torch.zeros(1, dtype=torch.long, device=device) for _ in range(2))
+        self.positions = torch.zeros(B, 1, dtype=torch.long, device=device)
+        self.going = torch.zeros(B, dtype=torch.bool, device=device)
+        self.logits = self.weights[0].new_zeros(B, V)
+        self.noise = torch.ones(B, V, device=device)
+        self.tokens, self.written = (torch.zeros(B, T, dtype=torch.long, device=device)
+                                     for _ in range(2))
+        self.logprobs, self.entropies = (torch.zeros(B, T, device=device) for _ in range(2))
+
+    @staticmethod
+    def suits(model) -> bool:
+        """Whether launches are what a step waits for: GPT-2 on a GPU."""
+        return model.device.type == "cuda" and GPT2Decoder.reads(model)
+
+    @classmethod
+    def get(cls, model, *settings) -> FixedDecoder:
+        """One that was made before for the same sizes, with the weights of now; or a new one."""
+        made = cls.made.setdefault(model, {})
+        decoder = made.pop(settings, None) or cls(model, *settings)
+        while len(made) > 1:  # two at most: one for training and one for evaluation
+            del made[next(iter(made))]
+        made[settings] = decoder
+        for mine, now in zip(decoder.weights, cls.weights_of(model)):
+            if mine.data_ptr() != now.data_ptr():  # a copy in another precision
+                mine.copy_(now)
+        return decoder
+
+    def load(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor) -> None:
+        """Begin behind prompts that were read: row i continues row `rows[i]` of `prompts`."""
+        for state in (self.mask, self.tokens, self.written, self.logprobs, self.entropies,
+                      self.column):
+            state.zero_()
+        left = self.P - prompts.used  # slots that no prompt reaches
+        for mine, read in zip(self.cache, prompts.cache):
+            mine[:, :, :, left:self.P] = read[:, rows, :, :prompts.used]
+        self.mask[:, left:self.P] = prompts.mask[rows]
+        self.positions.copy_(prompts.positions[rows, -1:] + 1)
+        self.logits.copy_(logits[rows])
+        self.tokens.fill_(self.pad)
+        self.slot.fill_(self.P)
+        self.going.fill_(True)
+
+    def advance(self) -> None:
+        """Draw a token in every row, write it down, and compute the logits of the next."""
+        logprobs = torch.log_softmax(self.logits.float() / self.temperature, dim=-1)
+        probabilities = logprobs.exp()
+        token = (logprobs if self.greedy else probabilities / self.noise).argmax(dim=-1)
+        token = torch.where(self.going, token, self.pad)
+        chosen = logprobs.gather(1, token[:, None])[:, 0]
+        entropy = -(probabilities * logprobs).sum(dim=-1)
+        for table, value in ((self.tokens, token), (self.written, self.going.long()),
+                             (self.logprobs, torch.where(self.going, chosen, 0.)),
+                             (self.entropies, torch.where(self.going, entropy, 0.))):
+            table.index_copy_(1, self.column, value[:, None])
+        self.going &= token != self.eos
+        self.mask.index_fill_(1, self.slot, True)
+
+        def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
+            for kept, new in zip(cache, kv):
+                kept.index_copy_(2, self.slot, new)
+            return cache
+        self.logits.copy_(self.logits_after(token[:, None], self.positions,
+                                            self.mask[:, None, None, :], remember))
+        for place in (self.slot, self.column, self.positions):
+            place += 1
+
+    def record(self) -> None:
+        """Turn `advance` into a CUDA graph."""
+        aside = torch.cuda.Stream()  # a graph may be recorded once its kernels have been chosen
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                self.advance()
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.advance()
+
+    def run(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor,
+            generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All tokens of all rows; what `step_by_step` returns."""
+        if self.graph is None and self.logits.is_cuda:
+            self.record()
+        self.load(prompts, rows, logits)
+        for t in range(self.max_new_tokens):
+            if not self.greedy:
+                self.noise.exponential_(generator=generator)
+            self.graph.replay() if self.graph else self.advance()
+            if (t + 1) % self.CHECK == 0 and not self.going.any():
+                break
+        used = int(self.written.any(dim=0).sum())
+        tables = (self.tokens, self.written, self.logprobs, self.entropies)
+        return *(table[:, :used].clone() for table in tables), ~self.going
+
+
+def step_by_step(decoder: Decoder, rows: Tensor, logits: Tensor, T: int, temperature: float,
+                 greedy: bool, eos: int, pad: int, generator: torch.Generator | None
+                 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Draw token after token until every row has ended, leaving those behind that have.
+
+    Row i of the batch continues row `rows[i]` of what the decoder has read, after `logits[rows[i]]`.
+    Returns tokens, mask, log-probabilities and entropies, each (B, T), and which rows ended, (B,).
+    Chapter: gpt2-on-a-gpu.
+    """
+    B, device = len(rows), rows.device
+    if B > len(logits):  # a group of completions shares one pass over its prompt
         decoder.keep(rows)
         logits = logits[rows]
-
     tokens = torch.full((B, T), pad, device=device)
     mask = torch.zeros((B, T), dtype=torch.long, device=device)
     logprobs, entropies = (torch.zeros((B, T), device=device) for _ in range(2))
@@ -265,12 +385,74 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
         if not len(running) or t == T - 1:
             break
         logits = decoder.step(token, going)
-
-    used = t + 1
-    tokens, mask = tokens[:, :used], mask[:, :used]
-    completions = [tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
-                   for row, keep in zip(tokens, mask)]
     finished = torch.ones(B, dtype=torch.bool, device=device)
     finished[running] = False
-    return Rollout(prompt_ids, prompt_mask, tokens, mask, logprobs[:, :used],
-                   entropies[:, :used], finished, prompts, completions)
+    return *(table[:, :t + 1] for table in (tokens, mask, logprobs, entropies)), finished
+
+
+@torch.no_grad()
+def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 1.,
+           generator: torch.Generator | None = None, greedy: bool = False,
+           dtype: torch.dtype | None = None) -> Rollout:
+    """Sample one completion for each prompt; repeat a prompt to get more of them.
+
+    Chapter: ppo-mechanics.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+    tokenizer : PreTrainedTokenizerBase
+    prompts : list of str
+    max_new_tokens : int
+        Longest completion, the end token included.
+    temperature : float
+        Divides the logits; 1 samples from the policy itself.
+    generator : torch.Generator, optional
+        On the policy's device; given one, the samples are a function of its state.
+    greedy : bool
+        Take the most likely token instead of sampling.
+    dtype : torch.dtype, optional
+        What to compute in, such as `torch.bfloat16`; the weights' own type if not given. The
+        log-probabilities are those of the policy that drew, and float32 in any case.
+
+    Returns
+    -------
+    Rollout
+
+    Raises
+    ------
+    ValueError
+        If a prompt is empty, the context is too short, temperature is not positive, or the
+        tokenizer cannot tell padding from the end of a completion.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a positive number "
+                         "(greedy=True takes the most likely token)")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
+
+    prompts = texts("prompts", prompts)
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, policy.device)
+    B, P = prompt_ids.shape
+    check_context(policy, P + max_new_tokens)
+    settings = (max_new_tokens, temperature, greedy, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+    first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
+    distinct = sorted(first.values())  # a prompt is read once, whatever it is sampled for
+    place = {prompts[i]: k for k, i in enumerate(distinct)}
+    rows = torch.tensor([place[prompt] for prompt in prompts], device=policy.device)
+    fixed = FixedDecoder.suits(policy)
+    kind = GPT2Decoder if GPT2Decoder.reads(policy) else Decoder
+    decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
+    logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
+    if fixed:  # prompts of about the same length share a recording
+        slots = 16 * math.ceil(P / 16)
+        tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(decoder, rows, logits,
+                                                                          generator)
+    else:
+        tables = step_by_step(decoder, rows, logits, *settings, generator)
+    tokens, mask, logprobs, entropies, finished = tables
+    completions = [tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
+                   for row, keep in zip(tokens, mask)]
+    return Rollout(prompt_ids, prompt_mask, tokens, mask, logprobs, entropies, finished, prompts,
+                   completions)

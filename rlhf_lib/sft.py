@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .losses import sft_loss
 from .policy import TokenBatch, encode, token_logprobs
+from .processes import first_only, gather, own_share, same_weights
 from .runlog import load_checkpoint, save_checkpoint
 from .training import (check_positive, column, descend, rows_of_step, set_learning_rate,
                        train_without_dropout)
@@ -67,6 +68,7 @@ class SFT:
         self.prompts = column(dataset, "prompt")
         self.completions = column(dataset, "completion")
         train_without_dropout(model)
+        same_weights(model)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
             betas=(.9, .98))
@@ -87,7 +89,8 @@ class SFT:
         gradient_norm = descend(self.model, self.optimizer, self.parts(batch, losses),
                                 c.max_grad_norm)
         self.step_number += 1
-        return {"step": self.step_number, "loss": sum(losses), "learning_rate": rate,
+        return {"step": self.step_number, "loss": sum(map(sum, gather(losses))),
+                "learning_rate": rate,
                 "gradient_norm": gradient_norm, "tokens": int(batch.completion_mask.sum()),
                 "seconds": time.perf_counter() - start}
 
@@ -97,9 +100,10 @@ class SFT:
         Each part weighs by its tokens. Were the parts' means averaged, a token would weigh more
         in a part with short completions.
         """
-        size = -(-len(batch) // self.config.gradient_accumulation_steps)
-        for i in range(0, len(batch), size):
-            part = batch[i:i + size]
+        rows = own_share(torch.arange(len(batch)))
+        size = max(1, -(-len(rows) // self.config.gradient_accumulation_steps))
+        for own in rows.split(size):
+            part = batch[own]
             share = part.completion_mask.sum() / batch.completion_mask.sum()
             loss = sft_loss(token_logprobs(self.model, part), part.completion_mask) * share
             losses.append(loss.item())
@@ -111,8 +115,9 @@ class SFT:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(folder, {"model": self.model, "tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "optimizer": self.optimizer.state_dict()})
+        first_only(lambda: save_checkpoint(
+            folder, {"model": self.model, "tokenizer": self.tokenizer},
+            {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()}))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .advantages import masked_mean
+from .processes import gather, rank_and_count, sum_gradients
 from .rewards import RewardFunction, call_reward
-from .rollout import Rollout
+from .rollout import Rollout, join
 
 
 # ---------------------------------------------------------------------------------- data
@@ -62,6 +63,36 @@ def train_without_dropout(model) -> None:
     model.requires_grad_(True)
 
 
+def recompute_activations(model) -> None:
+    """Activation checkpointing: keep the input of each layer alone, and compute the rest again.
+
+    transformers does so in layers that are in training mode. Only they are put there: what is
+    inside them, dropout above all, stays as it is in evaluation.
+
+    Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.23
+    (enable or model.gradient_checkpointing_enable)()
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
+
+
+def computing_in(config, device: torch.device) -> torch.autocast:
+    """The precision of a loop's forward passes: matrix products in bfloat16 if it says `bf16`.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+
+
+def sampling_dtype(config) -> torch.dtype | None:
+    """What a loop samples in. Chapter: gpt2-on-a-gpu."""
+    return torch.bfloat16 if config.bf16 else None
+
+
 def check_apart(**models) -> None:
     """Refuse one model in two roles, or on two devices.
 
@@ -100,7 +131,8 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
     """One optimiser step; returns the gradient norm before clipping.
 
     Given several losses, their gradients add up. Each is followed back as it comes, so that an
-    iterator which computes them one by one holds the activations of one at a time.
+    iterator which computes them one by one holds the activations of one at a time. Of several
+    processes each gives its own losses, shares of one.
 
     Chapter: ppo-mechanics.
     """
@@ -109,6 +141,7 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
     for part in ([loss] if isinstance(loss, Tensor) else loss):
         part.backward()
         total += part.item()
+    sum_gradients(model)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     if not math.isfinite(norm):
         optimizer.zero_grad()
@@ -132,6 +165,18 @@ def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float,
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
 
 
+def together(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
+    """What all processes sampled and scored, as one batch that every one of them holds.
+
+    Chapter: scaling-out.
+    """
+    if rank_and_count()[1] == 1:
+        return rollout, scores
+    found = gather((rollout.to("cpu"), scores.cpu()))
+    return (join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
+            torch.cat([scores for _, scores in found]).to(scores.device))
+
+
 def warn_if_constant(scores: Tensor) -> None:
     """Say so if every completion scored the same: with a critic that knows, nothing is learnt.
 
@@ -140,7 +185,7 @@ def warn_if_constant(scores: Tensor) -> None:
     if len(scores) > 1 and (scores == scores[0]).all():
         warnings.warn(f"the reward is {scores[0].item():g} for each of the {len(scores)} "
                       "completions of this step; expected some to be better than others. Only "
-                      "the KL is left to learn from", RuntimeWarning, stacklevel=3)
+                      "the KL is left to learn from", RuntimeWarning, stacklevel=4)
 
 
 def rollout_record(rollout: Rollout) -> dict:
@@ -166,8 +211,32 @@ def check_settings(config) -> None:
                          f"mini_batch_size={config.mini_batch_size}")
     check_positive(config, "temperature", "learning_rate", "epsilon", "max_grad_norm")
     check_beta(config.beta)
+    if config.microbatch_tokens is not None:
+        check_positive(config, "microbatch_tokens")
     if not config.warmup_steps >= 0:
         raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
+
+
+def check_device(config, device: torch.device, prompts: int) -> None:
+    """Refuse what this device cannot compute, or this number of processes cannot share.
+
+    Chapters: gpt2-on-a-gpu, scaling-out.
+    """
+    if config.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ValueError(f"bf16 is True on {torch.cuda.get_device_name(device)}; expected a GPU "
+                         "that multiplies in bfloat16 (compute capability 8.0 or more), or "
+                         "bf16=False")
+    processes = rank_and_count()[1]
+    if prompts < processes:
+        raise ValueError(f"batch_size={config.batch_size} has {prompts} prompts; expected one or "
+                         f"more for each of the {processes} processes")
+
+
+def check_one_process(name: str) -> None:
+    """Refuse several processes where a loop does not share its rows. Chapter: scaling-out."""
+    processes = rank_and_count()[1]
+    if processes > 1:
+        raise ValueError(f"{name} runs in one process; expected 1, and {processes} were started")
 
 
 def check_beta(beta) -> float:

@@ -351,6 +351,13 @@ def test_an_error_of_the_user_is_one_line(models, tmp_path, capsys, arguments, m
     assert not out.exists()  # nothing stands in the way of the next try
 
 
+def test_several_processes_are_not_let_loose_on_one_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["ppo", "--out", str(tmp_path / "run")]) == 2
+    assert said(capsys).startswith("error: the command line runs in one process; expected a script")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(models, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):

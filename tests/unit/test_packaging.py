@@ -37,11 +37,12 @@ def pins(text: str) -> dict[str, str]:
 
 def own_files() -> list[Path]:
     """Return the files of the project: what git would track, without asking git."""
-    skip = {".git", ".venv", ".venv-floors", "_build", "build", "dist", "mathjax", "__pycache__",
+    skip = {".git", "_build", "build", "dist", "mathjax", "__pycache__",
             ".pytest_cache", ".ipynb_checkpoints", "artifacts"}
     return [p for p in ROOT.rglob("*")
             if p.is_file() and not skip & set(p.relative_to(ROOT).parts)
-            and not any(part.endswith(".egg-info") for part in p.parts)]
+            and not any(part.endswith(".egg-info") or part.startswith((".venv", ".trl-"))
+                        for part in p.relative_to(ROOT).parts)]
 
 
 def test_the_pinned_environment_satisfies_the_package():

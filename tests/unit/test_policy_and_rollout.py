@@ -1,5 +1,6 @@
 """Encoding, scoring and sampling: the sampler and the scorer must be one function."""
 import copy
+import gc
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from tests.unit.small import RAGGED, count_words, policy, tokenizer
 from rlhf_lib.best_of_n import best_of_n
 from rlhf_lib.policy import (SCALES, choose_scale, completion_logits, count_parameters, encode,
                              encode_prompts, entropy, load_policy, new_policy, token_logprobs)
-from rlhf_lib.rollout import GPT2Decoder, sample
+from rlhf_lib.rollout import FixedDecoder, GPT2Decoder, sample
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 
@@ -138,6 +139,103 @@ def test_samples_are_those_of_a_loop_without_any_cleverness():
     width = rollout.completion_ids.shape[1]
     assert len(set(rollout.lengths.tolist())) > 3
     assert torch.equal(rollout.completion_ids, ids[:, -T:][:, :width])
+
+
+@pytest.fixture
+def fixed(monkeypatch):
+    """Sample by the program that a GPU records; here it runs as it stands."""
+    monkeypatch.setattr(FixedDecoder, "suits", staticmethod(GPT2Decoder.reads))
+    runs = []
+    run = FixedDecoder.run
+    monkeypatch.setattr(FixedDecoder, "run", lambda self, *a: runs.append(self) or run(self, *a))
+    return runs
+
+
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("prompts", [RAGGED * 3, RAGGED[:1] * 12, RAGGED[1:2]],
+                         ids=["ragged groups", "one group", "one prompt"])
+def test_the_fixed_program_draws_the_same_samples(monkeypatch, fixed, prompts, greedy):
+    def drawn():
+        return sample(hasty(), tokenizer(), prompts, 30, .8,
+                      torch.Generator().manual_seed(2), greedy)
+    ours = drawn()
+    assert len(fixed) == 1
+    monkeypatch.setattr(FixedDecoder, "suits", lambda model: False)
+    theirs = drawn()
+    assert len(fixed) == 1
+    for name in ("completion_ids", "completion_mask", "finished"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    for name in ("logprobs", "entropies"):
+        assert (getattr(ours, name) - getattr(theirs, name)).abs().max().item() < 1e-5, name
+    assert ours.completions == theirs.completions
+
+
+def test_the_fixed_program_is_kept_and_reads_the_weights_of_now(fixed):
+    model = hasty()
+    before = draw(model, prompts=RAGGED * 2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.3)
+    after = draw(model, prompts=RAGGED * 2)
+    assert fixed[0] is fixed[1] and before.completions != after.completions
+    scored = token_logprobs(model, after)
+    assert (scored - after.logprobs).abs().max().item() < 1e-5
+    model.load_state_dict(hasty(5).state_dict())
+    again = draw(model, prompts=RAGGED * 2)
+    assert (token_logprobs(model, again) - again.logprobs).abs().max().item() < 1e-5
+
+
+def test_a_copy_in_bfloat16_follows_the_weights(fixed):
+    model = hasty()
+    for factor in (1., 1.5, .5):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(factor)
+        rollout = sample(model, tokenizer(), list(RAGGED), 10, dtype=torch.bfloat16,
+                         generator=torch.Generator().manual_seed(1))
+        assert (token_logprobs(model, rollout) - rollout.logprobs).abs().max().item() < .1
+    assert len(set(map(id, fixed))) == 1
+
+
+def test_no_more_than_two_fixed_programs_are_kept_and_none_outlives_its_model(fixed):
+    model = hasty()
+    for n in (5, 6, 7, 6):
+        draw(model, n=n)
+    assert fixed[1] is fixed[3]
+    assert [d.max_new_tokens for d in FixedDecoder.made[model].values()] == [7, 6]
+    before = len(FixedDecoder.made)
+    fixed.clear()
+    del model
+    gc.collect()
+    assert len(FixedDecoder.made) == before - 1
+
+
+def test_the_fixed_program_looks_every_few_steps_whether_to_stop(monkeypatch, fixed):
+    model = policy()
+    with torch.no_grad():  # the end comes at once, always
+        model.transformer.ln_f.bias += 50 * model.transformer.wte.weight[EOS]
+    steps = []
+    advance = FixedDecoder.advance
+    monkeypatch.setattr(FixedDecoder, "advance", lambda self: steps.append(1) or advance(self))
+    rollout = draw(model, n=40)
+    assert rollout.completion_ids.shape[1] == 1 and rollout.finished.all()
+    assert len(steps) == FixedDecoder.CHECK
+
+
+@pytest.mark.parametrize("program", ["fixed", "step by step", "transformers"])
+def test_sampling_in_bfloat16_says_what_it_drew_from(monkeypatch, program):
+    """Its log-probabilities are float32 and near the scorer's; the gap is what bf16 costs."""
+    if program == "fixed":
+        monkeypatch.setattr(FixedDecoder, "suits", staticmethod(GPT2Decoder.reads))
+    if program == "transformers":
+        monkeypatch.setattr(GPT2Decoder, "reads", lambda model: False)
+    model = hasty()
+    rollout = sample(model, tokenizer(), list(RAGGED) * 3, 20, dtype=torch.bfloat16,
+                     generator=torch.Generator().manual_seed(1))
+    assert rollout.logprobs.dtype == torch.float32
+    gap = (token_logprobs(model, rollout) - rollout.logprobs).abs().max().item()
+    assert 1e-6 < gap < .1
+    assert model.dtype == torch.float32
 
 
 @pytest.mark.parametrize("change", [

@@ -250,7 +250,7 @@ def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypat
         return descend(*arguments)
 
     steps: list[int] = []
-    monkeypatch.setattr("rlhf_lib.ppo.descend", broken)
+    monkeypatch.setattr("rlhf_lib.microbatches.descend", broken)
     out = tmp_path / "run"
     flags = ["ppo", "--max-steps", 3, "--batch-size", 4, "--mini-batch-size", 2, "--rows", 8,
              "--num-ppo-epochs", 1, "--eval-rows", 2, "--max-new-tokens", 4, "--device", "cpu",

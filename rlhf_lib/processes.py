@@ -1,0 +1,110 @@
+"""Several processes, one batch: each samples, scores and differentiates its share of the rows.
+
+Start a script with `accelerate launch`, and call `accelerate.PartialState()` before a loop is
+made. The loops find the process group by themselves. All processes then hold the same weights and
+see the same batch; rows are shared out, gradients and tables are added up, and the weights stay
+equal because every process takes the same optimiser step. It is data parallelism, written down:
+what a larger engine adds is the hiding of these sums behind the computation, and models that do
+not fit on one device. With one process every function here returns what it was given.
+Chapters: gpt2-on-a-gpu, scaling-out.
+"""
+from __future__ import annotations
+
+from typing import Callable, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank_and_count() -> tuple[int, int]:
+    """The number of this process, and how many there are.
+
+    Chapter: scaling-out.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def own_share(rows: T, each: int = 1) -> T:
+    """The rows of this process: a run of whole groups of `each`, as even as can be.
+
+    Chapter: scaling-out.
+    """
+    rank, count = rank_and_count()
+    groups = len(rows) // each
+    return rows[groups * rank // count * each:groups * (rank + 1) // count * each]
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in every one of them. Chapter: scaling-out."""
+    if rank_and_count()[1] > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def sum_gradients(model) -> None:
+    """Add up the gradients of all processes; their losses must be shares of one loss.
+
+    One message for the whole model: many small ones would wait for each other.
+    Chapter: scaling-out.
+    """
+    if rank_and_count()[1] == 1:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for p in parameters:  # a process may have had no rows
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    flat = sum_over_processes(torch.cat([p.grad.flatten() for p in parameters]))
+    for p, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
+        p.grad.copy_(gradient.view_as(p))
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, in the order of their numbers. Chapter: scaling-out."""
+    count = rank_and_count()[1]
+    if count == 1:
+        return [value]
+    values = [None] * count
+    dist.all_gather_object(values, value)
+    return values
+
+
+def own_generator(device: torch.device, seed: int) -> torch.Generator:
+    """Randomness for sampling, other in each process. Chapter: scaling-out."""
+    return torch.Generator(device).manual_seed(seed + 1_000_003 * rank_and_count()[0])
+
+
+def own_entry(name: str, entries: list[T]) -> T:
+    """What this process put into a checkpoint. Chapter: scaling-out."""
+    rank, count = rank_and_count()
+    if len(entries) != count:
+        raise ValueError(f"the checkpoint has {name} of {len(entries)} processes; expected "
+                         f"{count}, as many as run now")
+    return entries[rank]
+
+
+def same_weights(*models) -> None:
+    """Give every process the weights of the first. Chapter: scaling-out."""
+    if rank_and_count()[1] > 1:
+        for model in models:
+            for p in model.parameters():
+                dist.broadcast(p.data, 0)
+
+
+def first_only(action: Callable[[], None]) -> None:
+    """Let the first process act, and the others wait for it; if it fails, all raise.
+
+    Chapter: scaling-out.
+    """
+    failed = None
+    if rank_and_count()[0] == 0:
+        try:
+            action()
+        except Exception as error:
+            failed = error
+    failed = gather(failed)[0]
+    if failed is not None:
+        raise failed

@@ -1,0 +1,263 @@
+"""A minibatch cut for memory: the same numbers, whatever fits, and what happens when it does not."""
+import copy
+
+import pytest
+import torch
+from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
+
+from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.losses import aggregate
+from rlhf_lib.microbatches import in_parts, microbatches, parts
+from rlhf_lib.policy import encode, selected_logprobs, token_logprobs
+from rlhf_lib.ppo import PPO, PPOConfig
+from rlhf_lib.worlds import letters
+
+SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=8, max_new_tokens=12)
+PROMPTS = letters.prompts(50, seed=0)
+TEXTS = ["no.", "hello ben, thank you.", "write to me, friday.", "the lamp, the lamp, the lamp."] * 2
+
+
+def hasty(seed=0):
+    """A policy in float64 whose completions differ in length."""
+    model = policy(seed)
+    with torch.no_grad():
+        model.transformer.ln_f.bias += 2.2 * model.transformer.wte.weight[tokenizer().eos_token_id]
+    return model.double()
+
+
+def ppo(**settings):
+    model = hasty()
+    ptx = letters.demonstrations(30, seed=0) if "ptx_coefficient" in settings else None
+    critic = None if settings.pop("shared", False) else reward_model().double()
+    return PPO(model, copy.deepcopy(model), critic, tokenizer(), count_words, PROMPTS,
+               PPOConfig(**{**SMALL, **settings}), ptx)
+
+
+def grpo(variant="grpo", **settings):
+    model = hasty()
+    return GRPO(model, copy.deepcopy(model), tokenizer(), count_words, PROMPTS,
+                GRPOConfig(**{**SMALL, "num_generations": 4, **VARIANTS[variant], **settings}))
+
+
+def weights(loop):
+    models = [loop.policy] + ([loop.critic] if hasattr(loop, "critic") else [])
+    return torch.cat([p.detach().flatten() for m in models for p in m.parameters()])
+
+
+def batch():
+    return encode(tokenizer(), list(RAGGED) * 2, TEXTS)
+
+
+# ---------------------------------------------------------------------------------- cutting
+
+@pytest.mark.parametrize("tokens", [1, 30, 70, 200, 10_000])
+def test_microbatches_hold_every_row_once_and_no_more_tokens_than_asked(tokens):
+    whole, rows = batch(), torch.tensor([6, 0, 3, 1, 7])
+    cut = microbatches(whole, rows, tokens)
+    assert sorted(torch.cat(cut).tolist()) == sorted(rows.tolist())
+    for part in cut:
+        assert len(part) == 1 or whole[part].trimmed.attention_mask.numel() <= tokens
+    lengths = whole.attention_mask.sum(1)[torch.cat(cut)].tolist()
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(cut) == (5 if tokens == 1 else 1 if tokens == 10_000 else len(cut))
+
+
+def test_trimming_changes_no_log_probability():
+    whole = batch()
+    for rows in ([0, 4], [1], [2, 3, 5]):
+        some = whole[torch.tensor(rows)]
+        short = some.trimmed
+        T = short.completion_ids.shape[1]
+        assert short.completion_mask.any(0).all() and short.prompt_mask.any(0).all()
+        assert torch.allclose(token_logprobs(policy(), some)[:, :T],
+                              token_logprobs(policy(), short), atol=1e-5)
+    assert whole[torch.tensor([0])].trimmed.attention_mask.numel() < whole.attention_mask.shape[1]
+
+
+@pytest.mark.parametrize("tokens", [None, 40, 90])
+def test_scoring_in_parts_gives_the_same_table(tokens):
+    def score(some):
+        return token_logprobs(policy(), some)
+    found = in_parts(score, batch(), tokens)
+    assert torch.allclose(found, score(batch()), atol=1e-5) and not found.requires_grad
+
+
+@pytest.mark.parametrize("over", ["tokens", "sequences", "budget"])
+def test_shares_add_up_to_the_aggregate_of_the_whole(over):
+    whole, rows = batch(), torch.tensor([1, 0, 3, 2, 6])
+    table = torch.randn(whole.completion_mask.shape, generator=torch.Generator().manual_seed(0))
+    of_parts = [part.share(over) * aggregate(part.cut(table), part.mask, over, 40)
+                for part in parts(whole, rows, 60)]
+    expected = aggregate(table[rows], whole.completion_mask[rows], over, 40)
+    assert len(of_parts) > 2
+    assert sum(of_parts).item() == pytest.approx(expected.item(), abs=1e-6)
+    unweighted = sum(x / len(of_parts) for x in
+                     (aggregate(p.cut(table), p.mask, over, 40) for p in parts(whole, rows, 60)))
+    assert abs(unweighted.item() - expected.item()) > 1e-3  # what a plain mean would give
+
+
+def test_selected_logprobs_have_the_gradient_of_the_plain_formula():
+    torch.manual_seed(0)
+    ids = torch.randint(0, 11, (3, 5))
+    logits = (4 * torch.randn(3, 5, 11, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(selected_logprobs, (logits, ids))
+    plain = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    assert torch.allclose(selected_logprobs(logits, ids), plain, atol=1e-12)
+    half = logits.detach().bfloat16().requires_grad_()
+    found = selected_logprobs(half, ids)
+    found.sum().backward()
+    assert found.dtype == torch.float32 and half.grad.dtype == torch.bfloat16
+    exact = half.detach().float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    assert torch.allclose(found, exact, atol=1e-5)  # the sum over the vocabulary is in float32
+
+
+def test_selected_logprobs_keep_no_table_of_all_log_probabilities():
+    logits = torch.randn(4, 6, 500, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        selected_logprobs(logits, torch.zeros(4, 6, dtype=torch.long))
+    assert [x.data_ptr() for x in kept if x.numel() >= logits.numel()] == [logits.data_ptr()]
+
+
+# ---------------------------------------------------------------------------------- learning
+
+@pytest.mark.parametrize("make, settings", [
+    (ppo, {}), (ppo, dict(shared=True)), (ppo, dict(ptx_coefficient=.5, dual_clip=3.)),
+    *((grpo, dict(variant=name)) for name in VARIANTS)],
+    ids=["ppo", "shared critic", "ptx", *VARIANTS])
+def test_the_fast_path_gives_the_numbers_of_the_slow_one(make, settings):
+    """Microbatches of like length against one pass over the minibatch, in float64."""
+    slow, fast = make(**settings), make(**settings, microbatch_tokens=80)
+    for ours, theirs in zip([slow.step(), slow.step()], [fast.step(), fast.step()]):
+        assert slow.rollout.completions == fast.rollout.completions
+        for name in ours.keys() - {"seconds"}:
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-5, abs=1e-6), name
+    assert len(set(fast.rollout.lengths.tolist())) > 2
+    assert (weights(slow) - weights(fast)).abs().max().item() < 1e-9
+    start = make(**settings)
+    assert (weights(start) - weights(fast)).abs().max().item() > 1e-4
+
+
+def losses_at(monkeypatch, full: int):
+    """Count the forward passes, and let memory end in the one of that number."""
+    calls = []
+
+    def limited(model, batch, temperature=1.):
+        logprobs = token_logprobs(model, batch, temperature)
+        if torch.is_grad_enabled():
+            calls.append(batch.attention_mask.numel())
+            if len(calls) == full:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return logprobs
+    for module in ("ppo", "grpo"):
+        monkeypatch.setattr(f"rlhf_lib.{module}.token_logprobs", limited)
+    return calls
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+@pytest.mark.parametrize("before, full", [(None, 1), (120, 2)], ids=["the whole", "a part"])
+def test_out_of_memory_halves_the_microbatch_and_changes_no_number(monkeypatch, make, before, full):
+    plain, loop = make(), make(microbatch_tokens=before)
+    expected = plain.step()
+    calls = losses_at(monkeypatch, full)
+    with pytest.warns(RuntimeWarning, match="out of memory in an update: from here on "
+                                            "microbatch_tokens is"):
+        record = loop.step()
+    for name in expected.keys() - {"seconds"}:
+        assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+    assert loop.microbatch_tokens == (before or calls[0]) // 2
+    assert max(calls[full:]) <= loop.microbatch_tokens and len(calls) > 3
+    assert (weights(plain) - weights(loop)).abs().max().item() < 1e-9
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_out_of_memory_again_says_what_can_be_turned_down(monkeypatch, make):
+    loop = make()
+    losses_at(monkeypatch, full=1)
+    with pytest.warns(RuntimeWarning):
+        loop.step()
+    losses_at(monkeypatch, full=2)
+    with pytest.raises(RuntimeError, match="out of memory in step 2; expected room for "
+                       "microbatch_tokens=.*batch_size=8 and max_new_tokens=12.*"
+                       "gradient_checkpointing=True.*bf16=True.*2.00 GiB"):
+        loop.step()
+    assert loop.step_number == 1
+
+
+def test_out_of_memory_while_sampling_says_so(monkeypatch):
+    def full(*arguments, **settings):
+        raise torch.OutOfMemoryError("no room for the cache")
+    loop = grpo()
+    monkeypatch.setattr("rlhf_lib.grpo.sample", full)
+    with pytest.raises(RuntimeError, match="while sampling lower batch_size or max_new_tokens"):
+        loop.step()
+
+
+def kept_bytes(loop):
+    """What the backward pass of one update holds on to, in bytes, counting each tensor once."""
+    kept = {}
+
+    def pack(x):
+        kept[x.data_ptr()] = x.numel() * x.element_size()
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loop.step()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_checkpointed_activations_save_memory_and_change_no_number(make):
+    plain, saving = make(), make(gradient_checkpointing=True)
+    assert plain.step()["policy_loss"] == pytest.approx(saving.step()["policy_loss"], abs=1e-9)
+    assert (weights(plain) - weights(saving)).abs().max().item() < 1e-9
+    assert kept_bytes(saving) < .6 * kept_bytes(plain)
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_checkpointing_leaves_dropout_off(make):
+    model = policy(dropout=.5)
+    loop = make(gradient_checkpointing=True)
+    loop.policy.load_state_dict(model.double().state_dict())
+    for m in loop.policy.modules():
+        if isinstance(m, torch.nn.Dropout):
+            m.p = .5
+    assert loop.step()["ratio_gap"] < 1e-5
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_bfloat16_learns_about_the_same_and_keeps_float32_weights(make):
+    def run(**settings):
+        loop = make(**settings)
+        for name in ("policy", "reference", "critic"):
+            if hasattr(loop, name):
+                getattr(loop, name).float()
+        return loop, loop.step()
+    plain, record = run()
+    loop, rough = run(bf16=True)
+    assert all(p.dtype == torch.float32 for p in loop.policy.parameters())
+    assert 1e-5 < rough["ratio_gap"] < .2 and record["ratio_gap"] < 1e-5
+    assert rough["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=.5)
+
+
+def test_a_gpu_without_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: False)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    from rlhf_lib.training import check_device
+    with pytest.raises(ValueError, match="bf16 is True on Tesla T4; expected a GPU that multiplies "
+                                         "in bfloat16"):
+        check_device(GRPOConfig(bf16=True), torch.device("cuda"), 8)
+    check_device(GRPOConfig(bf16=True), torch.device("cpu"), 8)
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_a_microbatch_of_no_tokens_is_refused(make):
+    with pytest.raises(ValueError, match="microbatch_tokens is 0; expected a positive number"):
+        make(microbatch_tokens=0)
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_a_compiled_policy_gives_the_same_numbers(make):
+    plain, compiled = make(), make()
+    compiled.policy.compile(backend="aot_eager")  # traced as ever, but no C++ compiler is needed
+    assert plain.step()["policy_loss"] == pytest.approx(compiled.step()["policy_loss"], abs=1e-7)
+    assert (weights(plain) - weights(compiled)).abs().max().item() < 1e-6
