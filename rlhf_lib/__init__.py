@@ -21,6 +21,7 @@ Lower layers never import upper ones. Read from the top::
     algorithms    sft, reward_training, ppo, grpo, dpo, best_of_n
                                     one file each; training has what they share
                   microbatches      a minibatch in parts that fit into memory
+                  precision         products in bfloat16 over float32 weights
                   processes         a batch shared out under accelerate launch
     running       evaluation        held-out measurements with their errors
                   runlog            logs in JSON lines, checkpoints that are whole

@@ -32,14 +32,14 @@ from .losses import (aggregate, cispo_loss, clip_fraction, clipped_policy_loss, 
                      rloo_loss, sequence_logprobs)
 from .microbatches import Part, descend_in_parts, in_parts, memory_advice
 from .policy import TokenBatch, token_logprobs
+from .precision import check_precision, computing_in, sampling_dtype
 from .processes import first_only, gather, own_entry, own_generator, own_share, same_weights
 from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (Price, adam, check_apart, check_device, check_positive, check_settings,
-                       computing_in, freeze, prompt_table, recompute_activations, rollout_record,
-                       rows_of_step, sampling_dtype, score, set_learning_rate, take, together,
-                       train_without_dropout)
+from .training import (Price, adam, check_apart, check_positive, check_settings, check_shares,
+                       freeze, prompt_table, recompute_activations, rollout_record, rows_of_step,
+                       score, set_learning_rate, take, together, train_without_dropout)
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
 VARIANTS: dict[str, dict] = {
@@ -134,7 +134,8 @@ class GRPO:
         check_grpo_settings(config, reference)
         self.policy, self.reference = policy, reference
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
-        check_device(config, policy.device, config.batch_size // config.num_generations)
+        check_precision(config, policy.device)
+        check_shares(config, config.batch_size // config.num_generations)
         self.data = prompt_table(dataset)
         self.beta = config.beta
         self.microbatch_tokens = config.microbatch_tokens
@@ -143,7 +144,7 @@ class GRPO:
             freeze(reference)
         train_without_dropout(policy)
         if config.gradient_checkpointing:
-            recompute_activations(policy)
+            recompute_activations(policy, config)
         same_weights(policy)
         self.optimizer = adam(policy, config.learning_rate)
         self.sampler = own_generator(policy.device, config.seed)
@@ -204,7 +205,7 @@ class GRPO:
             rows = own_share([i for i in rows for _ in range(G)], each=G)
             prompts, columns = take(self.data, rows)
             rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens,
-                             c.temperature, self.sampler, dtype=sampling_dtype(c))
+                             c.temperature, self.sampler, dtype=sampling_dtype(c, self.policy.device))
             scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
             rollout, scores = together(rollout, scores, self.tokenizer.pad_token_id)
             self.draws += 1

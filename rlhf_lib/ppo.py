@@ -29,15 +29,16 @@ from .kl import AdaptiveKL, k1
 from .losses import (aggregate, clip_fraction, clipped_policy_loss, clipped_value_loss, sft_loss)
 from .microbatches import Part, descend_in_parts, in_parts, memory_advice, share
 from .policy import TokenBatch, encode, token_logprobs
+from .precision import check_precision, computing_in, sampling_dtype
 from .processes import first_only, gather, own_entry, own_generator, own_share, same_weights
 from .reward_model import SharedCritic, check_one_output, state_values
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
-from .training import (Price, adam, check_apart, check_device, check_positive, check_settings,
-                       column, computing_in, freeze, prompt_table, recompute_activations,
-                       rollout_record, rows_of_step, sampling_dtype, score, set_learning_rate,
-                       take, together, train_without_dropout, warn_if_constant)
+from .training import (Price, adam, check_apart, check_positive, check_settings, check_shares,
+                       column, freeze, prompt_table, recompute_activations, rollout_record,
+                       rows_of_step, score, set_learning_rate, take, together,
+                       train_without_dropout, warn_if_constant)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class PPO:
         check_apart(policy=policy, reference=reference, critic=critic)
         self.policy, self.reference, self.critic = policy, reference, critic
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
-        check_device(config, policy.device, config.batch_size)
+        check_precision(config, policy.device)
+        check_shares(config, config.batch_size)
         self.data = prompt_table(dataset)
         self.microbatch_tokens = config.microbatch_tokens
         self.ptx = [column(ptx, name) for name in ("prompt", "completion")] if ptx else None
@@ -142,7 +144,7 @@ class PPO:
         for model in (policy, critic):
             train_without_dropout(model)
             if config.gradient_checkpointing and not isinstance(model, SharedCritic):
-                recompute_activations(model)
+                recompute_activations(model, config)
             same_weights(model)
         self.optimizers = {"policy": adam(critic if self.shared else policy, config.learning_rate)}
         if not self.shared:
@@ -166,7 +168,7 @@ class PPO:
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
         prompts, columns = take(self.data, own_share(rows))
         rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens, c.temperature,
-                         self.sampler, dtype=sampling_dtype(c))
+                         self.sampler, dtype=sampling_dtype(c, self.policy.device))
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
         return together(rollout, scores, self.tokenizer.pad_token_id)
 

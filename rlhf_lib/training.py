@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from numbers import Real
 from typing import Iterable
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .advantages import masked_mean
+from .precision import computing_in
 from .processes import gather, rank_and_count, sum_gradients
 from .rewards import RewardFunction, call_reward
 from .rollout import Rollout, join
@@ -63,7 +65,7 @@ def train_without_dropout(model) -> None:
     model.requires_grad_(True)
 
 
-def recompute_activations(model) -> None:
+def recompute_activations(model, config) -> None:
     """Activation checkpointing: keep the input of each layer alone, and compute the rest again.
 
     transformers does so in layers that are in training mode. Only they are put there: what is
@@ -74,23 +76,12 @@ def recompute_activations(model) -> None:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.23
-    (enable or model.gradient_checkpointing_enable)()
+    (enable or model.gradient_checkpointing_enable)({
+        "use_reentrant": False,  # the second time in the same precision
+        "context_fn": lambda: (nullcontext(), computing_in(config, model.device))})
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.training = True
-
-
-def computing_in(config, device: torch.device) -> torch.autocast:
-    """The precision of a loop's forward passes: matrix products in bfloat16 if it says `bf16`.
-
-    Chapter: gpt2-on-a-gpu.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
-
-
-def sampling_dtype(config) -> torch.dtype | None:
-    """What a loop samples in. Chapter: gpt2-on-a-gpu."""
-    return torch.bfloat16 if config.bf16 else None
 
 
 def check_apart(**models) -> None:
@@ -217,15 +208,8 @@ def check_settings(config) -> None:
         raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
 
 
-def check_device(config, device: torch.device, prompts: int) -> None:
-    """Refuse what this device cannot compute, or this number of processes cannot share.
-
-    Chapters: gpt2-on-a-gpu, scaling-out.
-    """
-    if config.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise ValueError(f"bf16 is True on {torch.cuda.get_device_name(device)}; expected a GPU "
-                         "that multiplies in bfloat16 (compute capability 8.0 or more), or "
-                         "bf16=False")
+def check_shares(config, prompts: int) -> None:
+    """Refuse a batch that this number of processes cannot share. Chapter: scaling-out."""
     processes = rank_and_count()[1]
     if prompts < processes:
         raise ValueError(f"batch_size={config.batch_size} has {prompts} prompts; expected one or "

@@ -13,6 +13,7 @@ from rlhf_lib.widgets.gae_explorer import GAEExplorer
 from rlhf_lib.widgets.group_explorer import GroupExplorer
 from rlhf_lib.widgets.overoptimization_explorer import OveroptimizationExplorer
 from rlhf_lib.widgets.policy_gradient_bandit import PolicyGradientBandit
+from rlhf_lib.widgets.reasoning_replay import ReasoningReplay
 from rlhf_lib.widgets.reward_microscope import RewardMicroscope
 from rlhf_lib.widgets.sample_explorer import SampleExplorer
 from rlhf_lib.widgets.tilt_explorer import TiltExplorer
@@ -28,6 +29,7 @@ __all__ = [
     "GroupExplorer",
     "OveroptimizationExplorer",
     "PolicyGradientBandit",
+    "ReasoningReplay",
     "RewardMicroscope",
     "SampleExplorer",
     "TiltExplorer",

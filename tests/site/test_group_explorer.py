@@ -43,6 +43,9 @@ class Shown:
             bars = self.root.locator(f'[data-bar="{name}"]').all()
             assert [float(bar.get_attribute("data-value")) for bar in bars] == pytest.approx(
                 expected.tolist(), abs=EXACT), name
+            for bar, value in zip(bars, expected):  # its colour
+                if abs(value) > EXACT:
+                    assert ("rlhf-group-down" in bar.get_attribute("class")) == (value < 0), name
         assert ("teaches nothing" in self.says()) == (not shown.teaches)
         assert "NaN" not in self.root.inner_html()
         return demo
@@ -65,6 +68,16 @@ def test_every_method_on_every_preset(page):
             demo = shown.check()
             assert (demo.method, demo.rewards, demo.lengths) == (method, rewards, lengths)
     assert page.errors == []
+
+
+def test_equal_rewards_pull_exactly_nothing(page):
+    shown = Shown(show(page, GroupExplorer([0.1] * 3, [4, 9, 2])))  # 0.1 + 0.1 + 0.1 is not 0.3
+    for method in VARIANTS:
+        shown.control(f"method-{method}").click()
+        shown.check()
+        if method != "reinforce++":  # which has no groups: its mean is over tokens
+            bars = shown.root.locator("[data-bar]").all()
+            assert {float(bar.get_attribute("data-value")) for bar in bars} == {0.}, method
 
 
 def test_an_area_is_a_pull(page):
@@ -95,6 +108,20 @@ def test_it_says_what_a_division_does(page):
     assert "takes up a share of the batch" in shown.says()
     shown.control("method-dapo").click()
     assert "draws other groups in place" in shown.says()
+
+
+@pytest.mark.parametrize("rewards, lengths, says", [
+    ([1, 1, 0, 0], [20, 5, 9, 8],  # wrong ones before right ones that differ more
+     "Of completion 3 (9 tokens) and completion 4 (8), with the same reward, a token of the longer "
+     "weighs 1.1 times less: long wrong answers are let off lightly."),
+    ([1, 1, 1, 0], [20, 6, 5, 7],  # of those, the two that differ most
+     "Of completion 1 (20 tokens) and completion 3 (5), with the same reward, a token of the "
+     "longer weighs 4.0 times less: short right answers are favoured."),
+    ([1, 0, 0], [4, 6, 6], "a completion’s pull is shared among its tokens.")])  # none to compare
+def test_it_names_two_that_differ_in_length_alone(page, rewards, lengths, says):
+    shown = Shown(show(page, GroupExplorer(rewards, lengths)))
+    assert says in shown.says()
+    assert ("with the same reward" in shown.says()) == ("with the same reward" in says)
 
 
 def test_keyboard_chooses_switches_and_slides(page):
@@ -129,13 +156,19 @@ def test_a_block_can_be_clicked(page):
 
 
 def test_groups_of_two_to_twelve(page):
-    shown = Shown(show(page, GroupExplorer([1, 0, 0], [9, 4, 5], budget=16)))
+    demo = GroupExplorer([1, 0, 0], [9, 4, 5])
+    demo.budget = 16  # after its presets were made
+    shown = Shown(show(page, demo))
     shown.control("fewer").click()
     assert len(shown.check(16).rewards) == 2 and shown.control("fewer").is_disabled()
     for size in range(3, 13):
         shown.control("more").click()
         assert len(shown.check(16).rewards) == size
+        assert shown.control(f"pick-{size - 1}").get_attribute("aria-pressed") == "true"
     assert shown.control("more").is_disabled()
+    shown.control("fewer").click()  # the one that was chosen goes
+    shown.check(16)
+    assert shown.control("pick-10").get_attribute("aria-pressed") == "true"
     shown.control("preset-half right").click()  # its lengths are cut to the budget
     assert shown.check(16).lengths == [16, 16, 16, 16, 6, 5, 6, 16]
     assert shown.control("length").get_attribute("max") == "16" and page.errors == []

@@ -9,6 +9,7 @@ from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
 from rlhf_lib.losses import aggregate
 from rlhf_lib.microbatches import in_parts, microbatches, parts
 from rlhf_lib.policy import encode, selected_logprobs, token_logprobs
+from rlhf_lib.precision import BFloat16Products, check_precision
 from rlhf_lib.ppo import PPO, PPOConfig
 from rlhf_lib.worlds import letters
 
@@ -224,6 +225,38 @@ def test_checkpointing_leaves_dropout_off(make):
     assert loop.step()["ratio_gap"] < 1e-5
 
 
+def test_products_in_bfloat16_are_those_of_autocast_with_float32_between():
+    """Each product rounds its inputs and its output to bfloat16, and adds up in float32."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 7), torch.randn(3, 7), torch.randn(3)
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    with BFloat16Products():
+        y = torch.nn.functional.linear(*leaves)
+        same = torch.addmm(bias, x, weight.t())
+    expected = (x.bfloat16() @ weight.bfloat16().t()).float() + bias
+    assert torch.equal(y, expected) and torch.equal(same, expected)
+    g = torch.randn(5, 3)
+    y.backward(g)
+    low = g.bfloat16()
+    for leaf, gradient in zip(leaves, ((low @ weight.bfloat16()).float(),
+                                       (low.t() @ x.bfloat16()).float(), g.sum(0))):
+        assert leaf.grad.dtype == torch.float32
+        assert torch.allclose(leaf.grad, gradient, rtol=.02, atol=.02)
+    assert (torch.nn.functional.linear(x, weight, bias) - y).abs().max() > 1e-3  # outside: exact
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_bfloat16_goes_with_checkpointed_activations(make):
+    def run(**settings):
+        loop = make(bf16=True, **settings)
+        for name in ("policy", "reference", "critic"):
+            if hasattr(loop, name):
+                getattr(loop, name).float()
+        return loop.step()
+    record, again = run(), run(gradient_checkpointing=True)
+    assert again["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=1e-5)
+
+
 @pytest.mark.parametrize("make", [ppo, grpo])
 def test_bfloat16_learns_about_the_same_and_keeps_float32_weights(make):
     def run(**settings):
@@ -242,11 +275,10 @@ def test_bfloat16_learns_about_the_same_and_keeps_float32_weights(make):
 def test_a_gpu_without_bfloat16_is_named(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: False)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
-    from rlhf_lib.training import check_device
     with pytest.raises(ValueError, match="bf16 is True on Tesla T4; expected a GPU that multiplies "
                                          "in bfloat16"):
-        check_device(GRPOConfig(bf16=True), torch.device("cuda"), 8)
-    check_device(GRPOConfig(bf16=True), torch.device("cpu"), 8)
+        check_precision(GRPOConfig(bf16=True), torch.device("cuda"))
+    check_precision(GRPOConfig(bf16=True), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])

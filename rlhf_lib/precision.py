@@ -1,0 +1,97 @@
+"""What is computed in 16 bits: matrix products in bfloat16, over weights that stay in float32.
+
+bfloat16 has the range of float32 and 8 bits of precision. That is enough for a product, whose
+sums are kept in float32 by the hardware, and too little for a weight: a step of 1e-6 on a weight
+of .1 would be rounded away. So weights, gradients and optimiser stay as they are.
+
+A GPU does this by `torch.autocast`. On a processor with products in bfloat16 autocast wins little:
+it leaves activations in 16 bits, where everything but a product is slow. Here only the products are
+in 16 bits there, forward and backward; what goes in and comes out is float32.
+
+Source: Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322, for
+bfloat16. Chapter: gpt2-on-a-gpu.
+"""
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+def computing_in(config, device: torch.device) -> AbstractContextManager:
+    """The precision of a loop's forward passes: products in bfloat16 if its settings say `bf16`.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    if not config.bf16:
+        return nullcontext()
+    return BFloat16Products() if device.type == "cpu" else torch.autocast(device.type,
+                                                                         torch.bfloat16)
+
+
+def sampling_dtype(config, device: torch.device) -> torch.dtype | None:
+    """What a loop samples in: on a processor, where a decoding step has small products, float32.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    return torch.bfloat16 if config.bf16 and device.type != "cpu" else None
+
+
+def check_precision(config, device: torch.device) -> None:
+    """Refuse bfloat16 on a GPU that does not multiply in it.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    if config.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ValueError(f"bf16 is True on {torch.cuda.get_device_name(device)}; expected a GPU "
+                         "that multiplies in bfloat16 (compute capability 8.0 or more), or "
+                         "bf16=False")
+
+
+class BFloat16Products(TorchFunctionMode):
+    """Within it, the linear layers of any model multiply in bfloat16 and return float32.
+
+    Chapter: gpt2-on-a-gpu.
+
+    Examples
+    --------
+    >>> layer, x = torch.nn.Linear(3, 1, bias=False), torch.ones(1, 3)
+    >>> layer.weight.data = torch.tensor([[1., 1., 1.001]])
+    >>> with BFloat16Products():
+    ...     rough = layer(x)
+    >>> layer(x).item() > rough.item() == 3., rough.dtype
+    (True, torch.float32)
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return _linear(*args, **kwargs)
+        if func is torch.addmm and not kwargs:  # the layer of transformers' GPT-2
+            bias, x, weight = args
+            return _Product.apply(x, weight) + bias
+        return func(*args, **kwargs)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y = _Product.apply(x.flatten(0, -2), weight.t()).view(*x.shape[:-1], len(weight))
+    return y if bias is None else y + bias
+
+
+class _Product(torch.autograd.Function):
+    """(n, k) times (k, m), in bfloat16; so are the two products of its gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        low = x.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(*low)
+        return (low[0] @ low[1]).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        low = gradient.bfloat16()
+        return (low @ weight.t()).to(gradient.dtype), (x.t() @ low).to(gradient.dtype)
