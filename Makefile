@@ -40,7 +40,7 @@ floors: test-env ## run the unit tests with the oldest packages that pyproject.t
 	@.venv-floors/bin/python -m pytest rlhf_lib tests/unit --ignore tests/unit/test_packaging.py
 
 clean: ## remove what was built and installed
-	rm -rf .venv .venv-floors book/_build build .pytest_cache
+	rm -rf .venv .venv-floors benchmarks/.trl-* book/_build build .pytest_cache
 
 # --- environments -------------------------------------------------------------------------------
 # What is installed is known by a copy of the requirements.txt that it was installed from, so a

@@ -274,3 +274,22 @@ def _(rng):
     probabilities = rng.choice([0.0, 1.0, 0.5, *rng.random(20)], size=size)
     return {"probabilities": probabilities, "outcomes": rng.integers(0, 2, size=size),
             "bins": int(rng.integers(1, 12))}
+
+
+# --- grpo-variants --------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.advantages.all_equal")
+def _(rng):
+    return {"groups": tensor(rng, 6, 4).round().clamp(0, 1)}  # some of them all equal
+
+
+# --- rlvr -----------------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.worlds.sums.strict_verifier", "rlhf_lib.worlds.sums.lenient_verifier")
+def _(rng):
+    pairs = [(int(a), int(b)) for a, b in rng.integers(0, 200, size=(30, 2))]
+    forms = ("{0}", "<1+1=2>{0}", "<{0},2>7", "{0},{1}", "{1}", "{0} ", "<{0}", "{0}>", "", "a>{0}")
+    return {"prompts": [f"{a}+{b}=" for a, b in pairs],
+            "completions": [str(rng.choice(forms)).format(a + b, a + b + 1) for a, b in pairs]}
