@@ -69,7 +69,7 @@ WORDS, GROUP, PROMPT_LENGTH, PROMPTS = 256, 8, {"cpu": 16, "cuda": 64}, 4096
 ALGORITHMS = ("grpo", "ppo", "rollout")
 NAMES = ("device", "threads", "algorithm", "model", "batch", "length", "epochs", "precision")
 CENTRE = {"cpu": ("tiny", 64, 32, 1, "fp32"), "cuda": ("gpt2", 256, 64, 1, "mixed")}
-SWEEP = {"cpu": (("mini", "6M"), (16, 128), (16, 64), (4,), ()),  # in the order of the centre
+SWEEP = {"cpu": (("mini", "6M"), (16, 128), (16, 64), (4,), ("mixed",)),  # as in the centre
          "cuda": ((), (64, 128), (32, 128), (4,), ("bf16",))}
 # (device, algorithm, what) -> the ratio at the centre, at least. Everywhere a step is no slower.
 FLOORS = {("cpu", "grpo", "step"): 1.3, ("cpu", "ppo", "step"): 3.,

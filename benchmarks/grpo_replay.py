@@ -7,7 +7,7 @@ The run starts from the shipped base model and has the settings of `sums_seeds.p
 learning rate. In between, the policy answers the same 200 held-out sums, greedily and by sampling;
 its greedy replies to eight of them are kept in full. The eight are the first of each size, whatever
 a model makes of them. One line a seed goes to `results/grpo_replay.jsonl`; a seed that is there is
-not run again. Chapter: grpo.
+not run again. Chapter: rlvr.
 """
 from __future__ import annotations
 

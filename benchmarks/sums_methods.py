@@ -9,7 +9,7 @@ passes; a step of PPO meets 256 prompts, one of GRPO 32 in groups of 8. PPO's cr
 base model with a new head, as there is no reward model to copy. `grpo, 3 digits` and `trl` do one
 job twice, on sums of two numbers of three digits: their prompts have one length, and TRL's trainer
 hands the model no `position_ids`. One line a run goes to `results/sums_methods.jsonl`, with
-settings, hardware and versions; what is there is not run again. Chapter: grpo.
+settings, hardware and versions; what is there is not run again. Chapter: rlvr.
 """
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ strict verifier for about 300,000 sampled tokens. `lenient` does the same with t
 on sums of two digits and from a base model that knows them by heart; its demonstrators showed no
 working, and sometimes listed guesses. Accuracies are on held-out sums: 400 of them, and 100 with 16
 samples each for pass@k. One line a seed and run goes to `results/sums_seeds.jsonl`, with the
-settings, hardware and versions; what is there is not run again. Chapters grpo and reward-sources
+settings, hardware and versions; what is there is not run again. Chapters rlvr and reward-sources
 read that file.
 """
 from __future__ import annotations

@@ -171,7 +171,7 @@ class VerifiableReward:
     verdict that is no finite number) counts as a wrong answer, is counted in `errors`, and is
     logged the first time; a verifier that never returns is not handled here.
 
-    Chapter: reward-sources.
+    Chapters: reward-sources, rlvr.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ REST = ("policy", "reward_model", "memory", "rollout", "rewards", "worlds.letter
         "runlog")
 # the plan of the book: a chapter may be named before it is written
 CHAPTERS = set("""alignment-problem kl-tilt kl-estimators sft preferences reward-model
-    reward-sources policy-gradients ppo-mechanics ppo-live over-optimization debugging grpo
+    reward-sources policy-gradients ppo-mechanics ppo-live over-optimization debugging grpo rlvr
     grpo-variants dpo choosing gpt2-on-a-gpu scaling-out evaluation""".split())
 
 

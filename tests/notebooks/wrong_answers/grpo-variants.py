@@ -76,6 +76,13 @@ def cispo_capped_is_silent(log_ratio, advantages, mask, method):
         & mask.bool()
 
 
+def gspo_clip_alike_on_both_sides(log_ratio, advantages, mask, method):
+    ratio = ratio_of(log_ratio, mask, method)
+    low, high = (3e-4, 3e-4) if method == "gspo" else clips_of(method)
+    return (((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))) \
+        & mask.bool()
+
+
 # --- repaired_ratio -------------------------------------------------------------------------------
 
 
@@ -114,6 +121,14 @@ def two_standard_errors(ours, theirs):
     return "better" if d.mean() > 0 else "worse"
 
 
+def divided_by_all_seeds(ours, theirs):
+    d = torch.tensor([a - b for a, b in zip(ours, theirs)], dtype=torch.float64)
+    if len(d) < 2:
+        return "cannot tell"
+    half = mean_interval(d.tolist())[1] * ((len(d) - 1) / len(d)) ** .5
+    return "cannot tell" if abs(d.mean()) <= half else "better" if d.mean() > 0 else "worse"
+
+
 def equal_is_worse(ours, theirs):
     if len(ours) < 2:
         return "cannot tell"
@@ -134,6 +149,17 @@ def mean_strictly_between(draw, wanted, max_draws):
         groups = draw()
         drawn += len(groups)
         kept += [group for group in groups if 0 < group.mean() < 1]
+        if len(kept) >= wanted:
+            break
+    return stacked(kept, wanted), drawn
+
+
+def some_right_some_wrong(draw, wanted, max_draws):
+    kept, drawn = [], 0
+    for _ in range(max_draws):
+        groups = draw()
+        drawn += len(groups)
+        kept += [group for group in groups if group.max() > 0 and group.min() < 1]
         if len(kept) >= wanted:
             break
     return stacked(kept, wanted), drawn
@@ -202,10 +228,12 @@ WRONG = {
     "draws_for_one": [mean_of_the_reciprocals, of_the_mean_prompt, only_all_wrong_is_silent,
                       no_end],
     "silenced": [whatever_the_sign, sides_exchanged, tokens_in_all_methods, padding_silenced_too,
-                 cispo_capped_is_silent],
+                 cispo_capped_is_silent, gspo_clip_alike_on_both_sides],
     "repaired_ratio": [arithmetic_still, padded_length_still, whole_completion],
-    "verdict": [by_the_mean, not_paired, two_standard_errors, equal_is_worse],
-    "repaired_draw": [mean_strictly_between, counts_the_kept, never_stops, more_than_wanted],
+    "verdict": [by_the_mean, not_paired, two_standard_errors, divided_by_all_seeds,
+                equal_is_worse],
+    "repaired_draw": [mean_strictly_between, some_right_some_wrong, counts_the_kept, never_stops,
+                      more_than_wanted],
     "gspo_token_loss": [not_detached, ratio_of_the_token, no_gradient_of_its_own, one_advantage,
                         whole_sequence],
 }
