@@ -293,3 +293,13 @@ def _(rng):
     forms = ("{0}", "<1+1=2>{0}", "<{0},2>7", "{0},{1}", "{1}", "{0} ", "<{0}", "{0}>", "", "a>{0}")
     return {"prompts": [f"{a}+{b}=" for a, b in pairs],
             "completions": [str(rng.choice(forms)).format(a + b, a + b + 1) for a, b in pairs]}
+
+
+# --- gpt2-on-a-gpu --------------------------------------------------------------------------------
+
+
+@inputs("rlhf_lib.microbatches.share")
+def _(rng):
+    whole = ragged_mask(rng, 7, 6)
+    return {"part": whole[:rng.integers(1, 8)], "whole": whole,
+            "over": str(rng.choice(["tokens", "sequences", "budget"]))}

@@ -29,6 +29,13 @@ def most_left_out(base, trained, most):
     return None
 
 
+def most_not_reached(base, trained, most):
+    for k in range(1, most):
+        if sum((1 - q) ** k for q in base) < sum((1 - q) ** k for q in trained) - 1e-12:
+            return k
+    return None
+
+
 # --- length_parts ---------------------------------------------------------------------------------
 
 
@@ -61,6 +68,20 @@ def columns_not_told_apart(before, after):
         habit_part += (p[1] - p[0]) * _mean(n)
         text += _mean(p) * (n[1] - n[0])
     return 0., habit_part, text
+
+
+def habits_over_all_columns(before, after):
+    problems = habit_part = text = 0.
+    for size in {row[0] for row in before}:
+        rows = [[row for row in side if row[0] == size] for side in (before, after)]
+        share = [len(some) / len(side) for some, side in zip(rows, (before, after))]
+        problems += (share[1] - share[0]) * _mean(_mean(row[2] for row in some) for some in rows)
+        for habit in {row[1] for row in before}:
+            p = [_mean(row[1] == habit for row in side) for side in (before, after)]
+            n = [_mean(row[2] for row in some if row[1] == habit) for some in rows]
+            habit_part += _mean(share) * (p[1] - p[0]) * _mean(n)
+            text += _mean(share) * _mean(p) * (n[1] - n[0])
+    return problems, habit_part, text
 
 
 def all_of_it_is_text(before, after):
@@ -102,6 +123,30 @@ def nan_goes_through(verifier, prompts, completions):
         except Exception:
             rewards.append(0.)
             failures += 1
+    return rewards, failures
+
+
+def two_kinds_of_error(verifier, prompts, completions):
+    rewards, failures = [], 0
+    for prompt, completion in zip(prompts, completions):
+        try:
+            value = float(verifier(prompt, completion))
+        except (ValueError, TypeError):
+            value = math.nan
+        failures += not math.isfinite(value)
+        rewards.append(value if math.isfinite(value) else 0.)
+    return rewards, failures
+
+
+def only_nan_refused(verifier, prompts, completions):
+    rewards, failures = [], 0
+    for prompt, completion in zip(prompts, completions):
+        try:
+            value = float(verifier(prompt, completion))
+        except Exception:
+            value = math.nan
+        failures += math.isnan(value)
+        rewards.append(0. if math.isnan(value) else value)
     return rewards, failures
 
 
@@ -152,10 +197,11 @@ def as_floats(mask):
 
 
 WRONG = {
-    "first_crossing": [mean_inside_the_power, ties_count, most_left_out],
-    "length_parts": [weights_of_before, columns_not_told_apart, all_of_it_is_text],
+    "first_crossing": [mean_inside_the_power, ties_count, most_left_out, most_not_reached],
+    "length_parts": [weights_of_before, columns_not_told_apart, habits_over_all_columns,
+                     all_of_it_is_text],
     "repaired_rewards": [neighbours_verdict_stands, failures_dropped, nan_goes_through,
-                         failures_are_paid],
+                         two_kinds_of_error, only_nan_refused, failures_are_paid],
     "habit_gradient": [without_the_division, large_groups, biased_deviation],
     "repaired_positions": [counted_from_one, negative_on_padding, as_floats],
 }
