@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("accelerate")  # it launches the processes; the library does not need it
+
 from tests.unit import two_processes
 from tests.unit.two_processes import grpo, ppo, reward, sft, shared, weights
 
