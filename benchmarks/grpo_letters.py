@@ -19,7 +19,6 @@ import dataclasses
 import math
 import sys
 import time
-from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.provenance import provenance
-from benchmarks.recording import check, command_line, record
+from benchmarks.recording import record_runs
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
@@ -47,7 +46,7 @@ def settings(method: str, seed: int) -> GRPOConfig:
     return GRPOConfig(**anchored, max_steps=STEPS, seed=seed)
 
 
-def run(method: str, seed: int) -> dict:
+def run(seed: int, method: str) -> dict:
     """Train one run, and measure where it ends."""
     config = settings(method, seed)
     _, sft, tokenizer = artifacts.letters_models("tiny", "cpu")
@@ -80,14 +79,7 @@ def assert_floors(line: dict) -> None:
 
 
 def main() -> None:
-    parser = command_line(__doc__, threads=1)
-    parser.add_argument("--methods", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if not arguments.check:
-        plan = [(method, seed) for seed, method in product(arguments.seeds, arguments.methods)]
-        record(RESULTS, ("method", "seed"), plan, run)
-    check(RESULTS, assert_floors)
+    record_runs(__doc__, RESULTS, "method", VARIANTS, run, assert_floors, threads=1)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from itertools import product
 from pathlib import Path
 from typing import Callable, Iterable
+
+import torch
 
 from rlhf_lib.runlog import RunLog, read_log
 
@@ -44,6 +47,23 @@ def record(results: Path, names: tuple[str, ...], plan: Iterable[tuple], run: Ca
                 log.write(line)
             print(f"{', '.join(map(str, values))}: {time.perf_counter() - begun:.0f} s",
                   flush=True)
+
+
+def record_runs(description: str, results: Path, name: str, choices: Iterable[str],
+                run: Callable[[int, str], dict], assert_floors: Callable[[dict], None],
+                **settings) -> None:
+    """All of the command of a benchmark whose runs are seeds times something with a name.
+
+    `name` is what that is called in a line and in the call of `run`, and its plural is the flag
+    that chooses among `choices`; `settings` go to `command_line`.
+    """
+    parser = command_line(description, **settings)
+    parser.add_argument(f"--{name}s", nargs="+", default=list(choices), choices=list(choices))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.check:
+        record(results, ("seed", name), product(options.seeds, getattr(options, f"{name}s")), run)
+    check(results, assert_floors)
 
 
 def check(results: Path, assert_floors: Callable[[dict], None], what: str = "runs") -> None:

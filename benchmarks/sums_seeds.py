@@ -18,7 +18,6 @@ import dataclasses
 import math
 import sys
 import time
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
-from benchmarks.recording import check, command_line, record
+from benchmarks.recording import record_runs
 from rlhf_lib import artifacts
 from rlhf_lib.evaluation import evaluate
 from rlhf_lib.grpo import GRPO, GRPOConfig
@@ -170,13 +169,7 @@ def assert_floors(found: dict) -> None:
 
 
 def main() -> None:
-    parser = command_line(__doc__)
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if not options.check:
-        record(RESULTS, ("seed", "run"), product(options.seeds, options.runs), run)
-    check(RESULTS, assert_floors)
+    record_runs(__doc__, RESULTS, "run", RUNS, run, assert_floors)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def microbatches(batch: TokenBatch, rows: Tensor, tokens: int | None) -> list[Te
     """
     if tokens is None:
         return [rows]
-    prompts, completions = batch.prompt_mask.sum(dim=1).tolist(), batch.completion_mask.sum(
-        dim=1).tolist()
+    prompts = batch.prompt_mask.sum(dim=1).tolist()
+    completions = batch.completion_mask.sum(dim=1).tolist()
     parts, P, T = [], 0, 0  # the widths that the last part is padded to
     for row in sorted(rows.tolist(), key=lambda i: -prompts[i] - completions[i]):
         wider = max(P, prompts[row]), max(T, completions[row])
@@ -107,9 +107,10 @@ def parts(batch: TokenBatch, rows: Tensor, tokens: int | None) -> Iterator[Part]
     Chapter: gpt2-on-a-gpu.
     """
     place = {row: i for i, row in enumerate(rows.tolist())}
+    whole = batch.completion_mask[rows]
     for part in microbatches(batch, own_share(rows), tokens):
         yield Part(part, torch.tensor([place[row] for row in part.tolist()]), batch[part].trimmed,
-                   batch.completion_mask[rows])
+                   whole)
 
 
 @torch.no_grad()
@@ -120,11 +121,11 @@ def in_parts(score: Callable[[TokenBatch], Tensor], batch: TokenBatch, tokens: i
     Chapter: gpt2-on-a-gpu.
     """
     rows = own_share(torch.arange(len(batch)))
-    parts = microbatches(batch, rows, tokens)
-    if len(rows) == len(batch) and len(parts) == 1:
+    cut = microbatches(batch, rows, tokens)
+    if len(rows) == len(batch) and len(cut) == 1:
         return score(batch)
     scores = None
-    for part in parts:
+    for part in cut:
         found = score(batch[part].trimmed)
         if scores is None:
             scores = found.new_zeros(batch.completion_mask.shape)

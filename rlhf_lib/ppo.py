@@ -215,8 +215,9 @@ class PPO:
         ptx = self.ptx_batch() if c.ptx_coefficient else None
 
         def value_loss(part: Part, values: Tensor) -> tuple[Tensor, dict]:
-            loss = part.share() * aggregate(clipped_value_loss(
+            loss = aggregate(clipped_value_loss(
                 values, part.cut(old_values), part.cut(returns), c.epsilon_value), part.mask)
+            loss = loss * part.share()
             return loss, {"value_loss": loss.item()}
 
         def policy_losses(part: Part) -> Iterator[tuple[Tensor, dict]]:
@@ -226,17 +227,18 @@ class PPO:
                     logprobs, values = self.critic.logprobs_and_values(part.batch, c.temperature)
             else:
                 logprobs = self.logprobs(self.policy, part.batch)
-            loss = part.share() * aggregate(clipped_policy_loss(
+            share_of_tokens = part.share()
+            loss = share_of_tokens * aggregate(clipped_policy_loss(
                 logprobs, old_logprobs, worth, c.epsilon, dual_clip=c.dual_clip), mask)
 
             logprobs = logprobs.detach()
             ratio = torch.exp(logprobs - old_logprobs)
             clipped = clip_fraction(logprobs, old_logprobs, worth, mask, c.epsilon)
-            found = {"policy_loss": loss.item(), "clip_fraction": clipped * part.share(),
+            found = {"policy_loss": loss.item(), "clip_fraction": clipped * share_of_tokens,
                      "ratio_gap": (ratio - 1).abs().max().item()}
             if c.dual_clip is not None:
                 bounded = ((ratio > c.dual_clip) & (worth < 0)).float()
-                found["dual_clip_fraction"] = part.share() * masked_mean(bounded, mask).item()
+                found["dual_clip_fraction"] = masked_mean(bounded, mask).item() * share_of_tokens
             if self.shared:
                 second, also = value_loss(part, values)
                 loss, found = loss + c.value_coefficient * second, found | also

@@ -86,12 +86,11 @@ def own_entry(name: str, entries: list[T]) -> T:
     return entries[rank]
 
 
-def same_weights(*models) -> None:
+def same_weights(model) -> None:
     """Give every process the weights of the first. Chapter: scaling-out."""
     if rank_and_count()[1] > 1:
-        for model in models:
-            for p in model.parameters():
-                dist.broadcast(p.data, 0)
+        for p in model.parameters():
+            dist.broadcast(p.data, 0)
 
 
 def first_only(action: Callable[[], None]) -> None:

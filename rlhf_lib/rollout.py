@@ -266,8 +266,8 @@ class FixedDecoder(GPT2Decoder):
 
     @staticmethod
     def suits(model) -> bool:
-        """Whether launches are what a step waits for: GPT-2 on a GPU."""
-        return model.device.type == "cuda" and GPT2Decoder.reads(model)
+        """Whether launches are what a step of a GPT-2 waits for: on a GPU."""
+        return model.device.type == "cuda"
 
     @classmethod
     def get(cls, model, *settings) -> FixedDecoder:
@@ -284,8 +284,7 @@ class FixedDecoder(GPT2Decoder):
 
     def load(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor) -> None:
         """Begin behind prompts that were read: row i continues row `rows[i]` of `prompts`."""
-        for state in (self.mask, self.tokens, self.written, self.logprobs, self.entropies,
-                      self.column):
+        for state in (self.mask, self.written, self.logprobs, self.entropies, self.column):
             state.zero_()
         left = self.P - prompts.used  # slots that no prompt reaches
         for mine, read in zip(self.cache, prompts.cache):
@@ -441,8 +440,8 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
     distinct = sorted(first.values())  # a prompt is read once, whatever it is sampled for
     place = {prompts[i]: k for k, i in enumerate(distinct)}
     rows = torch.tensor([place[prompt] for prompt in prompts], device=policy.device)
-    fixed = FixedDecoder.suits(policy)
     kind = GPT2Decoder if GPT2Decoder.reads(policy) else Decoder
+    fixed = kind is GPT2Decoder and FixedDecoder.suits(policy)
     decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
     logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
     if fixed:  # prompts of about the same length share a recording

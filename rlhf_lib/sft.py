@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .losses import sft_loss
+from .microbatches import share
 from .policy import TokenBatch, encode, token_logprobs
 from .processes import first_only, gather, own_share, same_weights
 from .runlog import load_checkpoint, save_checkpoint
@@ -104,8 +105,8 @@ class SFT:
         size = max(1, -(-len(rows) // self.config.gradient_accumulation_steps))
         for own in rows.split(size):
             part = batch[own]
-            share = part.completion_mask.sum() / batch.completion_mask.sum()
-            loss = sft_loss(token_logprobs(self.model, part), part.completion_mask) * share
+            loss = sft_loss(token_logprobs(self.model, part), part.completion_mask) \
+                * share(part.completion_mask, batch.completion_mask)
             losses.append(loss.item())
             yield loss
 
