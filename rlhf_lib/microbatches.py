@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .policy import TokenBatch
 from .processes import gather, own_share, sum_over_processes
-from .training import descend
+from .training import follow_back, move
 
 
 def microbatches(batch: TokenBatch, rows: Tensor, tokens: int | None) -> list[Tensor]:
@@ -139,8 +139,8 @@ def descend_in_parts(loop, model, optimizer, rollout: TokenBatch, rows: Tensor, 
                      ) -> dict[str, float]:
     """One optimiser step on some rows of a batch; returns what was measured on the way.
 
-    Out of memory, it begins again with half as many tokens at a time, once in the life of a loop.
-    No weight has moved by then.
+    Out of memory while gradients add up, it begins again with half as many tokens at a time, once
+    in the life of a loop. No weight has moved by then.
 
     Chapter: gpt2-on-a-gpu.
 
@@ -165,20 +165,22 @@ def descend_in_parts(loop, model, optimizer, rollout: TokenBatch, rows: Tensor, 
             for loss, found in losses(part):
                 measured.append(found)
                 yield loss
+    optimizer.zero_grad()
     try:
-        norm = descend(model, optimizer, one_by_one(), loop.config.max_grad_norm)
+        total = follow_back(one_by_one())
     except torch.OutOfMemoryError:
         if loop.microbatch_tokens != loop.config.microbatch_tokens:  # halved before
             raise
-        norm = None  # go on outside: this error holds on to what was computed
-    if norm is None:
+        total = None  # go on outside: this error holds on to what was computed
+    if total is None:
         optimizer.zero_grad()
         before = loop.microbatch_tokens or rollout[rows].attention_mask.numel()
         loop.microbatch_tokens = max(1, before // 2)
         warnings.warn(f"out of memory in an update: from here on microbatch_tokens is "
                       f"{loop.microbatch_tokens}, half of what it was. What is learnt does not "
                       "change", RuntimeWarning, stacklevel=5)
-        norm = descend(model, optimizer, one_by_one(), loop.config.max_grad_norm)
+        total = follow_back(one_by_one())
+    norm = move(model, optimizer, total, loop.config.max_grad_norm)
     record = {"gradient_norm": norm}
     for found in (found for several in gather(measured) for found in several):
         for name, value in found.items():

@@ -128,15 +128,33 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
     Chapter: ppo-mechanics.
     """
     optimizer.zero_grad()
+    return move(model, optimizer, follow_back(loss), max_grad_norm)
+
+
+def follow_back(loss: Tensor | Iterable[Tensor]) -> float:
+    """Add the gradients of one loss or several to those there are; returns the sum of the losses.
+
+    Chapter: ppo-mechanics.
+    """
     total = 0.
     for part in ([loss] if isinstance(loss, Tensor) else loss):
         part.backward()
         total += part.item()
+    return total
+
+
+def move(model, optimizer, loss: float, max_grad_norm: float) -> float:
+    """Clip the gradients there are and step along them; returns their norm before clipping.
+
+    `loss` is for the message alone, should a gradient not be finite: then no weight moves.
+
+    Chapter: ppo-mechanics.
+    """
     sum_gradients(model)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     if not math.isfinite(norm):
         optimizer.zero_grad()
-        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {total}; the "
+        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {loss}; the "
                                  "update was refused and the weights are those before it")
     optimizer.step()
     return norm

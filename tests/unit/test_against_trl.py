@@ -191,12 +191,13 @@ def line(device: str, algorithm: str, times: float, point=None) -> dict:
                        "copy_bandwidth": 1e9, "ours_over_bound": 2., "trl_over_bound": 4.}}
 
 
-@pytest.mark.parametrize("device, algorithm, what", FLOORS)
-def test_the_floors_at_the_centre(device, algorithm, what):
-    floor = FLOORS[device, algorithm, what]
-    assert_floors(line(device, algorithm, floor))
+@pytest.mark.parametrize("device, algorithm, what, precision", FLOORS)
+def test_the_floors_at_the_centre(device, algorithm, what, precision):
+    floor = FLOORS[device, algorithm, what, precision]
+    point = (*centre(device, algorithm)[:-1], precision)
+    assert_floors(line(device, algorithm, floor, point))
     with pytest.raises(AssertionError, match=f"{what}, TRL over ours"):
-        assert_floors(line(device, algorithm, floor - .01))
+        assert_floors(line(device, algorithm, floor - .01, point))
 
 
 def test_the_floor_everywhere_else_is_not_to_be_slower():

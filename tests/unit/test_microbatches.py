@@ -185,6 +185,20 @@ def test_out_of_memory_again_says_what_can_be_turned_down(monkeypatch, make):
     assert loop.step_number == 1
 
 
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_out_of_memory_in_the_optimiser_is_not_tried_again(monkeypatch, make):
+    """Some weights may have moved by then."""
+    loop, steps = make(), []
+
+    def full(*arguments, **settings):
+        steps.append(1)
+        raise torch.OutOfMemoryError("no room for the moments")
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(RuntimeError, match="out of memory in step 1.*no room for the moments"):
+        loop.step()
+    assert len(steps) == 1 and loop.microbatch_tokens is None
+
+
 def test_out_of_memory_while_sampling_says_so(monkeypatch):
     def full(*arguments, **settings):
         raise torch.OutOfMemoryError("no room for the cache")

@@ -20,7 +20,7 @@ from rlhf_lib import __main__ as cli
 from rlhf_lib.grpo import GRPO, GRPOConfig
 from rlhf_lib.ppo import PPO, PPOConfig
 from rlhf_lib.runlog import read_log, save_checkpoint
-from rlhf_lib.training import check_beta, descend
+from rlhf_lib.training import check_beta, move
 from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
 
 PROMPTS = Dataset.from_dict({"prompt": RAGGED})
@@ -247,10 +247,10 @@ def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypat
         if len(steps) == 9:  # four updates of policy and critic in each step of this size
             raise FloatingPointError("the gradient norm is nan at a loss of nan; the update was "
                                      "refused and the weights are those before it")
-        return descend(*arguments)
+        return move(*arguments)
 
     steps: list[int] = []
-    monkeypatch.setattr("rlhf_lib.microbatches.descend", broken)
+    monkeypatch.setattr("rlhf_lib.microbatches.move", broken)
     out = tmp_path / "run"
     flags = ["ppo", "--max-steps", 3, "--batch-size", 4, "--mini-batch-size", 2, "--rows", 8,
              "--num-ppo-epochs", 1, "--eval-rows", 2, "--max-new-tokens", 4, "--device", "cpu",
