@@ -26,9 +26,9 @@ one learning rate, and a reward that costs nothing. A step contains, on both sid
 
 TRL's logging, saving, evaluation, progress bars, gradient checkpointing (its default) and sample
 completions are off. What is left, as it has no switch: its metrics, in PPO the log of each step
-and two garbage collections. Its PPO clips no gradients and takes its reward from the token ids,
-ours clips, and decodes text. TRL's rollout is the time in `generate` alone; ours is `sample`,
-which also tokenizes, decodes, and keeps log-probabilities and entropies.
+and two garbage collections, whose seconds are also kept apart. Its PPO clips no gradients and takes
+its reward from the token ids, ours clips, and decodes text. TRL's rollout is the time in `generate`
+alone; ours is `sample`, which also tokenizes, decodes, and keeps log-probabilities and entropies.
 
 Precisions are "fp32"; "mixed", matrix products in bf16 over weights in fp32 (`bf16=True`, on both
 sides); and "bf16", weights too. Plain rollouts on CUDA are "bf16", in which `generate` is fastest.

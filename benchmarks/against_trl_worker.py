@@ -8,6 +8,7 @@ that the side needs, and says what a step contains.
 """
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -71,6 +72,23 @@ class RolloutClock:
         self.seconds = time.perf_counter() - begun
         self.made = int(self.tokens(result))
         return result
+
+
+class CollectionClock:
+    """Keeps how long Python's garbage collector has been at work since the last `reset`."""
+
+    def __init__(self):
+        self.reset()
+        gc.callbacks.append(self)
+
+    def reset(self) -> None:
+        self.seconds = 0.
+
+    def __call__(self, phase: str, info: dict) -> None:
+        if phase == "start":
+            self.begun = time.perf_counter()
+        else:
+            self.seconds += time.perf_counter() - self.begun
 
 
 def resident(name: str) -> int:
@@ -217,7 +235,7 @@ class Answers:
 
     def __init__(self, spec: dict, clock: RolloutClock, requests, replies):
         self.spec, self.clock, self.requests, self.replies = spec, clock, requests, replies
-        self.device = spec["device"]
+        self.device, self.collections = spec["device"], CollectionClock()
 
     def ready(self) -> None:
         import transformers
@@ -241,6 +259,7 @@ class Answers:
             request = json.loads(line)
             if request["do"] == "step":
                 self.clock.made = 0
+                self.collections.reset()
                 synchronize(self.device)
                 self.begun = time.perf_counter()
                 return request
@@ -252,7 +271,8 @@ class Answers:
     def step_ended(self) -> None:
         synchronize(self.device)
         self.write({"seconds": time.perf_counter() - self.begun, "tokens": self.clock.made,
-                    "rollout_seconds": self.clock.seconds})
+                    "rollout_seconds": self.clock.seconds,
+                    "collecting_seconds": self.collections.seconds})
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def kernel_environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     # glibc keeps freed tensors for itself; Binder, with 1 GB, gives them back the same way
     # (binder/start).
-    lean = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "67108864",
+    lean = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "33554432",
             "MALLOC_ARENA_MAX": "2"}
     return {**kept, **offline, **lean, "PYTHONPATH": path}
 

@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.metadata
 import json
 import sys
+import time
 
 import pytest
 import torch
 from benchmarks.against_trl import (ALGORITHMS, CENTRE, FLOOR_THREADS, FLOORS, GROUP, HERE, NAMES,
                                     RESULTS, VERSIONS, Worker, assert_floors, centre, decode,
                                     environment, growth, plan, prepare, quartiles, ratios, summary)
-from benchmarks.against_trl_worker import RolloutClock, ShareOfA, ours, share_of_a, trl
+from benchmarks.against_trl_worker import (CollectionClock, RolloutClock, ShareOfA, ours,
+                                           share_of_a, trl)
 from benchmarks.bandwidth import decode_bytes
 from benchmarks.recording import check, recorded
 from transformers import AutoTokenizer, GPT2Config
@@ -113,6 +116,7 @@ def test_the_worker_of_the_last_ppo_of_trl_makes_steps(folder):
                     f"{VERSIONS['ppo']} here")
     for step in steps(worker(folder, "trl", "ppo", environment(VERSIONS["ppo"]))):
         assert 0 < step["rollout_seconds"] < step["seconds"]
+        assert 0 < step["collecting_seconds"] < step["seconds"]
 
 
 def test_a_worker_that_ends_says_why(tmp_path):
@@ -134,6 +138,20 @@ def test_the_clock_times_the_last_call_and_counts_its_tokens():
     clock = RolloutClock(lambda x: [x, x], len, "cpu")
     assert clock(3) == [3, 3]
     assert clock.made == 2 and clock.seconds > 0
+
+
+def test_the_time_of_garbage_collections_since_the_last_reset():
+    clock = CollectionClock()
+    try:
+        gc.collect()
+        assert clock.seconds > 0
+        clock.reset()
+        assert clock.seconds == 0.
+        begun = time.perf_counter()
+        gc.collect()
+        assert 0 < clock.seconds < time.perf_counter() - begun
+    finally:
+        gc.callbacks.remove(clock)
 
 
 # ---------------------------------------------------------------------------------- arithmetic
