@@ -232,7 +232,7 @@ def compare(device: str, threads: int, algorithm: str, model: str, batch: int, l
                 worker.close()
     for side, found in sides.items():
         found |= {name: [step[name] for step in made[side][length]]
-                  for name in ("seconds", "rollout_seconds")}
+                  for name in ("seconds", "rollout_seconds", "collecting_seconds")}
         if algorithm == "rollout":
             found["first_token_seconds"] = [step["rollout_seconds"] for step in made[side][1]]
     line = {**spec, "parameters": count_parameters(policy), "warmup": warmup,

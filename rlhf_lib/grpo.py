@@ -38,8 +38,9 @@ from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
 from .training import (Price, adam, check_apart, check_positive, check_settings, check_shares,
-                       freeze, prompt_table, recompute_activations, rollout_record, rows_of_step,
-                       score, set_learning_rate, take, together, train_without_dropout)
+                       compile_layers, freeze, prompt_table, recompute_activations, rollout_record,
+                       rows_of_step, score, set_learning_rate, take, together,
+                       train_without_dropout)
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
 VARIANTS: dict[str, dict] = {
@@ -90,6 +91,7 @@ class GRPOConfig:
     max_grad_norm: float = 1.  # longer gradients are clipped to it
     microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    torch_compile: bool = False  # fuse the layers of all models; the first step takes longer
     bf16: bool = False  # compute in bfloat16, over weights in float32
     seed: int = 0  # prompts, samples and minibatches
 
@@ -146,6 +148,8 @@ class GRPO:
         if config.gradient_checkpointing:
             recompute_activations(policy, config)
         same_weights(policy)
+        if config.torch_compile:
+            compile_layers(policy, reference)
         self.optimizer = adam(policy, config.learning_rate)
         self.sampler = own_generator(policy.device, config.seed)
         self.shuffler = torch.Generator().manual_seed(config.seed)

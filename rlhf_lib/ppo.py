@@ -36,8 +36,8 @@ from .rewards import RewardFunction
 from .rollout import Rollout, sample
 from .runlog import load_checkpoint, save_checkpoint
 from .training import (Price, adam, check_apart, check_positive, check_settings, check_shares,
-                       column, freeze, prompt_table, recompute_activations, rollout_record,
-                       rows_of_step, score, set_learning_rate, take, together,
+                       column, compile_layers, freeze, prompt_table, recompute_activations,
+                       rollout_record, rows_of_step, score, set_learning_rate, take, together,
                        train_without_dropout, warn_if_constant)
 
 
@@ -71,6 +71,7 @@ class PPOConfig:
     max_grad_norm: float = 1.  # longer gradients are clipped to it
     microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    torch_compile: bool = False  # fuse the layers of all models; the first step takes longer
     bf16: bool = False  # compute in bfloat16, over weights in float32
     seed: int = 0  # prompts, samples and minibatches
 
@@ -146,6 +147,8 @@ class PPO:
             if config.gradient_checkpointing and not isinstance(model, SharedCritic):
                 recompute_activations(model, config)
             same_weights(model)
+        if config.torch_compile:
+            compile_layers(policy, reference, critic)
         self.optimizers = {"policy": adam(critic if self.shared else policy, config.learning_rate)}
         if not self.shared:
             self.optimizers["critic"] = adam(critic, config.critic_learning_rate)

@@ -41,10 +41,15 @@ def sampling_dtype(config, device: torch.device) -> torch.dtype | None:
 
 
 def check_precision(config, device: torch.device) -> None:
-    """Refuse bfloat16 on a GPU that does not multiply in it.
+    """Refuse bfloat16 on a GPU that does not multiply in it, and where it would not be kept to.
 
     Chapter: gpt2-on-a-gpu.
     """
+    if (config.bf16 and device.type == "cpu" and config.torch_compile
+            and config.gradient_checkpointing):
+        raise ValueError("bf16, torch_compile and gradient_checkpointing are all True on a CPU; "
+                         "expected at most two of them there: a compiled layer that is computed "
+                         "again forgets in what precision")
     if config.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise ValueError(f"bf16 is True on {torch.cuda.get_device_name(device)}; expected a GPU "
                          "that multiplies in bfloat16 (compute capability 8.0 or more), or "

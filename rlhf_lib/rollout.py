@@ -9,6 +9,7 @@ are scored again. Chapters: ppo-live, grpo, gpt2-on-a-gpu.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -123,10 +124,29 @@ class Decoder:
         self.cache.batch_select_indices(rows)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
+        with cached_layers(self.model), torch.autocast(
+                ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
             return self.model(input_ids=ids, attention_mask=self.mask.long(),
                               position_ids=positions, past_key_values=self.cache, use_cache=True,
                               logits_to_keep=1).logits[:, -1]
+
+
+@contextmanager
+def cached_layers(model):
+    """Let the layers take a cache, which transformers keeps from those that are to be recomputed.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training]
+    for layer in layers:  # what is inside them, dropout above all, stays as it is
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
 
 
 class GPT2Decoder(Decoder):

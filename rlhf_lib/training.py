@@ -69,19 +69,38 @@ def recompute_activations(model, config) -> None:
     """Activation checkpointing: keep the input of each layer alone, and compute the rest again.
 
     transformers does so in layers that are in training mode. Only they are put there: what is
-    inside them, dropout above all, stays as it is in evaluation.
+    inside them, dropout above all, stays as it is in evaluation. While they sample they leave it,
+    as otherwise they would take no cache (`rollout.cached_layers`).
 
     Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    how = {"use_reentrant": False}
+    if config.bf16 and model.device.type == "cpu":  # autocast is restored, our own mode is not
+        how["context_fn"] = lambda: (nullcontext(), computing_in(config, model.device))
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.23
-    (enable or model.gradient_checkpointing_enable)({
-        "use_reentrant": False,  # the second time in the same precision
-        "context_fn": lambda: (nullcontext(), computing_in(config, model.device))})
+    (enable or model.gradient_checkpointing_enable)(how)
+    model.disable_input_require_grads()  # a hook that only reentrant checkpoints need
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.training = True
+
+
+def compile_layers(*models) -> None:
+    """Let `torch.compile` fuse what stands between the products of each layer.
+
+    The layers share one compiled program, made at the first call, for any length. All around
+    them, and sampling, which reads the weights alone, stays as it is. Needs a C++ compiler on a
+    CPU, Triton on a GPU.
+
+    Source: Ansel et al. 2024, doi:10.1145/3620665.3640366. Chapter: gpt2-on-a-gpu.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in (layer for model in models if model is not None for layer in model.modules()):
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.compile(dynamic=True)
 
 
 def check_apart(**models) -> None:

@@ -80,7 +80,8 @@ def test_the_recorded_program_follows_the_weights(policy):
 
 
 @pytest.mark.parametrize("settings", [dict(bf16=True), dict(gradient_checkpointing=True),
-                                      dict(microbatch_tokens=1_000)], ids=str)
+                                      dict(microbatch_tokens=1_000), dict(torch_compile=True)],
+                         ids=str)
 def test_grpo_steps_with(policy, settings):
     reward = LearnedReward(new_reward_model(policy), letters.tokenizer())
     loop = GRPO(copy.deepcopy(policy), policy, letters.tokenizer(), reward,

@@ -1,9 +1,11 @@
 """A minibatch cut for memory: the same numbers, whatever fits, and what happens when it does not."""
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
 from rlhf_lib.losses import aggregate
@@ -11,6 +13,7 @@ from rlhf_lib.microbatches import in_parts, microbatches, parts
 from rlhf_lib.policy import encode, selected_logprobs, token_logprobs
 from rlhf_lib.precision import BFloat16Products, check_precision
 from rlhf_lib.ppo import PPO, PPOConfig
+from rlhf_lib.rollout import GPT2Decoder
 from rlhf_lib.worlds import letters
 
 SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=8, max_new_tokens=12)
@@ -220,6 +223,59 @@ def kept_bytes(loop):
     return sum(kept.values())
 
 
+def llama(**settings):
+    """GRPO of a model that is no GPT-2, so that it samples through its own forward pass."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=64, initializer_range=.5)).double()
+    return GRPO(model, copy.deepcopy(model), tokenizer(), count_words, PROMPTS,
+                GRPOConfig(**SMALL, num_generations=4, **settings))
+
+
+@pytest.mark.parametrize("make", [ppo, grpo, llama])
+def test_a_policy_that_recomputes_samples_through_its_cache(make, caplog):
+    """transformers takes the cache from layers that recompute: what they draw would be noise."""
+    plain, saving = make(), make(gradient_checkpointing=True)
+    expected, record = plain.step(), saving.step()
+    assert saving.rollout.completions == plain.rollout.completions
+    assert record["ratio_gap"] < 1e-5 and "Caching" not in caplog.text
+    assert record["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+    assert GPT2Decoder.reads(saving.policy) == (make is not llama)  # the short way is still open
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}],
+                         ids=str)
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make, settings):
+    """With the tracer and its guards, and, in place of generated code, what was traced."""
+    programs, compile_layer = [], torch.nn.Module.compile
+
+    def backend(program, inputs):
+        programs.append(program)
+        return program.forward
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **given: compile_layer(
+        layer, backend=backend, **given))
+    torch._dynamo.reset()
+    try:
+        plain, fused = make(**settings), make(**settings, torch_compile=True)
+        for _ in range(2):
+            expected, record = plain.step(), fused.step()
+            for name in expected.keys() - {"seconds"}:
+                assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+        assert plain.rollout.completions == fused.rollout.completions
+        assert (weights(plain) - weights(fused)).abs().max().item() < 1e-9
+        few = len(programs)
+        assert few > 0
+        if "bf16" not in settings:  # whose products are rounded between two pieces of a layer
+            assert few <= 4  # with and without gradients, for all layers of all models
+            fused.config = replace(fused.config, max_new_tokens=7)
+            fused.step()
+            assert len(programs) == few  # another length, the same program
+    finally:
+        torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("make", [ppo, grpo])
 def test_checkpointed_activations_save_memory_and_change_no_number(make):
     plain, saving = make(), make(gradient_checkpointing=True)
@@ -293,6 +349,14 @@ def test_a_gpu_without_bfloat16_is_named(monkeypatch):
                                          "in bfloat16"):
         check_precision(GRPOConfig(bf16=True), torch.device("cuda"))
     check_precision(GRPOConfig(bf16=True), torch.device("cpu"))
+
+
+def test_a_compiled_layer_is_not_computed_again_in_another_precision():
+    with pytest.raises(ValueError, match="bf16, torch_compile and gradient_checkpointing are all "
+                                         "True on a CPU; expected at most two"):
+        grpo(bf16=True, torch_compile=True, gradient_checkpointing=True)
+    check_precision(GRPOConfig(torch_compile=True, gradient_checkpointing=True),
+                    torch.device("cpu"))
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])
