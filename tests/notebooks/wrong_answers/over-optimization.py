@@ -140,6 +140,28 @@ def two_hundredths(won, m):
     return best
 
 
+def three_standard_errors(won, m):
+    best = 0
+    for i, share in enumerate(won):
+        if share > won[best]:
+            best = i
+        error = math.sqrt((share * (1 - share) + won[best] * (1 - won[best])) / m)
+        if won[best] - share > 3 * error:
+            break
+    return best
+
+
+def below_the_one_before(won, m):
+    best = 0
+    for i, share in enumerate(won):
+        if share > won[best]:
+            best = i
+        before = won[i - 1] if i else share
+        if before - share > 2 * math.sqrt((share * (1 - share) + before * (1 - before)) / m):
+            break
+    return best
+
+
 WRONG = {
     "gold_of_best": [best_gold, place_in_the_group_taken_for_place_in_all, gold_of_the_n_best,
                      groups_across],
@@ -147,5 +169,6 @@ WRONG = {
     "kl_used_up": [distance_not_kl, kl_of_the_peak, losers_squared, one_form_for_both],
     "advantage_of": [at_the_ends, at_the_last_common_step, at_the_smaller_last_kl,
                      wrong_way_round],
-    "checkpoint_to_keep": [best_of_all, first_fall, where_it_stopped, two_hundredths],
+    "checkpoint_to_keep": [best_of_all, first_fall, where_it_stopped, two_hundredths,
+                           three_standard_errors, below_the_one_before],
 }
