@@ -52,6 +52,18 @@ def last_value_beyond_the_end(kl, values, where):
     return float(np.interp(math.sqrt(where), np.sqrt(kl), values))
 
 
+def from_the_largest_kl_before(kl, values, where):
+    reached, value = kl[0], values[0]
+    for k, v in zip(kl, values):
+        if k >= where:
+            low, high = math.sqrt(reached), math.sqrt(k)
+            share = (math.sqrt(where) - low) / (high - low)
+            return value + share * (v - value)
+        if k > reached:
+            reached, value = k, v
+    return None
+
+
 def next_measurement(kl, values, where):
     return next((v for k, v in zip(kl, values) if k >= where), None)
 
@@ -165,7 +177,8 @@ def below_the_one_before(won, m):
 WRONG = {
     "gold_of_best": [best_gold, place_in_the_group_taken_for_place_in_all, gold_of_the_n_best,
                      groups_across],
-    "value_at_kl": [linear_in_kl, sorted_first, last_value_beyond_the_end, next_measurement],
+    "value_at_kl": [linear_in_kl, sorted_first, last_value_beyond_the_end,
+                     next_measurement, from_the_largest_kl_before],
     "kl_used_up": [distance_not_kl, kl_of_the_peak, losers_squared, one_form_for_both],
     "advantage_of": [at_the_ends, at_the_last_common_step, at_the_smaller_last_kl,
                      wrong_way_round],
