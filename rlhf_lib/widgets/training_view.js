@@ -57,7 +57,7 @@ function drawPanel(place, metric, runs, chosen, step, lastStep) {
   const floor = 1e-3; // β of 0 stands at the foot of its panel
   const scale = (v) => (log ? Math.log10(Math.max(v, floor)) : v);
   const own = chosen?.curves[metric] ?? [];
-  const all = runs.flatMap((run) => [...known(smooth(run.curves[metric] ?? [])), ...(metric === "gold" ? known(run.held) : [])]);
+  const all = runs.flatMap((run) => [...known(run.curves[metric] ?? []), ...(metric === "gold" ? known(run.held) : [])]);
   if (!all.length) {
     place.replaceChildren();
     place.hidden = true;
@@ -103,7 +103,7 @@ function drawPanel(place, metric, runs, chosen, step, lastStep) {
   figure.append(svg("line", { class: "rlhf-cursor", x1: x(step), x2: x(step), y1: top, y2: height - bottom }));
   const value = i >= 0 ? own[i] : null;
   if (Number.isFinite(value)) {
-    figure.append(svg("circle", { class: "rlhf-dot", cx: x(chosen.steps[i]), cy: y(log ? value : smooth(own)[i]), r: 3.5 }));
+    figure.append(svg("circle", { class: "rlhf-dot", cx: x(chosen.steps[i]), cy: y(value), r: 3.5 }));
   }
   const output = html("output", { "data-name": metric });
   if (Number.isFinite(value)) showNumber(output, value, digits);

@@ -94,6 +94,31 @@ def test_scrubbed_by_keyboard_and_by_buttons(page):
     demo.check(0, 1)
 
 
+PANEL = """name => {
+    const number = document.querySelector(`[data-name="${name}"]`);
+    const figure = number.parentElement.parentElement.querySelector("svg");
+    const ticks = [...figure.querySelectorAll("text[text-anchor=end]")].map(
+        t => [Number(t.textContent.replace("\u2212", "-")), Number(t.getAttribute("y")) - 4]);
+    const [[a, top], [b, bottom]] = [ticks[0], ticks.at(-1)];
+    const raw = figure.querySelector(".rlhf-raw").getAttribute("d").match(/[\\d.]+/g).map(Number);
+    return {dot: Number(figure.querySelector(".rlhf-dot").getAttribute("cy")),
+            value: Number(number.dataset.value), raw: raw.filter((_, i) => i % 2),
+            slope: (bottom - top) / (b - a), a, top};
+}"""
+
+
+@pytest.mark.parametrize("name", ["reward", "gold", "kl", "length"])
+def test_the_dot_stands_at_the_number_and_no_step_is_cut_off(page, name):
+    demo = replay(page)
+    demo.control("step").focus()
+    for key in ("ArrowRight", "End"):
+        page.keyboard.press(key)
+        panel = page.evaluate(PANEL, name)
+        expected = panel["top"] + panel["slope"] * (panel["value"] - panel["a"])
+        assert panel["dot"] == pytest.approx(expected, abs=.6)
+    assert len(set(panel["raw"])) == 12  # a straight line of steps: at an edge they would be equal
+
+
 def test_another_run_keeps_the_step_as_far_as_it_goes(page):
     demo = replay(page)
     demo.control("step").focus()
