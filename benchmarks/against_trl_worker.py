@@ -189,6 +189,8 @@ def trl(spec: dict):
         save_strategy="no", eval_strategy="no", disable_tqdm=True, logging_steps=FOREVER,
         logging_nan_inf_filter=False, dataloader_pin_memory=False)
     if spec["algorithm"] == "ppo":
+        if spec["precision"] == "mixed":  # its own Accelerator reads nothing else
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
         trainer = ppo_trainer(spec, settings, policy, model(), critic, tokenizer, prompts)
     else:
         trainer = grpo_trainer(spec, settings, policy, tokenizer, prompts)

@@ -13,11 +13,13 @@ bfloat16. Chapter: gpt2-on-a-gpu.
 """
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 
@@ -28,8 +30,18 @@ def computing_in(config, device: torch.device) -> AbstractContextManager:
     """
     if not config.bf16:
         return nullcontext()
-    return BFloat16Products() if device.type == "cpu" else torch.autocast(device.type,
-                                                                         torch.bfloat16)
+    return BFloat16Products() if device.type == "cpu" else _autocast(device.type)
+
+
+@contextmanager
+def _autocast(device_type: str) -> Iterator[None]:
+    """Autocast, without cuDNN's attention.
+
+    Given a mask, its backward pass can return nan on an H100 or H200 (pytorch#196678).
+    """
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with torch.autocast(device_type, torch.bfloat16), sdpa_kernel(kernels):
+        yield
 
 
 def sampling_dtype(config, device: torch.device) -> torch.dtype | None:

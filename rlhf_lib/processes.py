@@ -1,11 +1,12 @@
 """Several processes, one batch: each samples, scores and differentiates its share of the rows.
 
 Start a script with `accelerate launch`, and call `accelerate.PartialState()` before a loop is
-made. The loops find the process group by themselves. All processes then hold the same weights and
-see the same batch; rows are shared out, gradients and tables are added up, and the weights stay
-equal because every process takes the same optimiser step. It is data parallelism, written down:
-what a larger engine adds is the hiding of these sums behind the computation, and models that do
-not fit on one device. With one process every function here returns what it was given.
+made, of models on the `device` that it names. The loops find the process group by themselves. All
+processes then hold the same weights and see the same batch; rows are shared out, gradients and
+tables are added up, and the weights stay equal because every process takes the same optimiser
+step. It is data parallelism, written down: what a larger engine adds is the hiding of these sums
+behind the computation, and models that do not fit on one device. With one process every function
+here returns what it was given.
 Chapters: gpt2-on-a-gpu, scaling-out.
 """
 from __future__ import annotations

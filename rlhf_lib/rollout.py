@@ -124,7 +124,7 @@ class Decoder:
         self.cache.batch_select_indices(rows)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        with cached_layers(self.model), torch.autocast(
+        with plain_layers(self.model), torch.autocast(
                 ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
             return self.model(input_ids=ids, attention_mask=self.mask.long(),
                               position_ids=positions, past_key_values=self.cache, use_cache=True,
@@ -132,8 +132,11 @@ class Decoder:
 
 
 @contextmanager
-def cached_layers(model):
-    """Let the layers take a cache, which transformers keeps from those that are to be recomputed.
+def plain_layers(model):
+    """Undo, while the model samples, what its layers do in training.
+
+    transformers keeps the cache from layers that recompute their activations. A compiled layer
+    would be traced anew for the cache, whose length is another at every step.
 
     Chapter: gpt2-on-a-gpu.
     """
@@ -143,7 +146,8 @@ def cached_layers(model):
     for layer in layers:  # what is inside them, dropout above all, stays as it is
         layer.training = False
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for layer in layers:
             layer.training = True
@@ -293,10 +297,10 @@ class FixedDecoder(GPT2Decoder):
     def get(cls, model, *settings) -> FixedDecoder:
         """One that was made before for the same sizes, with the weights of now; or a new one."""
         made = cls.made.setdefault(model, {})
-        decoder = made.pop(settings, None) or cls(model, *settings)
+        decoder = made.pop(settings, None)
         while len(made) > 1:  # two at most: one for training and one for evaluation
             del made[next(iter(made))]
-        made[settings] = decoder
+        decoder = made[settings] = decoder or cls(model, *settings)
         for mine, now in zip(decoder.weights, cls.weights_of(model)):
             if mine.data_ptr() != now.data_ptr():  # a copy in another precision
                 mine.copy_(now)
@@ -318,7 +322,8 @@ class FixedDecoder(GPT2Decoder):
 
     def advance(self) -> None:
         """Draw a token in every row, write it down, and compute the logits of the next."""
-        logprobs = torch.log_softmax(self.logits.float() / self.temperature, dim=-1)
+        logits = self.logits if self.temperature == 1. else self.logits.float() / self.temperature
+        logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         probabilities = logprobs.exp()
         token = (logprobs if self.greedy else probabilities / self.noise).argmax(dim=-1)
         token = torch.where(self.going, token, self.pad)
@@ -342,14 +347,22 @@ class FixedDecoder(GPT2Decoder):
 
     def record(self) -> None:
         """Turn `advance` into a CUDA graph."""
-        aside = torch.cuda.Stream()  # a graph may be recorded once its kernels have been chosen
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
+        with torch.cuda.device(self.logits.device):
+            aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self.rehearse()
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph, stream=aside):
                 self.advance()
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        self.graph = graph  # only now: one that broke off would be replayed as far as it came
+
+    def rehearse(self) -> None:
+        """Let every kernel of a step be chosen, as they must be before a graph is recorded."""
+        for _ in range(3):
+            self.going.fill_(True)  # an ended row reads `pad`, which need not be a row of the model
+            for place in (self.column, self.slot, self.positions):
+                place.zero_()
             self.advance()
 
     def run(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor,
@@ -471,7 +484,7 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
     else:
         tables = step_by_step(decoder, rows, logits, *settings, generator)
     tokens, mask, logprobs, entropies, finished = tables
-    completions = [tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
-                   for row, keep in zip(tokens, mask)]
+    completions = [tokenizer.decode(row[keep], skip_special_tokens=True)
+                   for row, keep in zip(tokens.cpu(), mask.cpu().bool())]  # one copy, not 2 a row
     return Rollout(prompt_ids, prompt_mask, tokens, mask, logprobs, entropies, finished, prompts,
                    completions)

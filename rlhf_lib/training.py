@@ -70,7 +70,7 @@ def recompute_activations(model, config) -> None:
 
     transformers does so in layers that are in training mode. Only they are put there: what is
     inside them, dropout above all, stays as it is in evaluation. While they sample they leave it,
-    as otherwise they would take no cache (`rollout.cached_layers`).
+    as otherwise they would take no cache (`rollout.plain_layers`).
 
     Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
     """
@@ -91,8 +91,7 @@ def compile_layers(*models) -> None:
     """Let `torch.compile` fuse what stands between the products of each layer.
 
     The layers share one compiled program, made at the first call, for any length. All around
-    them, and sampling, which reads the weights alone, stays as it is. Needs a C++ compiler on a
-    CPU, Triton on a GPU.
+    them, and sampling, stays as it is. Needs a C++ compiler on a CPU, Triton on a GPU.
 
     Source: Ansel et al. 2024, doi:10.1145/3620665.3640366. Chapter: gpt2-on-a-gpu.
     """

@@ -246,7 +246,7 @@ def test_a_policy_that_recomputes_samples_through_its_cache(make, caplog):
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}],
                          ids=str)
-@pytest.mark.parametrize("make", [ppo, grpo])
+@pytest.mark.parametrize("make", [ppo, grpo, llama])
 def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make, settings):
     """With the tracer and its guards, and, in place of generated code, what was traced."""
     programs, compile_layer = [], torch.nn.Module.compile
@@ -265,13 +265,13 @@ def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make,
                 assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
         assert plain.rollout.completions == fused.rollout.completions
         assert (weights(plain) - weights(fused)).abs().max().item() < 1e-9
-        few = len(programs)
-        assert few > 0
+        assert programs
         if "bf16" not in settings:  # whose products are rounded between two pieces of a layer
-            assert few <= 4  # with and without gradients, for all layers of all models
-            fused.config = replace(fused.config, max_new_tokens=7)
-            fused.step()
-            assert len(programs) == few  # another length, the same program
+            for length in (7, 9, 5):
+                fused.config = replace(fused.config, max_new_tokens=length)
+                fused.step()
+            # with and without gradients, with and without padding: for all layers and lengths
+            assert len(programs) <= 4
     finally:
         torch._dynamo.reset()
 

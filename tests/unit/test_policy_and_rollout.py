@@ -210,6 +210,24 @@ def test_no_more_than_two_fixed_programs_are_kept_and_none_outlives_its_model(fi
     assert len(FixedDecoder.made) == before - 1
 
 
+@pytest.mark.parametrize("T", [1, 2, 20])
+def test_the_rehearsal_of_a_recording_leaves_no_trace(fixed, T):
+    model = hasty()
+    before = draw(model, n=T)
+    fixed[0].rehearse()
+    after = draw(model, n=T)
+    assert fixed[0] is fixed[1] and torch.equal(before.completion_ids, after.completion_ids)
+    assert torch.equal(before.logprobs, after.logprobs)
+
+
+def test_the_rehearsal_needs_no_padding_token_of_the_model():
+    model = hasty()
+    rows = len(model.transformer.wte.weight)
+    decoder = FixedDecoder(model, 2, 3, 4, 1., False, eos=rows, pad=rows + 1)
+    decoder.rehearse()
+    assert decoder.tokens.max() < rows
+
+
 def test_the_fixed_program_looks_every_few_steps_whether_to_stop(monkeypatch, fixed):
     model = policy()
     with torch.no_grad():  # the end comes at once, always

@@ -53,6 +53,11 @@ def less_than_no_rows(config, memory, tokens, b):
     return (memory - parameter_count(config) * b) // row
 
 
+def one_table_forgotten(config, memory, tokens, b):
+    row = kv_cache_bytes(config, 1, tokens, b) + config.vocab_size * (b + 4)
+    return max(0, (memory - parameter_count(config) * b) // row)
+
+
 def one_too_few(config, memory, tokens, b):
     row = kv_cache_bytes(config, 1, tokens, b) + config.vocab_size * (b + 8)
     return max(0, (memory - parameter_count(config) * b - 1) // row)
@@ -106,6 +111,13 @@ def sum_in_bfloat16(start, gradient, rate, steps):
     return start + total
 
 
+def rate_in_bfloat16(start, gradient, rate, steps):
+    master = start.float()
+    for _ in range(steps):
+        master = master - rate * gradient(master.bfloat16())
+    return master.bfloat16()
+
+
 # --- rows_through_the_model -----------------------------------------------------------------------
 
 
@@ -149,10 +161,11 @@ def share_of_the_first_batch(lengths, keep):
 
 WRONG = {
     "decode_bound": [one_after_the_other, bytes_alone, flops_of_one_row, weights_for_each_row],
-    "largest_batch": [weights_forgotten, tables_in_16_bits, less_than_no_rows, one_too_few],
+    "largest_batch": [weights_forgotten, tables_in_16_bits, less_than_no_rows, one_too_few,
+                      one_table_forgotten],
     "repaired_accumulation": [mean_of_means, share_of_rows, padding_in_the_share],
     "repaired_descent": [rounded_every_step, gradient_of_the_start, float32_returned,
-                         sum_in_bfloat16],
+                         sum_in_bfloat16, rate_in_bfloat16],
     "rows_through_the_model": [only_those_going, nobody_leaves, cut_below_and_not_at,
                                cut_one_step_late, share_of_the_first_batch],
 }

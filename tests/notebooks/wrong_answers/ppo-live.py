@@ -73,6 +73,23 @@ def right_value_no_gradient(logprobs, old_logprobs, advantages, epsilon=0.2):
     return -torch.min(ratio * advantages, clipped * advantages).detach() + 0 * logprobs
 
 
+def the_sampler_forgotten(logprobs, old_logprobs, advantages, epsilon=0.2):
+    ratio = torch.exp(logprobs)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -torch.min(ratio * advantages, clipped * advantages)
+
+
+def a_range_of_its_own(logprobs, old_logprobs, advantages, epsilon=0.2):
+    ratio = torch.exp(logprobs - old_logprobs)
+    return -torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+
+
+def averaged(logprobs, old_logprobs, advantages, epsilon=0.2):
+    ratio = torch.exp(logprobs - old_logprobs)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -torch.min(ratio * advantages, clipped * advantages).mean()
+
+
 # --- charged_rewards ------------------------------------------------------------------------------
 
 
@@ -107,7 +124,8 @@ def the_last_token_pays_nothing(scores, log_ratio, mask, beta):
 WRONG = {
     "gae_by_sum": [gae_without_the_mask, lambda_alone, no_bootstrap, returns_instead],
     "next_beta": [not_clipped, wrong_direction, absolute_error],
-    "repaired_loss": [maximum_for_bad_tokens, no_clip, right_value_no_gradient],
+    "repaired_loss": [maximum_for_bad_tokens, no_clip, right_value_no_gradient,
+                      the_sampler_forgotten, a_range_of_its_own, averaged],
     "charged_rewards": [sign_alone, place_alone, with_a_gradient, without_the_mask,
                         the_last_token_pays_nothing],
 }
