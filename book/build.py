@@ -65,7 +65,7 @@ def kernel_environment() -> dict[str, str]:
     # glibc keeps freed tensors for itself; Binder, with 1 GB, gives them back the same way
     # (binder/start).
     lean = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "33554432",
-            "MALLOC_ARENA_MAX": "2"}
+            "MALLOC_ARENA_MAX": "1"}
     return {**kept, **offline, **lean, "PYTHONPATH": path}
 
 
