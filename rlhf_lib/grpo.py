@@ -33,7 +33,8 @@ from .losses import (aggregate, cispo_loss, clip_fraction, clipped_policy_loss, 
 from .microbatches import Part, descend_in_parts, in_parts, memory_advice
 from .policy import TokenBatch, token_logprobs
 from .precision import check_precision, computing_in, sampling_dtype
-from .processes import first_only, gather, own_entry, own_generator, own_share, same_weights
+from .processes import (first_only, gather, own_generator, own_share, resume_sampler,
+                        same_weights)
 from .rewards import RewardFunction
 from .rollout import Rollout, join, sample
 from .runlog import load_checkpoint, save_checkpoint
@@ -307,7 +308,7 @@ class GRPO:
         state = load_checkpoint(folder, {"policy": self.policy})
         self.step_number, self.draws, self.beta = (
             state[name] for name in ("step_number", "draws", "beta"))
-        self.sampler.set_state(own_entry("samplers", state["samplers"]))
+        resume_sampler(self.sampler, state["samplers"])
         self.shuffler.set_state(state["shuffler"])
         self.optimizer.load_state_dict(state["optimizer"])
 

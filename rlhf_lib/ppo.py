@@ -30,7 +30,8 @@ from .losses import (aggregate, clip_fraction, clipped_policy_loss, clipped_valu
 from .microbatches import Part, descend_in_parts, in_parts, memory_advice, share
 from .policy import TokenBatch, encode, token_logprobs
 from .precision import check_precision, computing_in, sampling_dtype
-from .processes import first_only, gather, own_entry, own_generator, own_share, same_weights
+from .processes import (first_only, gather, own_generator, own_share, resume_sampler,
+                        same_weights)
 from .reward_model import SharedCritic, check_one_output, state_values
 from .rewards import RewardFunction
 from .rollout import Rollout, sample
@@ -305,7 +306,7 @@ class PPO:
         state = load_checkpoint(folder, models)
         self.step_number, self.updates, self.beta = (
             state[name] for name in ("step_number", "updates", "beta"))
-        self.sampler.set_state(own_entry("samplers", state["samplers"]))
+        resume_sampler(self.sampler, state["samplers"])
         self.shuffler.set_state(state["shuffler"])
         self.critic.score.load_state_dict(state["value_head"])
         for name, optimizer in self.optimizers.items():

@@ -78,13 +78,16 @@ def own_generator(device: torch.device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed + 1_000_003 * rank_and_count()[0])
 
 
-def own_entry(name: str, entries: list[T]) -> T:
-    """What this process put into a checkpoint. Chapter: scaling-out."""
+def resume_sampler(sampler: torch.Generator, states: list[Tensor]) -> None:
+    """Give a sampler the state that this process put into a checkpoint. Chapter: scaling-out."""
     rank, count = rank_and_count()
-    if len(entries) != count:
-        raise ValueError(f"the checkpoint has {name} of {len(entries)} processes; expected "
+    if len(states) != count:
+        raise ValueError(f"the checkpoint has samplers of {len(states)} processes; expected "
                          f"{count}, as many as run now")
-    return entries[rank]
+    if len(states[rank]) != len(sampler.get_state()):
+        raise ValueError(f"the checkpoint has a sampler of another kind of device; expected one of "
+                         f"{sampler.device}: random numbers do not go on elsewhere")
+    sampler.set_state(states[rank])
 
 
 def same_weights(model) -> None:

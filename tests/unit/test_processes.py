@@ -13,7 +13,7 @@ from tests.unit import two_processes
 from tests.unit.two_processes import grpo, ppo, reward, sft, shared, weights
 
 from rlhf_lib.dpo import DPO, DPOConfig
-from rlhf_lib.processes import own_entry, own_generator, own_share
+from rlhf_lib.processes import own_generator, own_share, resume_sampler
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,16 @@ def test_shares_are_whole_groups_and_leave_nothing_out(monkeypatch):
             shares.append(own_share(rows, each=4))
         assert sum(shares, []) == rows
         assert all(share and len(share) % 4 == 0 for share in shares)
+
+
+def test_a_sampler_goes_on_in_its_own_process_and_on_its_own_kind_of_device(monkeypatch):
     monkeypatch.setattr("rlhf_lib.processes.rank_and_count", lambda: (2, 3))
-    assert own_entry("samplers", "abc") == "c"
+    sampler = torch.Generator()
+    states = [torch.Generator().manual_seed(i).get_state() for i in range(3)]
+    resume_sampler(sampler, states)
+    assert torch.equal(sampler.get_state(), states[2])
+    with pytest.raises(ValueError, match="sampler of another kind of device; expected one of cpu"):
+        resume_sampler(sampler, [states[0], states[1], torch.zeros(16, dtype=torch.uint8)])
 
 
 def test_each_process_draws_its_own_noise_and_the_first_that_of_one_alone(monkeypatch):
