@@ -165,21 +165,19 @@ def descend_in_parts(loop, model, optimizer, rollout: TokenBatch, rows: Tensor, 
             for loss, found in losses(part):
                 measured.append(found)
                 yield loss
-    optimizer.zero_grad()
     try:
-        total = follow_back(one_by_one())
+        total = follow_back(optimizer, one_by_one())
     except torch.OutOfMemoryError:
         if loop.microbatch_tokens != loop.config.microbatch_tokens:  # halved before
             raise
         total = None  # go on outside: this error holds on to what was computed
     if total is None:
-        optimizer.zero_grad()
         before = loop.microbatch_tokens or rollout[rows].attention_mask.numel()
         loop.microbatch_tokens = max(1, before // 2)
         warnings.warn(f"out of memory in an update: from here on microbatch_tokens is "
                       f"{loop.microbatch_tokens}, half of what it was. What is learnt does not "
                       "change", RuntimeWarning, stacklevel=5)
-        total = follow_back(one_by_one())
+        total = follow_back(optimizer, one_by_one())
     norm = move(model, optimizer, total, loop.config.max_grad_norm)
     record = {"gradient_norm": norm}
     for found in (found for several in gather(measured) for found in several):

@@ -301,6 +301,16 @@ def check_context(model, length: int) -> None:
                          f"at most {context}, the context of this model")
 
 
+def layers_of(model) -> list[torch.nn.Module]:
+    """The layers of a transformers model: what can be computed again, or compiled, one by one.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 # ---------------------------------------------------------------------------------- scoring
 
 def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .policy import TokenBatch, check_context, encode_prompts, position_ids, texts
+from .policy import TokenBatch, check_context, encode_prompts, layers_of, position_ids, texts
 
 
 @dataclass
@@ -124,8 +124,7 @@ class Decoder:
         self.cache.batch_select_indices(rows)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        with plain_layers(self.model), torch.autocast(
-                ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
+        with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
             return self.model(input_ids=ids, attention_mask=self.mask.long(),
                               position_ids=positions, past_key_values=self.cache, use_cache=True,
                               logits_to_keep=1).logits[:, -1]
@@ -140,9 +139,7 @@ def plain_layers(model):
 
     Chapter: gpt2-on-a-gpu.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training]
+    layers = [layer for layer in layers_of(model) if layer.training]
     for layer in layers:  # what is inside them, dropout above all, stays as it is
         layer.training = False
     try:
@@ -322,8 +319,7 @@ class FixedDecoder(GPT2Decoder):
 
     def advance(self) -> None:
         """Draw a token in every row, write it down, and compute the logits of the next."""
-        logits = self.logits if self.temperature == 1. else self.logits.float() / self.temperature
-        logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        logprobs = log_probabilities(self.logits, self.temperature)
         probabilities = logprobs.exp()
         token = (logprobs if self.greedy else probabilities / self.noise).argmax(dim=-1)
         token = torch.where(self.going, token, self.pad)
@@ -382,6 +378,15 @@ class FixedDecoder(GPT2Decoder):
         return *(table[:, :used].clone() for table in tables), ~self.going
 
 
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """log π of every next token at a temperature, in float32; shape as `logits`, in nats.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    logits = logits if temperature == 1. else logits.float() / temperature
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+
+
 def step_by_step(decoder: Decoder, rows: Tensor, logits: Tensor, T: int, temperature: float,
                  greedy: bool, eos: int, pad: int, generator: torch.Generator | None
                  ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -400,7 +405,7 @@ def step_by_step(decoder: Decoder, rows: Tensor, logits: Tensor, T: int, tempera
     logprobs, entropies = (torch.zeros((B, T), device=device) for _ in range(2))
     running = torch.arange(B, device=device)  # rows that have not ended
     for t in range(T):
-        next_logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+        next_logprobs = log_probabilities(logits, temperature)
         probabilities = next_logprobs.exp()
         if greedy:
             token = next_logprobs.argmax(dim=-1)
@@ -476,13 +481,14 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
     kind = GPT2Decoder if GPT2Decoder.reads(policy) else Decoder
     fixed = kind is GPT2Decoder and FixedDecoder.suits(policy)
     decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
-    logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
-    if fixed:  # prompts of about the same length share a recording
-        slots = 16 * math.ceil(P / 16)
-        tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(decoder, rows, logits,
-                                                                          generator)
-    else:
-        tables = step_by_step(decoder, rows, logits, *settings, generator)
+    with plain_layers(policy):
+        logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
+        if fixed:  # prompts of about the same length share a recording
+            slots = 16 * math.ceil(P / 16)
+            tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(
+                decoder, rows, logits, generator)
+        else:
+            tables = step_by_step(decoder, rows, logits, *settings, generator)
     tokens, mask, logprobs, entropies, finished = tables
     completions = [tokenizer.decode(row[keep], skip_special_tokens=True)
                    for row, keep in zip(tokens.cpu(), mask.cpu().bool())]  # one copy, not 2 a row

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .advantages import masked_mean
 from .precision import computing_in
+from .policy import layers_of
 from .processes import gather, rank_and_count, sum_gradients
 from .rewards import RewardFunction, call_reward
 from .rollout import Rollout, join
@@ -74,17 +75,14 @@ def recompute_activations(model, config) -> None:
 
     Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     how = {"use_reentrant": False}
     if config.bf16 and model.device.type == "cpu":  # autocast is restored, our own mode is not
         how["context_fn"] = lambda: (nullcontext(), computing_in(config, model.device))
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.23
     (enable or model.gradient_checkpointing_enable)(how)
     model.disable_input_require_grads()  # a hook that only reentrant checkpoints need
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True
+    for layer in layers_of(model):
+        layer.training = True
 
 
 def compile_layers(*models) -> None:
@@ -95,10 +93,8 @@ def compile_layers(*models) -> None:
 
     Source: Ansel et al. 2024, doi:10.1145/3620665.3640366. Chapter: gpt2-on-a-gpu.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for layer in (layer for model in models if model is not None for layer in model.modules()):
-        if isinstance(layer, GradientCheckpointingLayer):
+    for model in models:
+        for layer in layers_of(model) if model is not None else ():
             layer.compile(dynamic=True)
 
 
@@ -145,15 +141,15 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
 
     Chapter: ppo-mechanics.
     """
-    optimizer.zero_grad()
-    return move(model, optimizer, follow_back(loss), max_grad_norm)
+    return move(model, optimizer, follow_back(optimizer, loss), max_grad_norm)
 
 
-def follow_back(loss: Tensor | Iterable[Tensor]) -> float:
-    """Add the gradients of one loss or several to those there are; returns the sum of the losses.
+def follow_back(optimizer, loss: Tensor | Iterable[Tensor]) -> float:
+    """Put the gradients of one loss or several in place of the old; returns the sum of the losses.
 
     Chapter: ppo-mechanics.
     """
+    optimizer.zero_grad()
     total = 0.
     for part in ([loss] if isinstance(loss, Tensor) else loss):
         part.backward()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from book.build import kernel_environment
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,13 @@ def test_pins_that_must_stand():
     pinned = pins(read("requirements.txt"))
     assert pinned["jupyter-book"] == "1.0.4.post1"  # version 2 is another program
     assert pinned["torch"] == "2.13.0"  # no local build: it must install anywhere
+
+
+def test_binder_gives_memory_back_as_the_tests_do():
+    exported = dict(re.findall(r"(MALLOC_\w+)=(\S+)", read("binder/start")))
+    tested = {name: value for name, value in kernel_environment().items()
+              if name.startswith("MALLOC_")}
+    assert exported == tested and exported
 
 
 def test_binder_has_the_same_versions():
