@@ -28,8 +28,8 @@ address: book-env ## write the book's public address: make address REPOSITORY=ht
 	@$(PY) book/build.py address "$(REPOSITORY)"
 
 artifacts: test-env ## rebuild the checkpoints that the package ships
-	@$(PY) -m rlhf_lib.artifacts letters
-	@$(PY) -m rlhf_lib.artifacts sums
+	@$(PY) -m rlhf_lib artifacts letters
+	@$(PY) -m rlhf_lib artifacts sums
 
 floors: test-env ## run the unit tests with the oldest packages that pyproject.toml allows
 	@test -x .venv-floors/bin/python || $(PY) -m venv .venv-floors

@@ -59,7 +59,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bandwidth import decode_bytes
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record, recorded
-from rlhf_lib.policy import SCALES, count_parameters
+from rlhf_lib.models.policy import SCALES, count_parameters
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "against_trl.jsonl"
@@ -127,7 +127,7 @@ def prepare(folder: Path, model: str, prompt_length: int, seed: int):
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
     from transformers.utils import logging
 
-    from rlhf_lib.reward_model import new_reward_model
+    from rlhf_lib.models.reward_model import new_reward_model
 
     logging.set_verbosity_error()  # it warns of an end token beyond the rows: that is the point
     logging.disable_progress_bar()

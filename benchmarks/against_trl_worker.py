@@ -139,7 +139,8 @@ def load(spec: dict):
 
 def ours(spec: dict) -> tuple[Callable, RolloutClock]:
     """A step of this library, and the clock of its sampling."""
-    from rlhf_lib import grpo, ppo, rollout
+    from rlhf_lib.algorithms import grpo, ppo
+    from rlhf_lib.models import rollout
 
     batch, device = spec["batch"], spec["device"]
     model, critic, tokenizer, prompts = load(spec)

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from rlhf_lib.memory import kv_cache_bytes, parameter_count
+from rlhf_lib.machinery.memory import kv_cache_bytes, parameter_count
 
 
 def decode_bytes(config, batch: int, context: float, element_size: int) -> dict[str, float]:

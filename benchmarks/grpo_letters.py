@@ -27,10 +27,10 @@ import torch
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from rlhf_lib import artifacts
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
-from rlhf_lib.rewards import LearnedReward
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "grpo_letters.jsonl"

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
 from benchmarks.sums_seeds import STRICT, mean
-from rlhf_lib import artifacts
-from rlhf_lib.grpo import GRPO
-from rlhf_lib.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.algorithms.grpo import GRPO
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "grpo_replay.jsonl"

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib import artifacts
-from rlhf_lib.advantages import group_advantages
-from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
-from rlhf_lib.policy import token_logprobs
-from rlhf_lib.rewards import soft_overlong_punishment
-from rlhf_lib.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.mathematics.advantages import group_advantages
+from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.models.rewards import soft_overlong_punishment
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "grpo_variants.jsonl"

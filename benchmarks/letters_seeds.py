@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib import artifacts
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_training import pair_accuracy
-from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.algorithms.reward_training import pair_accuracy
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "letters_seeds.jsonl"

@@ -31,14 +31,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded
-from rlhf_lib import artifacts
-from rlhf_lib.best_of_n import best_of_n, best_of_n_curve
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import load_reward_model, new_reward_model
-from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
-from rlhf_lib.rewards import LearnedReward, ensemble
-from rlhf_lib.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.algorithms.best_of_n import best_of_n, best_of_n_curve
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import load_reward_model, new_reward_model
+from rlhf_lib.algorithms.reward_training import (RewardConfig, RewardTraining, pair_accuracy,
+                                                 standardise)
+from rlhf_lib.models.rewards import LearnedReward, ensemble
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "over_optimization.jsonl"

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib import artifacts
-from rlhf_lib.advantages import group_advantages, optimal_baseline
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.losses import aggregate, reinforce_loss
-from rlhf_lib.policy import token_logprobs
-from rlhf_lib.rollout import sample
-from rlhf_lib.training import adam, descend
+from rlhf_lib.running import artifacts
+from rlhf_lib.mathematics.advantages import group_advantages, optimal_baseline
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.mathematics.losses import aggregate, reinforce_loss
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.machinery.training import adam, descend
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "policy_gradient_seeds.jsonl"

@@ -35,15 +35,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded
-from rlhf_lib import artifacts
-from rlhf_lib.advantages import masked_whiten, token_rewards
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.policy import token_logprobs
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import new_reward_model, token_values
-from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.rollout import sample
-from rlhf_lib.training import adam
+from rlhf_lib.running import artifacts
+from rlhf_lib.mathematics.advantages import masked_whiten, token_rewards
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import new_reward_model, token_values
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.machinery.training import adam
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "ppo_checklist.jsonl"
@@ -145,39 +145,39 @@ CHECKLIST = {
     "position_ids": Item(
         "positions are counted from the mask in every forward pass",
         "positions counted with the left padding when scoring",
-        replaced={"rlhf_lib.policy.position_ids": positions_with_padding}),
+        replaced={"rlhf_lib.models.tokens.position_ids": positions_with_padding}),
     "dropout": Item(
         "dropout is off in sampling and in scoring", "dropout of 0.1 in policy and critic",
-        replaced={"rlhf_lib.ppo.train_without_dropout": train_with_dropout}),
+        replaced={"rlhf_lib.algorithms.ppo.train_without_dropout": train_with_dropout}),
     "temperature": Item(
         "samples are scored at the temperature they were drawn at",
-        "drawn at 0.7, scored at 1", replaced={"rlhf_lib.ppo.sample": sample_cooler}),
+        "drawn at 0.7, scored at 1", replaced={"rlhf_lib.algorithms.ppo.sample": sample_cooler}),
     # the end of a reply
     "score_read": Item(
         "the reward model is read at the last real token", "read at the last column, often a pad",
-        replaced={"rlhf_lib.rewards.reward_scores": scores_at_the_last_column}),
+        replaced={"rlhf_lib.models.rewards.reward_scores": scores_at_the_last_column}),
     "score_place": Item(
         "the score lands on the last real token", "lands on the last column, often a pad",
-        replaced={"rlhf_lib.ppo.token_rewards": score_on_the_last_column}),
+        replaced={"rlhf_lib.algorithms.ppo.token_rewards": score_on_the_last_column}),
     "end_token": Item(
         "the end token counts as an action", "the mask stops before the end token",
-        replaced={"rlhf_lib.ppo.sample": sample_without_end}),
+        replaced={"rlhf_lib.algorithms.ppo.sample": sample_without_end}),
     "missing_end": Item(
         "a reply that was cut off pays a penalty", "no penalty",
         settings={"missing_eos_penalty": 0.}),
     # rewards and advantages
     "kl_per_token": Item(
         "the KL is charged token by token", "all of it on the last token",
-        replaced={"rlhf_lib.ppo.token_rewards": kl_at_the_end}),
+        replaced={"rlhf_lib.algorithms.ppo.token_rewards": kl_at_the_end}),
     "centring": Item(
         "the reward is centred on the SFT model's samples", f"every score {SHIFT:g} higher",
         shift=SHIFT),
     "whitening": Item(
         "advantages are whitened", "advantages as they come",
-        replaced={"rlhf_lib.ppo.masked_whiten": whiten_nothing}),
+        replaced={"rlhf_lib.algorithms.ppo.masked_whiten": whiten_nothing}),
     "whitening_mask": Item(
         "padding takes no part in whitening", "padded zeros in mean and deviation",
-        replaced={"rlhf_lib.ppo.masked_whiten": whiten_with_padding}),
+        replaced={"rlhf_lib.algorithms.ppo.masked_whiten": whiten_with_padding}),
     # critic
     "critic_start": Item(
         "the critic starts as a copy of the reward model",
@@ -189,7 +189,7 @@ CHECKLIST = {
         "the learning rate warms up over 3 steps", "full rate at once",
         settings={"warmup_steps": 0}),
     "adam_epsilon": Item(
-        "Adam's ε is 1e-5", "1e-8", replaced={"rlhf_lib.ppo.adam": default_adam}),
+        "Adam's ε is 1e-5", "1e-8", replaced={"rlhf_lib.algorithms.ppo.adam": default_adam}),
     "gradient_clip": Item(
         "gradients are clipped to norm 1", "never clipped", settings={"max_grad_norm": 1e9}),
     "epochs": Item(

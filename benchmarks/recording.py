@@ -10,7 +10,7 @@ from typing import Callable, Iterable
 
 import torch
 
-from rlhf_lib.runlog import RunLog, read_log
+from rlhf_lib.running.log import RunLog, read_log
 
 
 def command_line(description: str, seeds: Iterable[int] = (1, 2, 3, 4, 5),

@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib import artifacts, calibration
-from rlhf_lib.reward_model import load_reward_model, new_reward_model
-from rlhf_lib.reward_training import RewardConfig, RewardTraining
-from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.rollout import sample
+from rlhf_lib.mathematics import calibration
+from rlhf_lib.running import artifacts
+from rlhf_lib.models.reward_model import load_reward_model, new_reward_model
+from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "reward_seeds.jsonl"

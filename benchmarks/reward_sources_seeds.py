@@ -26,15 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib import artifacts
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.reward_model import new_reward_model
-from rlhf_lib.reward_training import RewardConfig, RewardTraining
-from rlhf_lib.rewards import (LearnedReward, PairwiseJudge, ProcessReward, VerifiableReward,
-                              length_penalty, rule_reward, weighted_sum)
-from rlhf_lib.rollout import sample
-from rlhf_lib.sft import SFT, SFTConfig
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.models.reward_model import new_reward_model
+from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
+from rlhf_lib.models.rewards import (LearnedReward, PairwiseJudge, ProcessReward, VerifiableReward,
+                                     length_penalty, rule_reward, weighted_sum)
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.worlds import letters, sums
 
 RESULTS = Path(__file__).parent / "results" / "reward_sources_seeds.jsonl"
@@ -229,7 +229,7 @@ def run_verifiers(seed: int) -> dict:
     base, tokenizer = artifacts.load("sums", "base")
     held_out = list(sums.prompts(400, seed=seed + 9, held_out=True)["prompt"])
     close = VerifiableReward(close_verifier, "close")
-    logging.getLogger("rlhf_lib.rewards").setLevel(logging.ERROR)  # base writes odd answers
+    logging.getLogger("rlhf_lib.models.rewards").setLevel(logging.ERROR)  # base writes odd answers
 
     def measured(policy) -> dict:
         result = evaluate(policy, tokenizer, held_out,

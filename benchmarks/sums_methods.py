@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from rlhf_lib import artifacts
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import new_reward_model
-from rlhf_lib.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import new_reward_model
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "sums_methods.jsonl"

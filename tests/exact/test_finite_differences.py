@@ -7,11 +7,12 @@ import pytest
 import torch
 from tests.parity.oracles import ragged
 
-from rlhf_lib.advantages import gae, masked_mean, masked_whiten
-from rlhf_lib.kl import k1, k2, k3
-from rlhf_lib.losses import (aggregate, bradley_terry_loss, cispo_loss, clipped_policy_loss,
-                             clipped_value_loss, dpo_loss, gspo_loss, ipo_loss, kto_loss,
-                             reinforce_loss, rloo_loss, sequence_logprobs, sft_loss, simpo_loss)
+from rlhf_lib.mathematics.advantages import gae, masked_mean, masked_whiten
+from rlhf_lib.mathematics.kl import k1, k2, k3
+from rlhf_lib.mathematics.losses import (aggregate, bradley_terry_loss, cispo_loss,
+                                         clipped_policy_loss, clipped_value_loss, dpo_loss,
+                                         gspo_loss, ipo_loss, kto_loss, reinforce_loss, rloo_loss,
+                                         sequence_logprobs, sft_loss, simpo_loss)
 
 OVER = [dict(over="tokens"), dict(over="sequences"), dict(over="budget", budget=9)]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from tests.exact.tabular import Language, gradient, groups
 
-from rlhf_lib import tilt
-from rlhf_lib.advantages import gae, group_advantages, token_rewards
-from rlhf_lib.kl import k1, k3
-from rlhf_lib.losses import clipped_policy_loss, rloo_loss
+from rlhf_lib.mathematics import tilt
+from rlhf_lib.mathematics.advantages import gae, group_advantages, token_rewards
+from rlhf_lib.mathematics.kl import k1, k3
+from rlhf_lib.mathematics.losses import clipped_policy_loss, rloo_loss
 
 # The eight replies of the alignment chapter, and its price of a nat
 REFERENCE = tilt.softmax([1.2, .5, 1., .3, 1.5, 1.1, .8, .9])

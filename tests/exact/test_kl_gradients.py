@@ -5,9 +5,9 @@ import pytest
 import torch
 from tests.exact.tabular import Language, gradient
 
-from rlhf_lib.advantages import token_rewards
-from rlhf_lib.kl import exact_kl, k1, k2, k3
-from rlhf_lib.losses import aggregate, clipped_policy_loss
+from rlhf_lib.mathematics.advantages import token_rewards
+from rlhf_lib.mathematics.kl import exact_kl, k1, k2, k3
+from rlhf_lib.mathematics.losses import aggregate, clipped_policy_loss
 
 LANGUAGES = pytest.mark.parametrize("language", [Language(2, 3), Language(3, 2),
                                                  Language(3, 3, end=0)],

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.policy import encode, token_logprobs
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import reward_scores, state_values
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import reward_scores, state_values
 from rlhf_lib.worlds import letters
 
 PROMPTS = letters.prompts(50, seed=0)

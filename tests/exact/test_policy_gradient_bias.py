@@ -9,8 +9,8 @@ import pytest
 import torch
 from tests.exact.tabular import Language, gradient, groups
 
-from rlhf_lib.advantages import gae, group_advantages, returns_to_go
-from rlhf_lib.losses import aggregate, clipped_policy_loss, reinforce_loss
+from rlhf_lib.mathematics.advantages import gae, group_advantages, returns_to_go
+from rlhf_lib.mathematics.losses import aggregate, clipped_policy_loss, reinforce_loss
 
 LANGUAGE = Language(2, 3, end=0)  # replies of 1, 2 and 3 tokens
 REWARDS = torch.tensor([1., -2., .5, 3.], dtype=torch.float64)

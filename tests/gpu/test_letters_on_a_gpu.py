@@ -4,12 +4,14 @@ import copy
 import pytest
 import torch
 
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.policy import choose_scale, new_policy, token_logprobs
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import new_reward_model
-from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.rollout import FixedDecoder, sample
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.models.policy import choose_scale, new_policy
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import new_reward_model
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.decoding import FixedDecoder
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import letters
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(

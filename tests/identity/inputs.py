@@ -56,33 +56,33 @@ def tensor(rng: np.random.Generator, *shape: int, scale: float = 1.0, grad: bool
 # --- kl-tilt --------------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.tilt.softmax")
+@inputs("rlhf_lib.mathematics.tilt.softmax")
 def _(rng):
     return {"logits": rng.normal(scale=5, size=(3, 7))}
 
 
-@inputs("rlhf_lib.tilt.tilt", "rlhf_lib.tilt.log_partition")
+@inputs("rlhf_lib.mathematics.tilt.tilt", "rlhf_lib.mathematics.tilt.log_partition")
 def _(rng):
     size = int(rng.integers(2, 12))
     return {"reference": distribution(rng, size), "rewards": rng.normal(scale=4, size=size),
             "beta": float(10 ** rng.uniform(-2, 1))}
 
 
-@inputs("rlhf_lib.tilt.kl_divergence")
+@inputs("rlhf_lib.mathematics.tilt.kl_divergence")
 def _(rng):
     size = int(rng.integers(2, 12))
     q = distribution(rng, size, zeros=bool(rng.integers(2)))
     return {"p": distribution(rng, size), "q": q}  # infinite where p has mass and q has none
 
 
-@inputs("rlhf_lib.tilt.best_of_n")
+@inputs("rlhf_lib.mathematics.tilt.best_of_n")
 def _(rng):
     size = int(rng.integers(2, 12))
     return {"reference": distribution(rng, size), "n": int(rng.integers(1, 20)),
             "rewards": rng.integers(-3, 4, size=size).astype(float)}  # with ties
 
 
-@inputs("rlhf_lib.tilt.soft_bellman")
+@inputs("rlhf_lib.mathematics.tilt.soft_bellman")
 def _(rng):
     shape = (int(rng.integers(2, 4)),) * int(rng.integers(1, 5))
     return {"reference": distribution(rng, int(np.prod(shape)), zeros=False).reshape(shape),
@@ -92,30 +92,30 @@ def _(rng):
 # --- ppo-live, grpo -------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.kl.k1", "rlhf_lib.kl.k2", "rlhf_lib.kl.k3")
+@inputs("rlhf_lib.mathematics.kl.k1", "rlhf_lib.mathematics.kl.k2", "rlhf_lib.mathematics.kl.k3")
 def _(rng):
     return {"log_ratio": tensor(rng, 4, 6, grad=True)}
 
 
-@inputs("rlhf_lib.kl.exact_kl")
+@inputs("rlhf_lib.mathematics.kl.exact_kl")
 def _(rng):
     return {"logits": tensor(rng, 4, 6, 9, scale=2, grad=True),
             "ref_logits": tensor(rng, 4, 6, 9, scale=2)}
 
 
-@inputs("rlhf_lib.advantages.masked_mean", "rlhf_lib.advantages.masked_variance",
-        "rlhf_lib.advantages.masked_whiten")
+@inputs("rlhf_lib.mathematics.advantages.masked_mean", "rlhf_lib.mathematics.advantages.masked_variance",
+        "rlhf_lib.mathematics.advantages.masked_whiten")
 def _(rng):
     return {"values": tensor(rng, 4, 6, scale=3, grad=True), "mask": ragged_mask(rng, 4, 6)}
 
 
-@inputs("rlhf_lib.advantages.gae")
+@inputs("rlhf_lib.mathematics.advantages.gae")
 def _(rng):
     return {"rewards": tensor(rng, 4, 6), "values": tensor(rng, 4, 6, grad=True),
             "mask": ragged_mask(rng, 4, 6), "gamma": rng.uniform(0.5, 1), "lam": rng.uniform()}
 
 
-@inputs("rlhf_lib.advantages.group_advantages")
+@inputs("rlhf_lib.mathematics.advantages.group_advantages")
 def _(rng):
     groups, size = int(rng.integers(1, 4)), int(rng.integers(2, 6))
     rewards = tensor(rng, groups * size)
@@ -124,37 +124,37 @@ def _(rng):
             "baseline": ["mean", "leave_one_out"][rng.integers(2)]}
 
 
-@inputs("rlhf_lib.losses.clipped_policy_loss")
+@inputs("rlhf_lib.mathematics.losses.clipped_policy_loss")
 def _(rng):
     advantages = tensor(rng, 4, 6 if rng.integers(2) else 1, scale=2)  # per token, or per reply
     return {"logprobs": tensor(rng, 4, 6, scale=0.4, grad=True), "advantages": advantages,
             "old_logprobs": tensor(rng, 4, 6, scale=0.4), "epsilon": 0.2, "epsilon_high": 0.28}
 
 
-@inputs("rlhf_lib.losses.clip_fraction")
+@inputs("rlhf_lib.mathematics.losses.clip_fraction")
 def _(rng):
     return {"logprobs": tensor(rng, 4, 6, scale=0.4), "old_logprobs": tensor(rng, 4, 6, scale=0.4),
             "advantages": tensor(rng, 4, 6), "mask": ragged_mask(rng, 4, 6), "epsilon": 0.2}
 
 
-@inputs("rlhf_lib.losses.clipped_value_loss")
+@inputs("rlhf_lib.mathematics.losses.clipped_value_loss")
 def _(rng):
     return {"values": tensor(rng, 4, 6, grad=True), "old_values": tensor(rng, 4, 6),
             "returns": tensor(rng, 4, 6), "epsilon": [0.2, None][rng.integers(2)]}
 
 
-@inputs("rlhf_lib.losses.aggregate")
+@inputs("rlhf_lib.mathematics.losses.aggregate")
 def _(rng):
     return {"per_token_loss": tensor(rng, 4, 6, grad=True), "mask": ragged_mask(rng, 4, 6),
             "over": ["tokens", "sequences"][rng.integers(2)]}
 
 
-@inputs("rlhf_lib.losses.sft_loss")
+@inputs("rlhf_lib.mathematics.losses.sft_loss")
 def _(rng):
     return {"logprobs": tensor(rng, 4, 6, grad=True), "mask": ragged_mask(rng, 4, 6)}
 
 
-@inputs("rlhf_lib.losses.bradley_terry_loss")
+@inputs("rlhf_lib.mathematics.losses.bradley_terry_loss")
 def _(rng):
     return {"chosen": tensor(rng, 5, grad=True), "rejected": tensor(rng, 5, grad=True),
             "margin": tensor(rng, 5, scale=0.3), "centering": 0.01}
@@ -163,7 +163,7 @@ def _(rng):
 # --- ppo-live -------------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.ppo.token_rewards")
+@inputs("rlhf_lib.algorithms.ppo.token_rewards")
 def _(rng):
     mask = ragged_mask(rng, 4, 6)
     return {"scores": tensor(rng, 4), "log_ratio": tensor(rng, 4, 6, grad=True),
@@ -173,7 +173,7 @@ def _(rng):
 # --- alignment-problem ----------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.widgets.sample_explorer.wilson")
+@inputs("rlhf_lib.seeing.widgets.sample_explorer.wilson")
 def _(rng):
     n = int(rng.integers(1, 400))
     count = int(rng.choice([0, n, rng.integers(0, n + 1)]))
@@ -189,28 +189,28 @@ def table_of_wins(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(1, 7, size=(size, size)) * (1.0 - np.eye(size))
 
 
-@inputs("rlhf_lib.bradley_terry.win_probabilities")
+@inputs("rlhf_lib.mathematics.bradley_terry.win_probabilities")
 def _(rng):
     return {"scores": rng.normal(scale=5, size=int(rng.integers(2, 6)))}
 
 
-@inputs("rlhf_lib.bradley_terry.surplus", "rlhf_lib.bradley_terry.borda")
+@inputs("rlhf_lib.mathematics.bradley_terry.surplus", "rlhf_lib.mathematics.bradley_terry.borda")
 def _(rng):
     wins = table_of_wins(rng)
     return {"scores": rng.normal(size=len(wins)), "wins": wins}
 
 
-@inputs("rlhf_lib.bradley_terry.fit_scores")
+@inputs("rlhf_lib.mathematics.bradley_terry.fit_scores")
 def _(rng):
     return {"wins": table_of_wins(rng), "ridge": [0.0, 0.5][rng.integers(2)]}
 
 
-@inputs("rlhf_lib.bradley_terry.fit_weights")
+@inputs("rlhf_lib.mathematics.bradley_terry.fit_weights")
 def _(rng):
     return {"differences": rng.normal(size=(40, 3)), "ridge": float(rng.uniform(0.2, 2))}
 
 
-@inputs("rlhf_lib.bradley_terry.fleiss_kappa")
+@inputs("rlhf_lib.mathematics.bradley_terry.fleiss_kappa")
 def _(rng):
     firsts = rng.integers(0, 6, size=12)
     firsts[:2] = 0, 5
@@ -220,7 +220,7 @@ def _(rng):
 # --- sft ------------------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.policy.selected_logprobs")
+@inputs("rlhf_lib.models.tokens.selected_logprobs")
 def _(rng):
     return {"logits": tensor(rng, 4, 6, 9, scale=3, grad=True).float().detach().requires_grad_(),
             "ids": torch.tensor(rng.integers(0, 9, size=(4, 6)))}
@@ -229,18 +229,18 @@ def _(rng):
 # --- policy-gradients -----------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.advantages.returns_to_go")
+@inputs("rlhf_lib.mathematics.advantages.returns_to_go")
 def _(rng):
     return {"rewards": tensor(rng, 4, 6), "mask": ragged_mask(rng, 4, 6),
             "gamma": rng.uniform(0.5, 1)}
 
 
-@inputs("rlhf_lib.advantages.optimal_baseline")
+@inputs("rlhf_lib.mathematics.advantages.optimal_baseline")
 def _(rng):
     return {"rewards": tensor(rng, 7), "squared_norms": tensor(rng, 7) ** 2}
 
 
-@inputs("rlhf_lib.losses.reinforce_loss")
+@inputs("rlhf_lib.mathematics.losses.reinforce_loss")
 def _(rng):
     return {"logprobs": tensor(rng, 4, 6, grad=True),
             "advantages": tensor(rng, 4, 6 if rng.integers(2) else 1, grad=True)}
@@ -249,7 +249,7 @@ def _(rng):
 # --- ppo-mechanics --------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.advantages.explained_variance")
+@inputs("rlhf_lib.mathematics.advantages.explained_variance")
 def _(rng):
     return {"values": tensor(rng, 4, 6), "returns": tensor(rng, 4, 6, scale=2),
             "mask": ragged_mask(rng, 4, 6)}
@@ -258,7 +258,7 @@ def _(rng):
 # --- over-optimization ----------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.overoptimization.gain", "rlhf_lib.overoptimization.peak")
+@inputs("rlhf_lib.mathematics.overoptimization.gain", "rlhf_lib.mathematics.overoptimization.peak")
 def _(rng):
     return {"form": str(rng.choice(["best_of_n", "rl"])),
             "d": np.r_[0.0, rng.uniform(0, 5, 6)],
@@ -268,7 +268,7 @@ def _(rng):
 # --- reward-model ---------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.calibration.reliability", "rlhf_lib.calibration.expected_calibration_error")
+@inputs("rlhf_lib.mathematics.calibration.reliability", "rlhf_lib.mathematics.calibration.expected_calibration_error")
 def _(rng):
     size = int(rng.integers(1, 60))
     probabilities = rng.choice([0.0, 1.0, 0.5, *rng.random(20)], size=size)
@@ -279,7 +279,7 @@ def _(rng):
 # --- grpo-variants --------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.advantages.all_equal")
+@inputs("rlhf_lib.mathematics.advantages.all_equal")
 def _(rng):
     return {"groups": tensor(rng, 6, 4).round().clamp(0, 1)}  # some of them all equal
 
@@ -298,7 +298,7 @@ def _(rng):
 # --- gpt2-on-a-gpu --------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.microbatches.share")
+@inputs("rlhf_lib.machinery.microbatches.share")
 def _(rng):
     whole = ragged_mask(rng, 7, 6)
     return {"part": whole[:rng.integers(1, 8)], "whole": whole,

@@ -157,16 +157,16 @@ def verdict(source: str, name: str) -> str | None:
 
 
 @pytest.mark.parametrize("source, name, old, new, message", [
-    (TILT, "rlhf_lib.tilt.tilt", "", "", None),
-    (TILT, "rlhf_lib.tilt.tilt", "+ rewards", "- rewards", "value differs"),
-    (TILT, "rlhf_lib.tilt.tilt", "rewards, beta", "reward, beta", "parameters"),
-    (TILT, "rlhf_lib.tilt.tilt", "/ weights.sum()", "/ weights.sum(keepdims=True)[None]", "shape"),
-    (WHITEN, "rlhf_lib.advantages.masked_whiten", "", "", None),
-    (WHITEN, "rlhf_lib.advantages.masked_whiten", "mask.sum()", "mask.numel()", "value differs"),
-    (WHITEN, "rlhf_lib.advantages.masked_whiten", "1e-8", "1e-3", "default of eps"),
-    (WHITEN, "rlhf_lib.advantages.masked_whiten", "rsqrt(variance", "rsqrt(variance.detach()",
+    (TILT, "rlhf_lib.mathematics.tilt.tilt", "", "", None),
+    (TILT, "rlhf_lib.mathematics.tilt.tilt", "+ rewards", "- rewards", "value differs"),
+    (TILT, "rlhf_lib.mathematics.tilt.tilt", "rewards, beta", "reward, beta", "parameters"),
+    (TILT, "rlhf_lib.mathematics.tilt.tilt", "/ weights.sum()", "/ weights.sum(keepdims=True)[None]", "shape"),
+    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "", "", None),
+    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "mask.sum()", "mask.numel()", "value differs"),
+    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "1e-8", "1e-3", "default of eps"),
+    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "rsqrt(variance", "rsqrt(variance.detach()",
      "gradient in values differs"),
-    (TILT, "rlhf_lib.tilt.frontier", "def tilt(reference, rewards, beta", "def frontier("
+    (TILT, "rlhf_lib.mathematics.tilt.frontier", "def tilt(reference, rewards, beta", "def frontier("
      "reference, rewards, betas", "no inputs"),
 ])
 def test_a_broken_cell_is_seen(source, name, old, new, message):
@@ -176,4 +176,4 @@ def test_a_broken_cell_is_seen(source, name, old, new, message):
 
 def test_a_tag_without_its_function_is_seen():
     with pytest.raises(AssertionError, match="does not define it"):
-        verdict("from rlhf_lib.tilt import tilt", "rlhf_lib.tilt.tilt")
+        verdict("from rlhf_lib.mathematics.tilt import tilt", "rlhf_lib.mathematics.tilt.tilt")

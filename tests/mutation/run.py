@@ -14,13 +14,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import sys
 import tempfile
 import time
 from multiprocessing.connection import wait
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # the two files beside this one, and nothing of ours
+
+from mutants import MUTANTS  # noqa: E402
+from mutate import apply  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
@@ -70,10 +74,7 @@ def mutate(tree: Path, mutant) -> str:
     """Write the mutant into the tree; returns the file's text before."""
     path = tree / "rlhf_lib" / mutant.file
     text = path.read_text(encoding="utf-8")
-    if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.name}: the old text stands {text.count(mutant.old)} times in "
-                         f"{mutant.file}; expected once")
-    changed = text.replace(mutant.old, mutant.new)
+    changed = apply(text, mutant.function, mutant.old, mutant.new)
     compile(changed, str(path), "exec")  # a mistake in meaning, not in spelling
     path.write_text(changed, encoding="utf-8")
     return text
@@ -94,8 +95,7 @@ def main(words: list[str]) -> int:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false",
                       HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1",
                       PYTHONDONTWRITEBYTECODE="1")
-    mutants = runpy.run_path(str(Path(__file__).with_name("mutants.py")))["MUTANTS"]
-    mutants = [m for m in mutants if not words or any(word in m.name for word in words)]
+    mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
     warm_up()
     fork, start = multiprocessing.get_context("fork"), time.perf_counter()
     results: dict[str, str] = {}
@@ -119,7 +119,7 @@ def main(words: list[str]) -> int:
                     text = mutate(tree, mutant)
                 except (ValueError, SyntaxError) as error:
                     results[mutant.name] = "ERROR"
-                    print(f"ERROR     {error}")
+                    print(f"ERROR     {mutant.name}: {error}")
                     trees.append(tree)
                     continue
                 output = Path(folder) / f"output-{tree.name}"

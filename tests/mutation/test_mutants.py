@@ -1,10 +1,14 @@
 """The table of mutants fits the library as it is; whether they are killed is `make mutants`."""
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.mutation.mutants import MUTANTS
+from tests.mutation.mutate import apply
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -12,9 +16,35 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_applies_once_and_compiles(mutant):
     text = (ROOT / "rlhf_lib" / mutant.file).read_text(encoding="utf-8")
-    assert text.count(mutant.old) == 1, "the library has moved on: update the mutant"
-    assert mutant.old != mutant.new
-    compile(text.replace(mutant.old, mutant.new), mutant.file, "exec")
+    changed = apply(text, mutant.function, mutant.old, mutant.new)
+    compile(changed, mutant.file, "exec")
+    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text))
+
+
+@pytest.mark.parametrize("width", [60, 160])
+@pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
+def test_a_mutant_survives_formatting(file, width):
+    text = (ROOT / "rlhf_lib" / file).read_text(encoding="utf-8")
+    laid_out = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--line-length", str(width), "-"], input=text,
+        text=True, capture_output=True, check=True).stdout
+    assert laid_out != text
+    for mutant in MUTANTS:
+        if mutant.file == file:
+            there = apply(laid_out, mutant.function, mutant.old, mutant.new)
+            here = apply(text, mutant.function, mutant.old, mutant.new)
+            assert ast.dump(ast.parse(there)) == ast.dump(ast.parse(here)), mutant.name
+
+
+def test_code_is_found_as_it_is_spelled_and_not_as_it_is_laid_out():
+    text = "def f(x):\n    return g(\n        x,  # a comment\n        .5,\n        'a',\n    )\n"
+    assert apply(text, "f", 'g(x, 0.5, "a")', "x") == "def f(x):\n    return x\n"
+    with pytest.raises(ValueError, match="stands 0 times in f"):
+        apply(text, "f", "g(x, 0.6)", "x")
+    with pytest.raises(ValueError, match="stands 2 times in f"):
+        apply(text, "f", "x", "y")
+    with pytest.raises(ValueError, match="h is defined 0 times"):
+        apply(text, "h", "x", "y")
 
 
 def test_names_are_unique_and_their_tests_exist():

@@ -215,7 +215,7 @@ def widgets_are_saved_and_current(notebook: NotebookNode, path: Path) -> Problem
             continue
         module, _, name = state["_anywidget_id"].rpartition(".")
         if not module.startswith("rlhf_lib"):
-            yield f"{name}: defined in {module}; a demo belongs in rlhf_lib.widgets"
+            yield f"{name}: defined in {module}; a demo belongs in rlhf_lib.seeing.widgets"
             continue
         try:
             demo = getattr(importlib.import_module(module), name)

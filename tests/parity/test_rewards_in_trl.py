@@ -8,8 +8,8 @@ from tests.unit.small import policy, reward_model, tokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
-from rlhf_lib.rewards import (LearnedReward, VerifiableReward, call_reward, length_penalty,
-                              soft_overlong_punishment, weighted_sum)
+from rlhf_lib.models.rewards import (LearnedReward, VerifiableReward, call_reward, length_penalty,
+                                     soft_overlong_punishment, weighted_sum)
 from rlhf_lib.worlds import letters
 
 NAMES = ["ben", "anna", "emma", "jack"]  # prompts of one length: TRL gives GPT-2 no position_ids

@@ -14,9 +14,9 @@ with warnings.catch_warnings():  # torchrl looks for simulators and says what it
     from torchrl.objectives.utils import _clip_value_loss
     from torchrl.objectives.value.functional import generalized_advantage_estimate, reward2go
 
-from rlhf_lib.advantages import gae, returns_to_go
-from rlhf_lib.kl import AdaptiveKL, k3
-from rlhf_lib.losses import clipped_value_loss
+from rlhf_lib.mathematics.advantages import gae, returns_to_go
+from rlhf_lib.mathematics.kl import AdaptiveKL, k3
+from rlhf_lib.mathematics.losses import clipped_value_loss
 
 SEEDS = pytest.mark.parametrize("seed", range(3))
 

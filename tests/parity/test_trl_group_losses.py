@@ -14,9 +14,10 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.utils import nanstd
 
-from rlhf_lib.advantages import group_advantages
-from rlhf_lib.kl import k3
-from rlhf_lib.losses import aggregate, cispo_loss, clipped_policy_loss, gspo_loss, rloo_loss
+from rlhf_lib.mathematics.advantages import group_advantages
+from rlhf_lib.mathematics.kl import k3
+from rlhf_lib.mathematics.losses import (aggregate, cispo_loss, clipped_policy_loss, gspo_loss,
+                                         rloo_loss)
 
 BATCHES = pytest.mark.parametrize("seed, dtype", [(0, torch.float64), (1, torch.float64),
                                                   (2, torch.float64), (3, torch.float32)])

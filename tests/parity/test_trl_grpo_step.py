@@ -18,7 +18,7 @@ from tests.unit.small import count_words, policy, tokenizer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from rlhf_lib.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.worlds import letters
 
 G, B, LONGEST = 4, 16, 10

@@ -16,8 +16,8 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.reward_trainer import RewardTrainer
 
-from rlhf_lib.losses import (bradley_terry_loss, dpo_loss, ipo_loss, kto_loss, sequence_logprobs,
-                             simpo_loss)
+from rlhf_lib.mathematics.losses import (bradley_terry_loss, dpo_loss, ipo_loss, kto_loss,
+                                         sequence_logprobs, simpo_loss)
 
 BATCHES = pytest.mark.parametrize("seed, dtype", [(0, torch.float64), (1, torch.float64),
                                                   (2, torch.float64), (3, torch.float32)])

@@ -9,8 +9,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import (add_fused_lm_head, entropy_from_logits, pad,
                                selective_log_softmax)
 
-from rlhf_lib.policy import (completion_logits, encode, encode_prompts, entropy,
-                             selected_logprobs, token_logprobs)
+from rlhf_lib.models.tokens import (completion_logits, encode, encode_prompts, entropy,
+                                    selected_logprobs, token_logprobs)
 
 COMPLETIONS = ["ok.", "hello ben, thank you.", "no, thank you.", "yes."]
 SAME_LENGTH = [RAGGED[2], RAGGED[2].replace("ben", "ana")]  # TRL gives no position_ids

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 
 from book.build import ROOT, WIDGET_STATE
-from rlhf_lib import labels as label_file
-from rlhf_lib.widgets import Annotator
+from rlhf_lib.worlds import labels as label_file
+from rlhf_lib.seeing.widgets import Annotator
 
 CHAPTER = "book/reward/preferences.html"
 EXACT = 1e-7

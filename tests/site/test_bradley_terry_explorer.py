@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_lib import bradley_terry
-from rlhf_lib.widgets import BradleyTerryExplorer
+from rlhf_lib.mathematics import bradley_terry
+from rlhf_lib.seeing.widgets import BradleyTerryExplorer
 
 CHAPTER = "book/reward/preferences.html"
 EXACT = 1e-9

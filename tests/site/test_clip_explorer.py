@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from rlhf_lib.widgets import ClipExplorer
+from rlhf_lib.seeing.widgets import ClipExplorer
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 
 EXACT = 1e-8

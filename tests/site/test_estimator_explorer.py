@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from rlhf_lib.widgets import EstimatorExplorer
-from rlhf_lib.widgets.estimator_explorer import RUNS
+from rlhf_lib.seeing.widgets import EstimatorExplorer
+from rlhf_lib.seeing.widgets.estimator_explorer import RUNS
 from tests.site.render import render
 
 CHAPTER = "book/alignment/kl-estimators.html"

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lib.widgets import GAEExplorer
-from rlhf_lib.widgets.gae_explorer import PRESETS
+from rlhf_lib.seeing.widgets import GAEExplorer
+from rlhf_lib.seeing.widgets.gae_explorer import PRESETS
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 
 EXACT = 1e-9

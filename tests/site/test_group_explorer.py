@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lib.grpo import VARIANTS
-from rlhf_lib.widgets import GroupExplorer
-from rlhf_lib.widgets.group_explorer import PRESETS
+from rlhf_lib.algorithms.grpo import VARIANTS
+from rlhf_lib.seeing.widgets import GroupExplorer
+from rlhf_lib.seeing.widgets.group_explorer import PRESETS
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 
 EXACT = 1e-9

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rlhf_lib.widgets import OveroptimizationExplorer
+from rlhf_lib.seeing.widgets import OveroptimizationExplorer
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 from tests.unit.test_overoptimization_explorer import run, runs
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rlhf_lib.widgets import PolicyGradientBandit
+from rlhf_lib.seeing.widgets import PolicyGradientBandit
 from tests.site.render import render
 
 CHAPTER = "book/ppo/policy-gradients.html"

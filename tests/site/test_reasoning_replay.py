@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from rlhf_lib.widgets import ReasoningReplay
-from rlhf_lib.widgets.reasoning_replay import MEASURES, read_reply
+from rlhf_lib.seeing.widgets import ReasoningReplay
+from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES, read_reply
 from rlhf_lib.worlds import sums
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 from tests.unit.test_reasoning_replay import ROWS, TWO, recorded, row

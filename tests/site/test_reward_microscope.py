@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lib.widgets import RewardMicroscope
+from rlhf_lib.seeing.widgets import RewardMicroscope
 from rlhf_lib.worlds import letters
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 

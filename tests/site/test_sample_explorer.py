@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rlhf_lib.widgets import SampleExplorer
+from rlhf_lib.seeing.widgets import SampleExplorer
 from tests.site.render import render
 
 CHAPTER = "book/alignment/alignment-problem.html"

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from book.build import ROOT
-from rlhf_lib.widgets import TiltExplorer
+from rlhf_lib.seeing.widgets import TiltExplorer
 from tests.site.render import render
 
 CHAPTER, LANDING = "book/alignment/kl-tilt.html", "book/intro.html"

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_lib.widgets import TrainingDashboard, TrainingReplay
-from rlhf_lib.widgets.training_replay import as_run
+from rlhf_lib.seeing.widgets import TrainingDashboard, TrainingReplay
+from rlhf_lib.seeing.widgets.training_replay import as_run
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 
 PROMPTS = ["write to ben. ask for a refund: the lamp, friday. reply:", "write to ann. say no. reply:"]

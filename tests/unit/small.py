@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_lib.reward_model import new_reward_model
+from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.worlds import letters
 
 RAGGED = [f"write to ben. {phrase}: the lamp, friday. reply:" for phrase in

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from rlhf_lib.advantages import (explained_variance, gae, group_advantages, masked_mean,
-                                 masked_variance, masked_whiten, optimal_baseline,
-                                 returns_to_go, token_rewards)
+from rlhf_lib.mathematics.advantages import (explained_variance, gae, group_advantages, masked_mean,
+                                             masked_variance, masked_whiten, optimal_baseline,
+                                             returns_to_go, token_rewards)
 
 
 def test_masked_statistics_ignore_what_stands_in_the_padding():

@@ -19,7 +19,7 @@ from benchmarks.bandwidth import decode_bytes
 from benchmarks.recording import check, recorded
 from transformers import AutoTokenizer, GPT2Config
 
-import rlhf_lib.ppo
+import rlhf_lib.algorithms.ppo
 
 BATCH, LENGTH, PROMPT_LENGTH = 16, 5, 6
 
@@ -74,7 +74,7 @@ def test_the_reward_model_of_trl_gives_our_reward(folder):
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rollout"])
 def test_our_steps(folder, algorithm, monkeypatch):
-    monkeypatch.setattr(rlhf_lib.ppo, "sample", rlhf_lib.ppo.sample)  # which a worker wraps
+    monkeypatch.setattr(rlhf_lib.algorithms.ppo, "sample", rlhf_lib.algorithms.ppo.sample)  # which a worker wraps
     step, clock = ours(spec(folder, "ours", algorithm))
     step(*[3] * (algorithm == "rollout"))
     assert clock.made == BATCH * (3 if algorithm == "rollout" else LENGTH)

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_lib import bradley_terry
-from rlhf_lib.labels import (append_label, check_pairs, load_pairs, read_labels, retract)
-from rlhf_lib.widgets import Annotator, BradleyTerryExplorer
-from rlhf_lib.widgets.annotator import LETTERS_FEATURES, plain_features
+from rlhf_lib.mathematics import bradley_terry
+from rlhf_lib.worlds.labels import append_label, check_pairs, load_pairs, read_labels, retract
+from rlhf_lib.seeing.widgets import Annotator, BradleyTerryExplorer
+from rlhf_lib.seeing.widgets.annotator import LETTERS_FEATURES, plain_features
 
 LETTER = "write to ben. ask for a refund: the lamp, friday. reply:"
 PAIRS = [dict(prompt=LETTER, first="hello ben, i would like a refund for the lamp of friday.",

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rlhf_lib import bradley_terry as bt
+from rlhf_lib.mathematics import bradley_terry as bt
 
 THREE = np.array([[0, 3, 4], [1, 0, 3], [1, 1, 0]])
 

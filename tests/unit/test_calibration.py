@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_lib.calibration import (brier_score, expected_calibration_error, fit_temperature,
-                                  log_loss, reliability)
+from rlhf_lib.mathematics.calibration import (brier_score, expected_calibration_error,
+                                              fit_temperature, log_loss, reliability)
 
 SAID = [.05, .15, .15, .85, .95, .95]
 HAPPENED = [0, 0, 1, 1, 1, 0]

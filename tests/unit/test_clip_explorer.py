@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from rlhf_lib.widgets import ClipExplorer
+from rlhf_lib.seeing.widgets import ClipExplorer
 
 
 @pytest.mark.parametrize("ratio, advantage, objective, gradient, zone", [

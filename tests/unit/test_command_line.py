@@ -18,13 +18,13 @@ import pytest
 import torch
 from tests.unit.small import RAGGED, policy, reward_model, tokenizer
 
-from rlhf_lib import __main__ as cli
-from rlhf_lib import artifacts, commands, runlog
-from rlhf_lib.__main__ import Stop, main, make_parser, settle
-from rlhf_lib.policy import load_policy
-from rlhf_lib.report import read_run, table, write_report
-from rlhf_lib.reward_model import load_reward_model
-from rlhf_lib.runlog import read_log
+from rlhf_lib.running import command_line as cli
+from rlhf_lib.running import artifacts, commands, log as runlog
+from rlhf_lib.running.command_line import Stop, main, make_parser, settle
+from rlhf_lib.models.policy import load_policy
+from rlhf_lib.running.report import read_run, table, write_report
+from rlhf_lib.models.reward_model import load_reward_model
+from rlhf_lib.running.log import read_log
 
 TRAINING = ["sft", "reward-model", "ppo", "grpo", "dpo"]
 SETTINGS = {  # small enough for half a second
@@ -117,8 +117,8 @@ def test_held_out_measurements_come_with_their_errors(unbroken, command):
 
 
 def test_a_reward_model_is_standardised_on_samples_of_the_policy(unbroken, models):
-    from rlhf_lib.evaluation import evaluate
-    from rlhf_lib.rewards import LearnedReward
+    from rlhf_lib.running.evaluation import evaluate
+    from rlhf_lib.models.rewards import LearnedReward
     start, words = load_policy(models["policy"])
     prompts = artifacts.compare(start, words, 12, 0)["prompt"][:]  # what it was trained on
     texts = evaluate(start, words, prompts, {}, seed=0, batch_size=50)["completions"]
@@ -486,7 +486,7 @@ def test_completions_that_do_not_fit_leave_no_folder_in_the_way(models, tmp_path
 
 
 def test_every_run_is_in_the_legend(unbroken):
-    from rlhf_lib.plots import learning_curves
+    from rlhf_lib.seeing.plots import learning_curves
 
     logs = {name: read_log(unbroken[name] / "log.jsonl") for name in ("grpo", "dpo")}
     assert "kl" in logs["grpo"][0] and "kl" not in logs["dpo"][0]
@@ -541,7 +541,7 @@ def test_settings_are_read_as_what_they_are(tmp_path):
 
 
 def test_a_flag_counts_more_than_the_variant_the_scale_and_the_world(tmp_path):
-    from rlhf_lib.grpo import VARIANTS
+    from rlhf_lib.algorithms.grpo import VARIANTS
     for name, changes in VARIANTS.items():
         assert settled(f"grpo --variant {name}", tmp_path).items() >= changes.items()
     found = settled("grpo --variant dapo --beta 0.2", tmp_path)
@@ -566,7 +566,7 @@ def test_the_critic_and_the_pretraining_mix_can_be_chosen(models, tmp_path):
 # ------------------------------------------------------------------ help
 
 def test_help_is_quick_and_loads_no_library():
-    code = ("import sys\nfrom rlhf_lib.__main__ import main\n"
+    code = ("import sys\nfrom rlhf_lib.running.command_line import main\n"
             "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
             "loaded = {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)\n"
             "assert not loaded, loaded")
@@ -603,7 +603,7 @@ def test_the_examples_of_the_help_are_valid(command):
 
 
 def test_transformers_is_not_loaded_for_the_help_of_a_command():
-    code = ("import sys\nfrom rlhf_lib.__main__ import make_parser\nmake_parser('ppo')\n"
+    code = ("import sys\nfrom rlhf_lib.running.command_line import make_parser\nmake_parser('ppo')\n"
             "assert 'transformers' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(cli.__file__).parents[1])
 

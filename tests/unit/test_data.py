@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.unit.small import tokenizer
 
-from rlhf_lib.data import (ASSISTANT, load_demonstrations, load_preferences, load_prompts,
-                           load_table, split_dialogue, split_messages)
+from rlhf_lib.worlds.data import (ASSISTANT, load_demonstrations, load_preferences, load_prompts,
+                                  load_table, split_dialogue, split_messages)
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "hh-rlhf"
 HH = Path(os.environ.get("HH_RLHF_DIR") or SAMPLE)
@@ -79,10 +79,10 @@ def test_hh_counts_and_says_what_it_dropped(lines, caplog):
     if any(HH.rglob("harmless-base-test.jsonl.gz")):
         assert len(lines) == 2312  # as published
     empty = sum(line[reply].rstrip().endswith(ASSISTANT) for line in lines for reply in line)
-    with caplog.at_level(logging.WARNING, "rlhf_lib.data"):
+    with caplog.at_level(logging.WARNING, "rlhf_lib.worlds.data"):
         pairs = load_preferences(HH, split="test")
     assert empty > 0 and len(pairs) == len(lines) - empty
-    (record,) = [r for r in caplog.records if r.name == "rlhf_lib.data"]
+    (record,) = [r for r in caplog.records if r.name == "rlhf_lib.worlds.data"]
     assert record.getMessage().endswith(
         f"dropped {empty} of {len(lines)} rows: {empty} with an empty reply")
 
@@ -118,7 +118,7 @@ def test_the_hubs_layout(tmp_path):
 
 def test_trainers_take_what_was_loaded():
     from tests.unit.small import reward_model
-    from rlhf_lib.reward_training import RewardConfig, RewardTraining
+    from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
     pairs = load_preferences(SAMPLE, split="test").select(range(3))  # short ones
     (record,) = RewardTraining(reward_model(), tokenizer(), pairs,
                                RewardConfig(max_steps=1, batch_size=3))
@@ -304,7 +304,7 @@ GOOD = {"prompt": "a", "chosen": "b", "rejected": "c"}
 ])
 def test_rows_that_teach_nothing_are_dropped_and_counted(tmp_path, caplog, row, flaw):
     path = write(tmp_path / "train.jsonl", [GOOD, row, GOOD])
-    with caplog.at_level(logging.WARNING, "rlhf_lib.data"):
+    with caplog.at_level(logging.WARNING, "rlhf_lib.worlds.data"):
         assert load_preferences(path).to_list() == [GOOD, GOOD]
     assert "dropped 1 of 3 rows: " + flaw.replace("\\", "") in caplog.text
     with pytest.raises(ValueError, match=f"rows to learn from, .* 1 of 1 rows: {flaw}"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "rlhf_lib" / "widgets"
+FOLDER = Path(__file__).resolve().parents[2] / "rlhf_lib" / "seeing" / "widgets"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.js")), ids=lambda path: path.name)

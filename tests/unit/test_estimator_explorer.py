@@ -11,10 +11,10 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_lib import tilt
-from rlhf_lib.widgets import EstimatorExplorer
-from rlhf_lib.widgets.base import browser_code
-from rlhf_lib.widgets.estimator_explorer import BINS, RUNS, bell_curves, uniforms
+from rlhf_lib.mathematics import tilt
+from rlhf_lib.seeing.widgets import EstimatorExplorer
+from rlhf_lib.seeing.widgets.base import browser_code
+from rlhf_lib.seeing.widgets.estimator_explorer import BINS, RUNS, bell_curves, uniforms
 
 
 def mulberry32(seed: int, count: int) -> list[float]:

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_lib.widgets import GAEExplorer
+from rlhf_lib.seeing.widgets import GAEExplorer
 
 THREE = dict(tokens=["a", "b", "c"], log_ratios=[1.0, -2.0, 0.5], values=[0.5, 1.0, 2.0],
              score=3.0, beta=0.5)

@@ -10,9 +10,9 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_lib.grpo import VARIANTS
-from rlhf_lib.widgets import GroupExplorer
-from rlhf_lib.widgets.group_explorer import PRESETS
+from rlhf_lib.algorithms.grpo import VARIANTS
+from rlhf_lib.seeing.widgets import GroupExplorer
+from rlhf_lib.seeing.widgets.group_explorer import PRESETS
 
 TWO = dict(rewards=[1.0, 0.0], lengths=[2, 6], budget=10)
 STD = math.sqrt(.5) + 1e-4  # of 1 and 0

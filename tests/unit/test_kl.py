@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from rlhf_lib.kl import AdaptiveKL, exact_kl, k1, k2, k3
+from rlhf_lib.mathematics.kl import AdaptiveKL, exact_kl, k1, k2, k3
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhf_lib.losses import (aggregate, bradley_terry_loss, cispo_loss, clip_fraction,
-                             clipped_policy_loss, clipped_value_loss, dpo_loss, gspo_loss,
-                             ipo_loss, kto_loss, reinforce_loss, rloo_loss, sequence_logprobs,
-                             sft_loss, simpo_loss)
+from rlhf_lib.mathematics.losses import (aggregate, bradley_terry_loss, cispo_loss, clip_fraction,
+                                         clipped_policy_loss, clipped_value_loss, dpo_loss,
+                                         gspo_loss, ipo_loss, kto_loss, reinforce_loss, rloo_loss,
+                                         sequence_logprobs, sft_loss, simpo_loss)
 
 
 def test_sft_loss_is_cross_entropy_on_the_completion():

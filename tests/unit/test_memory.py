@@ -7,11 +7,12 @@ from tests.unit.small import RAGGED, policy, reward_model, tokenizer
 from transformers import (AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel,
                           LlamaConfig, LlamaForCausalLM, OPTConfig)
 
-from rlhf_lib.memory import (activation_bytes, held_bytes, kv_cache_bytes, model_bytes,
-                             parameter_count, ppo_bytes)
-from rlhf_lib.policy import count_parameters, encode, new_policy, token_logprobs
-from rlhf_lib.reward_model import state_values
-from rlhf_lib.training import adam
+from rlhf_lib.machinery.memory import (activation_bytes, held_bytes, kv_cache_bytes, model_bytes,
+                                       parameter_count, ppo_bytes)
+from rlhf_lib.models.policy import count_parameters, new_policy
+from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.models.reward_model import state_values
+from rlhf_lib.machinery.training import adam
 
 GROUPED = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=24, hidden_size=64,
                intermediate_size=96, num_hidden_layers=3, vocab_size=100)

@@ -7,13 +7,13 @@ import torch
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_lib.grpo import GRPO, VARIANTS, GRPOConfig
-from rlhf_lib.losses import aggregate
-from rlhf_lib.microbatches import in_parts, microbatches, parts
-from rlhf_lib.policy import encode, selected_logprobs, token_logprobs
-from rlhf_lib.precision import BFloat16Products, check_precision
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.rollout import GPT2Decoder
+from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.mathematics.losses import aggregate
+from rlhf_lib.machinery.microbatches import in_parts, microbatches, parts
+from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
+from rlhf_lib.machinery.precision import BFloat16Products, check_precision
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.decoding import GPT2Decoder
 from rlhf_lib.worlds import letters
 
 SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=8, max_new_tokens=12)
@@ -206,7 +206,7 @@ def test_out_of_memory_while_sampling_says_so(monkeypatch):
     def full(*arguments, **settings):
         raise torch.OutOfMemoryError("no room for the cache")
     loop = grpo()
-    monkeypatch.setattr("rlhf_lib.grpo.sample", full)
+    monkeypatch.setattr("rlhf_lib.algorithms.grpo.sample", full)
     with pytest.raises(RuntimeError, match="while sampling lower batch_size or max_new_tokens"):
         loop.step()
 

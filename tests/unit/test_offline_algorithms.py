@@ -12,16 +12,17 @@ from datasets import Dataset
 from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 from torch.nn.functional import logsigmoid
 
-from rlhf_lib.best_of_n import (RejectionSampling, RejectionSamplingConfig, best_of_n,
-                                best_of_n_curve)
-from rlhf_lib.dpo import DPO, DPOConfig
-from rlhf_lib.policy import encode, token_logprobs
-from rlhf_lib.reward_model import new_reward_model, reward_scores
-from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy, reward_ensemble
-from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.rollout import sample
-from rlhf_lib.sft import SFT, SFTConfig
-from rlhf_lib.training import rows_of_step
+from rlhf_lib.algorithms.best_of_n import (RejectionSampling, RejectionSamplingConfig, best_of_n,
+                                           best_of_n_curve)
+from rlhf_lib.algorithms.dpo import DPO, DPOConfig
+from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.models.reward_model import new_reward_model, reward_scores
+from rlhf_lib.algorithms.reward_training import (RewardConfig, RewardTraining, pair_accuracy,
+                                                 reward_ensemble)
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.machinery.training import rows_of_step
 
 GOOD = ["hello ben, thank you for the lamp.", "yes.", "", "i can not join on friday."]
 BAD = ["no.", "stupid nonsense, stop.", "maybe later.", "thank you ben."]

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_lib import overoptimization as o
+from rlhf_lib.mathematics import overoptimization as o
 
 
 def test_the_forms_by_hand():

@@ -11,10 +11,10 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_lib import overoptimization
-from rlhf_lib.widgets import OveroptimizationExplorer
-from rlhf_lib.widgets.base import browser_code
-from rlhf_lib.widgets.overoptimization_explorer import Z
+from rlhf_lib.mathematics import overoptimization
+from rlhf_lib.seeing.widgets import OveroptimizationExplorer
+from rlhf_lib.seeing.widgets.base import browser_code
+from rlhf_lib.seeing.widgets.overoptimization_explorer import Z
 
 
 def run(method="PPO", form="rl", pairs=1_000, seed=1, alpha=1., beta=1., **changes) -> dict:

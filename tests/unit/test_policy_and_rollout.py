@@ -6,10 +6,12 @@ import pytest
 import torch
 from tests.unit.small import RAGGED, count_words, policy, tokenizer
 
-from rlhf_lib.best_of_n import best_of_n
-from rlhf_lib.policy import (SCALES, choose_scale, completion_logits, count_parameters, encode,
-                             encode_prompts, entropy, load_policy, new_policy, token_logprobs)
-from rlhf_lib.rollout import FixedDecoder, GPT2Decoder, sample
+from rlhf_lib.algorithms.best_of_n import best_of_n
+from rlhf_lib.models.policy import SCALES, choose_scale, count_parameters, load_policy, new_policy
+from rlhf_lib.models.tokens import (completion_logits, encode, encode_prompts, entropy,
+                                    token_logprobs)
+from rlhf_lib.models.decoding import FixedDecoder, GPT2Decoder
+from rlhf_lib.models.rollout import sample
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 

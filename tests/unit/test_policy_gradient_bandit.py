@@ -11,11 +11,11 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_lib.widgets import PolicyGradientBandit
-from rlhf_lib.widgets.base import browser_code
-from rlhf_lib.widgets.estimator_explorer import uniforms
-from rlhf_lib.widgets.policy_gradient_bandit import (BASELINES, LARGEST_BATCH, advantages_of,
-                                                     every_batch, gradient, squared_norms)
+from rlhf_lib.seeing.widgets import PolicyGradientBandit
+from rlhf_lib.seeing.widgets.base import browser_code
+from rlhf_lib.seeing.widgets.estimator_explorer import uniforms
+from rlhf_lib.seeing.widgets.policy_gradient_bandit import (BASELINES, LARGEST_BATCH, advantages_of,
+                                                            every_batch, gradient, squared_norms)
 
 POLICY, REWARDS = np.array([.2, .5, .3]), np.array([1., .7, 0.])
 

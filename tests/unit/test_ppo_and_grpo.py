@@ -6,14 +6,14 @@ import pytest
 import torch
 from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
-from rlhf_lib.advantages import gae, group_advantages, masked_whiten
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.kl import k3
-from rlhf_lib.policy import token_logprobs
-from rlhf_lib.ppo import PPO, PPOConfig, token_rewards
-from rlhf_lib.reward_model import state_values
-from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, read_log
+from rlhf_lib.mathematics.advantages import gae, group_advantages, masked_whiten
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.mathematics.kl import k3
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig, token_rewards
+from rlhf_lib.models.reward_model import state_values
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.running.log import RunLog, read_log
 from rlhf_lib.worlds import letters
 
 SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=4, max_new_tokens=8)

@@ -16,11 +16,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib import __main__ as cli
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.runlog import read_log, save_checkpoint
-from rlhf_lib.training import check_beta, move
+from rlhf_lib.running import command_line as cli
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.machinery.checkpoints import save_checkpoint
+from rlhf_lib.running.log import read_log
+from rlhf_lib.machinery.training import check_beta, move
 from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
 
 PROMPTS = Dataset.from_dict({"prompt": RAGGED})
@@ -250,7 +251,7 @@ def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypat
         return move(*arguments)
 
     steps: list[int] = []
-    monkeypatch.setattr("rlhf_lib.microbatches.move", broken)
+    monkeypatch.setattr("rlhf_lib.machinery.microbatches.move", broken)
     out = tmp_path / "run"
     flags = ["ppo", "--max-steps", 3, "--batch-size", 4, "--mini-batch-size", 2, "--rows", 8,
              "--num-ppo-epochs", 1, "--eval-rows", 2, "--max-new-tokens", 4, "--device", "cpu",
@@ -276,7 +277,7 @@ def test_on_the_command_line_beta_is_checked(tmp_path, capsys, beta, says):
 
 def test_the_records_of_a_constant_reward_go_to_a_log(tmp_path):
     """Its explained variance is not finite; the log stays JSON that any reader can read."""
-    from rlhf_lib.runlog import RunLog
+    from rlhf_lib.running.log import RunLog
 
     loop = ppo(reward=constant, beta=0., lam=1., missing_eos_penalty=0.)
     with torch.no_grad():

@@ -9,16 +9,16 @@ from benchmarks.ppo_checklist import (CHECKLIST, RESULTS, assert_recorded, effec
                                       loop_without)
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
-import rlhf_lib.policy
-import rlhf_lib.ppo
-import rlhf_lib.rewards
-from rlhf_lib.advantages import masked_mean, masked_variance, token_rewards
-from rlhf_lib.policy import token_logprobs
-from rlhf_lib.ppo import PPOConfig
-from rlhf_lib.reward_model import token_values
-from rlhf_lib.rewards import LearnedReward
-from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import read_log
+import rlhf_lib.models.policy
+import rlhf_lib.algorithms.ppo
+import rlhf_lib.models.rewards
+from rlhf_lib.mathematics.advantages import masked_mean, masked_variance, token_rewards
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.algorithms.ppo import PPOConfig
+from rlhf_lib.models.reward_model import token_values
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.running.log import read_log
 from rlhf_lib.worlds import letters
 
 SMALL = PPOConfig(max_steps=2, batch_size=16, mini_batch_size=8, max_new_tokens=24,
@@ -70,8 +70,8 @@ def test_an_item_left_out_changes_the_run_and_nothing_after_it(name, usual):
 
 def lookup(target: str):
     module, _, name = target.rpartition(".")
-    return getattr({"rlhf_lib.policy": rlhf_lib.policy, "rlhf_lib.ppo": rlhf_lib.ppo,
-                    "rlhf_lib.rewards": rlhf_lib.rewards}[module], name)
+    return getattr({"rlhf_lib.models.policy": rlhf_lib.models.policy, "rlhf_lib.algorithms.ppo": rlhf_lib.algorithms.ppo,
+                    "rlhf_lib.models.rewards": rlhf_lib.models.rewards}[module], name)
 
 
 @pytest.mark.parametrize("name, apart", [("nothing", False), ("position_ids", True),
@@ -84,7 +84,7 @@ def test_sampler_and_scorer_come_apart(name, apart):
 
 def test_cooler_samples_are_cooler():
     with left_out("temperature"):
-        rollout = rlhf_lib.ppo.sample(policy(), tokenizer(), RAGGED * 4, 8, 1.,
+        rollout = rlhf_lib.algorithms.ppo.sample(policy(), tokenizer(), RAGGED * 4, 8, 1.,
                                       torch.Generator().manual_seed(0))
     again = sample(policy(), tokenizer(), RAGGED * 4, 8, .7,
                    generator=torch.Generator().manual_seed(0))
@@ -98,7 +98,7 @@ def test_the_mask_stops_before_the_end_token():
     arguments = (talker(), tokenizer(), RAGGED * 8, 24, 1.)
     whole = sample(*arguments, torch.Generator().manual_seed(0))
     with left_out("end_token"):
-        cut = rlhf_lib.ppo.sample(*arguments, torch.Generator().manual_seed(0))
+        cut = rlhf_lib.algorithms.ppo.sample(*arguments, torch.Generator().manual_seed(0))
     assert whole.finished.any() and cut.completions == whole.completions
     one_less = whole.finished & (whole.lengths > 1)
     assert torch.equal(whole.lengths - cut.lengths, one_less.long())
@@ -109,9 +109,9 @@ def test_the_mask_stops_before_the_end_token():
 def test_where_the_score_lands():
     by_the_book = token_rewards(SCORES, LOG_RATIO, MASK, .5)
     with left_out("score_place"):
-        at_the_pad = rlhf_lib.ppo.token_rewards(SCORES, LOG_RATIO, MASK, .5)
+        at_the_pad = rlhf_lib.algorithms.ppo.token_rewards(SCORES, LOG_RATIO, MASK, .5)
     with left_out("kl_per_token"):
-        lumped = rlhf_lib.ppo.token_rewards(SCORES, LOG_RATIO, MASK, .5)
+        lumped = rlhf_lib.algorithms.ppo.token_rewards(SCORES, LOG_RATIO, MASK, .5)
     assert torch.allclose(at_the_pad, torch.tensor([[-.05, -.1, .05, 1.8], [-.15, .1, 0., -1.]]))
     assert torch.allclose(lumped, torch.tensor([[0., 0., 0., 1.7], [0., -1.05, 0., 0.]]))
     assert torch.allclose(lumped.sum(dim=1), by_the_book.sum(dim=1))  # same sum, another place
@@ -122,7 +122,7 @@ def test_the_score_is_read_at_the_last_column():
     replies = ["hi ben, the lamp is booked for friday.", "no.", "ok."]
     with left_out("score_read"):
         got = torch.tensor(reward(RAGGED[:3], replies))
-    batch = rlhf_lib.policy.encode(tokenizer(), RAGGED[:3], replies)
+    batch = rlhf_lib.models.tokens.encode(tokenizer(), RAGGED[:3], replies)
     with torch.no_grad():
         assert torch.allclose(got, token_values(reward.model, batch)[:, -1])
     usual = torch.tensor(reward(RAGGED[:3], replies))
@@ -132,9 +132,9 @@ def test_the_score_is_read_at_the_last_column():
 def test_whitening_left_out_or_over_padding():
     values = torch.tensor([[3., 1., 2., 6.], [5., 7., 99., 99.]])
     with left_out("whitening"):
-        assert torch.equal(rlhf_lib.ppo.masked_whiten(values, MASK), values * MASK)
+        assert torch.equal(rlhf_lib.algorithms.ppo.masked_whiten(values, MASK), values * MASK)
     with left_out("whitening_mask"):
-        white = rlhf_lib.ppo.masked_whiten(values, MASK)
+        white = rlhf_lib.algorithms.ppo.masked_whiten(values, MASK)
     assert (white[1, 2:] == 0).all()
     assert masked_mean(white, MASK) > .1  # the padded zeros pulled the mean down
     assert abs(masked_variance(white, torch.ones_like(MASK)) - 1) > .01

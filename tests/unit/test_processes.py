@@ -12,8 +12,8 @@ pytest.importorskip("accelerate")  # it launches the processes; the library does
 from tests.unit import two_processes
 from tests.unit.two_processes import grpo, ppo, reward, sft, shared, weights
 
-from rlhf_lib.dpo import DPO, DPOConfig
-from rlhf_lib.processes import own_generator, own_share, resume_sampler
+from rlhf_lib.algorithms.dpo import DPO, DPOConfig
+from rlhf_lib.machinery.processes import own_generator, own_share, resume_sampler
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ def test_shares_are_whole_groups_and_leave_nothing_out(monkeypatch):
     for count in (1, 2, 3, 5):
         shares = []
         for rank in range(count):
-            monkeypatch.setattr("rlhf_lib.processes.rank_and_count", lambda: (rank, count))
+            monkeypatch.setattr("rlhf_lib.machinery.processes.rank_and_count", lambda: (rank, count))
             shares.append(own_share(rows, each=4))
         assert sum(shares, []) == rows
         assert all(share and len(share) % 4 == 0 for share in shares)
 
 
 def test_a_sampler_goes_on_in_its_own_process_and_on_its_own_kind_of_device(monkeypatch):
-    monkeypatch.setattr("rlhf_lib.processes.rank_and_count", lambda: (2, 3))
+    monkeypatch.setattr("rlhf_lib.machinery.processes.rank_and_count", lambda: (2, 3))
     sampler = torch.Generator()
     states = [torch.Generator().manual_seed(i).get_state() for i in range(3)]
     resume_sampler(sampler, states)
@@ -112,21 +112,21 @@ def test_a_sampler_goes_on_in_its_own_process_and_on_its_own_kind_of_device(monk
 
 def test_each_process_draws_its_own_noise_and_the_first_that_of_one_alone(monkeypatch):
     def noise(rank):
-        monkeypatch.setattr("rlhf_lib.processes.rank_and_count", lambda: (rank, 3))
+        monkeypatch.setattr("rlhf_lib.machinery.processes.rank_and_count", lambda: (rank, 3))
         return torch.rand(4, generator=own_generator(torch.device("cpu"), seed=7)).tolist()
     alone = torch.rand(4, generator=torch.Generator().manual_seed(7)).tolist()
     assert noise(0) == alone and len({*map(tuple, (noise(0), noise(1), noise(2)))}) == 3
 
 
 def test_more_processes_than_prompts_are_refused(monkeypatch):
-    monkeypatch.setattr("rlhf_lib.training.rank_and_count", lambda: (0, 4))
+    monkeypatch.setattr("rlhf_lib.machinery.training.rank_and_count", lambda: (0, 4))
     with pytest.raises(ValueError, match="batch_size=12 has 3 prompts; expected one or more for "
                                          "each of the 4 processes"):
         grpo()
 
 
 def test_what_runs_in_one_process_alone_says_so(monkeypatch):
-    monkeypatch.setattr("rlhf_lib.training.rank_and_count", lambda: (0, 2))
+    monkeypatch.setattr("rlhf_lib.machinery.training.rank_and_count", lambda: (0, 2))
     from datasets import Dataset
     pairs = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
     model = two_processes.policy()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lib.widgets import ReasoningReplay
-from rlhf_lib.widgets.reasoning_replay import MEASURES, read_reply
+from rlhf_lib.seeing.widgets import ReasoningReplay
+from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES, read_reply
 from rlhf_lib.worlds import sums
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "grpo_replay.jsonl"

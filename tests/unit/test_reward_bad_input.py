@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 from tests.unit.small import reward_model, tokenizer
 
-from rlhf_lib.data import load_preferences, pair_lengths
-from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy
+from rlhf_lib.worlds.data import load_preferences, pair_lengths
+from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy
 
 ASK = "write to ben. confirm: the car, friday. reply:"
 GOOD, BAD = "hi ben, your car is booked for friday. thanks", "no."
@@ -33,7 +33,7 @@ def load(tmp_path, pairs, **options):
 
 
 def said(caplog) -> list[str]:
-    return [r.getMessage().partition(": ")[2] for r in caplog.records if r.name == "rlhf_lib.data"]
+    return [r.getMessage().partition(": ")[2] for r in caplog.records if r.name == "rlhf_lib.worlds.data"]
 
 
 def loop(pairs, **settings):
@@ -82,7 +82,7 @@ def test_repeats_and_contradictions_are_kept_and_counted(tmp_path, caplog):
 
 
 def test_a_clean_file_is_loaded_in_silence(tmp_path, caplog):
-    with caplog.at_level(logging.DEBUG, "rlhf_lib.data"):
+    with caplog.at_level(logging.DEBUG, "rlhf_lib.worlds.data"):
         assert len(load(tmp_path, rows((ASK, GOOD, BAD), (ASK, "yes.", BAD)))) == 2
     assert said(caplog) == []
 

@@ -9,8 +9,8 @@ import math
 
 import pytest
 
-from rlhf_lib.widgets import RewardMicroscope
-from rlhf_lib.widgets.reward_microscope import letters_edits, word_scores
+from rlhf_lib.seeing.widgets import RewardMicroscope
+from rlhf_lib.seeing.widgets.reward_microscope import letters_edits, word_scores
 from rlhf_lib.worlds import letters
 
 PROMPT = "write to ben. ask for a refund: the lamp, friday. reply:"

@@ -7,13 +7,15 @@ import pytest
 import torch
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
-from rlhf_lib.policy import completion_logits, encode
-from rlhf_lib.ppo import PPO
-from rlhf_lib.reward_model import load_reward_model, reward_scores, state_values, token_values
-from rlhf_lib.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
-from rlhf_lib.rewards import (JudgeReward, LearnedReward, PairwiseJudge, ProcessReward,
-                              VerifiableReward, call_reward, ensemble, length_penalty, rule_reward,
-                              soft_overlong_punishment, weighted_sum)
+from rlhf_lib.models.tokens import completion_logits, encode
+from rlhf_lib.algorithms.ppo import PPO
+from rlhf_lib.models.reward_model import (load_reward_model, reward_scores, state_values,
+                                          token_values)
+from rlhf_lib.algorithms.reward_training import (RewardConfig, RewardTraining, pair_accuracy,
+                                                 standardise)
+from rlhf_lib.models.rewards import (JudgeReward, LearnedReward, PairwiseJudge, ProcessReward,
+                                     VerifiableReward, call_reward, ensemble, length_penalty,
+                                     rule_reward, soft_overlong_punishment, weighted_sum)
 from rlhf_lib.worlds import letters
 
 REPLIES = ["ok.", "hello ben, thank you.", "no.", "hello ben, thank you for your help."]
@@ -366,7 +368,7 @@ def test_a_judge_is_the_probability_of_its_answer():
 def test_a_trained_judge_tells_polite_from_rude():
     """A language model of ours learns to answer, and is then a reward function."""
     from datasets import Dataset
-    from rlhf_lib.sft import SFT, SFTConfig
+    from rlhf_lib.algorithms.sft import SFT, SFTConfig
     rude, polite = ["no.", "leave me alone.", "you are an idiot."], \
         ["thank you.", "hello ben, thank you.", "dear ben, many thanks."]
     rows = [(ASK.format(prompt=prompt, completion=reply), answer) for prompt in RAGGED

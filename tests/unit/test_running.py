@@ -17,15 +17,17 @@ from datasets import Dataset
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_lib import artifacts
-from rlhf_lib.dpo import DPO, DPOConfig
-from rlhf_lib.evaluation import evaluate
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.rollout import sample
-from rlhf_lib.runlog import RunLog, check_writable, load_checkpoint, read_log, save_checkpoint
-from rlhf_lib.sft import SFT, SFTConfig
-from rlhf_lib.training import rows_of_step
+from rlhf_lib.running import artifacts
+from rlhf_lib.algorithms.dpo import DPO, DPOConfig
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.machinery.checkpoints import load_checkpoint, save_checkpoint
+from rlhf_lib.machinery.checkpoints import check_writable
+from rlhf_lib.running.log import RunLog, read_log
+from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.machinery.training import rows_of_step
 from rlhf_lib.worlds import letters
 
 
@@ -115,7 +117,7 @@ def test_an_unknown_artifact_is_named(world, name, message):
 
 def test_a_missing_artifact_says_how_to_rebuild_it(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match="python -m rlhf_lib.artifacts letters"):
+    with pytest.raises(FileNotFoundError, match="python -m rlhf_lib artifacts letters"):
         artifacts.load("letters", "sft")
 
 
@@ -131,7 +133,7 @@ def test_a_corrupt_artifact_is_named(tmp_path, monkeypatch):
 
 
 def test_the_shipped_models_have_the_quality_they_were_shipped_for():
-    """The floors that `python -m rlhf_lib.artifacts letters --check` asserts too."""
+    """The floors that `python -m rlhf_lib artifacts letters --check` asserts too."""
     measured = artifacts.measure(*(artifacts.load("letters", name)[0]
                                    for name in artifacts.ARTIFACTS["letters"]),
                                  letters.tokenizer(), seed=artifacts.SEED)
@@ -345,7 +347,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.unit.test_running import small_ppo
-from rlhf_lib.runlog import RunLog
+from rlhf_lib.running.log import RunLog
 import dataclasses
 
 def run(folder, resume):

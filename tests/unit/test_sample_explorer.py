@@ -11,9 +11,9 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_lib.widgets import SampleExplorer
-from rlhf_lib.widgets.base import browser_code
-from rlhf_lib.widgets.sample_explorer import wilson
+from rlhf_lib.seeing.widgets import SampleExplorer
+from rlhf_lib.seeing.widgets.base import browser_code
+from rlhf_lib.seeing.widgets.sample_explorer import wilson
 
 STAGES, TEMPERATURES = ("base", "sft"), (0.5, 1.0)
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import rlhf_lib
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.policy import count_parameters, new_policy
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import new_reward_model
-from rlhf_lib.rewards import LearnedReward
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.models.policy import count_parameters, new_policy
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import new_reward_model
+from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.worlds import letters
 
 TWO_TINY_STEPS = dict(max_steps=2, batch_size=2, mini_batch_size=2, max_new_tokens=4)
@@ -53,8 +53,8 @@ import copy, sys
 import rlhf_lib
 assert "transformers" not in sys.modules and "torch" not in sys.modules  # importing is light
 from rlhf_lib import artifacts
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.rewards import LearnedReward
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.worlds import letters
 sft, tokenizer = artifacts.load("letters", "sft")
 reward_model, _ = artifacts.load("letters", "reward")

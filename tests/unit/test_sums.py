@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from rlhf_lib import artifacts
-from rlhf_lib.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.worlds import sums
 
 PROMPT = "4821+377="
@@ -159,7 +159,7 @@ def test_bad_input_is_named(call, message):
 # The shipped model -------------------------------------------------------------------------------
 
 def test_the_shipped_model_has_the_quality_it_was_shipped_for():
-    """The floors that `python -m rlhf_lib.artifacts sums --check` asserts too."""
+    """The floors that `python -m rlhf_lib artifacts sums --check` asserts too."""
     base, tokenizer = artifacts.load("sums", "base")
     measured = artifacts.measure_sums(base, tokenizer, seed=artifacts.SEED)
     artifacts.assert_quality(measured, "sums")

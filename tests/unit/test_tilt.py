@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_lib import tilt as t
+from rlhf_lib.mathematics import tilt as t
 
 REFERENCE = t.softmax([1.2, 0.5, 1.0, 0.3, 1.5, 1.1, 0.8, 0.9])
 REWARDS = np.array([8.0, -6.0, 7.0, -3.0, 1.0, 6.0, -2.0, -5.0])

@@ -18,11 +18,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.runlog import read_log
-from rlhf_lib.widgets import TrainingDashboard, TrainingReplay
-from rlhf_lib.widgets.training_replay import as_run
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.running.log import read_log
+from rlhf_lib.seeing.widgets import TrainingDashboard, TrainingReplay
+from rlhf_lib.seeing.widgets.training_replay import as_run
 from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

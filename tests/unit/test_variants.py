@@ -7,12 +7,13 @@ import torch
 from datasets import Dataset
 from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
-from rlhf_lib.advantages import group_advantages, masked_whiten, returns_to_go, token_rewards
-from rlhf_lib.grpo import GRPO, GRPOConfig, VARIANTS, all_equal
-from rlhf_lib.policy import encode, token_logprobs
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_model import SharedCritic, state_values
-from rlhf_lib.rollout import join, sample
+from rlhf_lib.mathematics.advantages import (group_advantages, masked_whiten, returns_to_go,
+                                             token_rewards)
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig, VARIANTS, all_equal
+from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.models.reward_model import SharedCritic, state_values
+from rlhf_lib.models.rollout import join, sample
 from rlhf_lib.worlds import letters
 
 SMALL = dict(max_steps=3, batch_size=8, mini_batch_size=4, max_new_tokens=8)

@@ -11,9 +11,9 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_lib import tilt
-from rlhf_lib.widgets import TiltExplorer
-from rlhf_lib.widgets.base import browser_code, styles
+from rlhf_lib.mathematics import tilt
+from rlhf_lib.seeing.widgets import TiltExplorer
+from rlhf_lib.seeing.widgets.base import browser_code, styles
 
 
 def test_numbers_are_the_librarys():

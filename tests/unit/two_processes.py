@@ -7,10 +7,10 @@ import accelerate
 import torch
 from tests.unit.small import count_words, policy, reward_model, tokenizer
 
-from rlhf_lib.grpo import GRPO, GRPOConfig
-from rlhf_lib.ppo import PPO, PPOConfig
-from rlhf_lib.reward_training import RewardConfig, RewardTraining
-from rlhf_lib.sft import SFT, SFTConfig
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
+from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.worlds import letters
 
 SMALL = dict(max_steps=3, batch_size=12, mini_batch_size=6, max_new_tokens=8)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from rlhf_lib.memory import kv_cache_bytes, parameter_count
+from rlhf_lib.machinery.memory import kv_cache_bytes, parameter_count
 
 
 def moved(config, B, context, b):

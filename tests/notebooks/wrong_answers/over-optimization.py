@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from rlhf_lib.overoptimization import at_kl
+from rlhf_lib.mathematics.overoptimization import at_kl
 
 # --- gold_of_best ---------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ def too_many_people():
 
 
 def _fit(differences, ridge):
-    from rlhf_lib.bradley_terry import fit_weights
+    from rlhf_lib.mathematics.bradley_terry import fit_weights
     return fit_weights(differences, ridge)
 
 

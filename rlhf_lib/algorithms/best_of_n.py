@@ -1,0 +1,283 @@
+"""Best-of-n and rejection sampling: let the reward choose among samples, then perhaps imitate them.
+
+`best_of_n` chooses and trains nothing. `best_of_n_curve` says what the best of every k ≤ n would
+have scored. `RejectionSampling` fine-tunes the policy on what was chosen, and starts again from
+the policy that results:
+
+1. sample n completions for each prompt of a batch
+2. score them; keep the best of each prompt, or all above a threshold
+3. supervised fine-tuning on the kept ones
+
+With few prompts a step this is RAFT; with all prompts in one step it is a round of Llama 2's
+rejection sampling. It leaves out the pool of samples that Llama 2 keeps over its rounds. Nothing
+holds the policy near where it started but how little it is trained; for the KL of best-of-n itself
+see `tilt.best_of_n_kl_bound`. Axes: P prompts, n samples of each. Source: Nakano et al. 2021,
+arXiv:2112.09332; RAFT, Dong et al. 2023, arXiv:2304.06767; Touvron et al. 2023, arXiv:2307.09288,
+section 3.2.3. Chapters: dpo, choosing.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Iterator
+
+import torch
+from torch import Tensor
+
+from ..mathematics.losses import sft_loss
+from ..models.tokens import encode, texts, token_logprobs
+from ..models.rewards import RewardFunction, call_reward
+from ..models.rollout import sample
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
+from ..machinery.training import (adam, check_one_process, check_positive, descend, prompt_table,
+                                  rows_of_step, score, set_learning_rate, take,
+                                  train_without_dropout)
+
+
+# ---------------------------------------------------------------------------------- choosing
+
+@dataclass
+class BestOfN:
+    """For each of P prompts: the best of n completions, and all that it was chosen from.
+
+    Chapter: choosing.
+    """
+
+    prompts: list[str]
+    completions: list[str]  # the best of each prompt; of equal ones the first
+    best: Tensor  # (P,) which of the n it is
+    scores: Tensor  # (P, n), less the penalty where a completion was cut off
+    finished: Tensor  # (P, n) whether a completion ended by itself
+    samples: list[list[str]]  # all n of each prompt
+
+    def score_all(self, reward: RewardFunction) -> Tensor:
+        """Another reward of every sample, shape (P, n): gold for a curve chosen by a proxy."""
+        prompts = [prompt for prompt in self.prompts for _ in self.samples[0]]
+        completions = [text for row in self.samples for text in row]
+        return call_reward(reward, prompts, completions).view_as(self.scores)
+
+
+def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: int,
+              max_new_tokens: int = 32, temperature: float = 1.,
+              generator: torch.Generator | None = None, missing_eos_penalty: float = 1.,
+              batch_size: int = 256, columns: dict[str, list] | None = None) -> BestOfN:
+    """Sample n completions for each prompt and choose the one with the highest reward.
+
+    Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: choosing.
+
+    Parameters
+    ----------
+    policy, tokenizer, prompts, max_new_tokens, temperature, generator
+        As for `rollout.sample`.
+    reward : callable
+        Scores the samples; ties go to the one sampled first.
+    n : int
+        Samples of each prompt.
+    missing_eos_penalty : float
+        Taken off the score of a completion that was cut off.
+    batch_size : int
+        Completions sampled and scored at once: memory is bounded by it, and the samples depend
+        on it.
+    columns : dict of str to list, optional
+        What else is known of each prompt, such as the right answer; handed to the reward.
+    """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n is {n} and batch_size {batch_size}; expected at least 1 of each")
+    prompts = texts("prompts", prompts)
+    if not prompts:
+        raise ValueError("prompts is empty; expected at least one prompt")
+    repeated = [prompt for prompt in prompts for _ in range(n)]
+    repeated_columns = {name: [value for value in values for _ in range(n)]
+                        for name, values in (columns or {}).items()}
+    completions, scores, finished = [], [], []
+    for i in range(0, len(repeated), batch_size):
+        rollout = sample(policy, tokenizer, repeated[i:i + batch_size], max_new_tokens,
+                         temperature, generator)
+        completions += rollout.completions
+        known = {name: values[i:i + batch_size] for name, values in repeated_columns.items()}
+        scores.append(score(reward, rollout, missing_eos_penalty, known).cpu())
+        finished.append(rollout.finished.cpu())
+    table = torch.cat(scores).view(len(prompts), n)
+    samples = [completions[i:i + n] for i in range(0, len(completions), n)]
+    best = table.argsort(dim=1, descending=True, stable=True)[:, 0]
+    return BestOfN(prompts, [row[j] for row, j in zip(samples, best.tolist())], best, table,
+                   torch.cat(finished).view_as(table), samples)
+
+
+def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
+    """Expected value of the best of k samples for every k from 1 to n, without bias.
+
+    Averaging over all subsets of k of the n samples uses each sample of each k, where splitting
+    them into n/k groups would throw most subsets away. The sample of rank j (0 is the best) is
+    the best of a subset in C(n−1−j, k−1) of the C(n, k) subsets.
+
+    Source: Nakano et al. 2021, arXiv:2112.09332, appendix I; used by Gao et al. 2022,
+    arXiv:2210.10760. Chapters: choosing, over-optimization.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (P, n)
+        What the best is chosen by: the proxy.
+    values : Tensor, shape (P, n), optional
+        What is averaged over the chosen ones, such as gold; `scores` themselves if None.
+
+    Returns
+    -------
+    Tensor, shape (P, n), float64
+        Entry [p, k − 1] is for the best of k of prompt p. Average over prompts for the curve, and
+        take its standard error from them.
+
+    Examples
+    --------
+    Three samples; the mean, the mean over three pairs, and the best:
+
+    >>> best_of_n_curve(torch.tensor([[1., 2., 6.]]))
+    tensor([[3.0000, 4.6667, 6.0000]], dtype=torch.float64)
+    """
+    values = scores if values is None else values
+    if scores.dim() != 2 or scores.shape != values.shape:
+        raise ValueError(f"scores has shape {tuple(scores.shape)} and values "
+                         f"{tuple(values.shape)}; expected (prompts, samples) twice")
+    n = scores.shape[1]
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranked = values.double().gather(1, order)  # (P, n), the best first
+    k = torch.arange(1, n + 1, dtype=torch.float64)[:, None]
+    j = torch.arange(1, n, dtype=torch.float64)
+    # C(n−1−j, k−1) / C(n, k): k/n at j = 0, then by the ratio of neighbours; (k, j)
+    weights = torch.cat([k / n, k / n * ((n - j - k + 1).clamp(min=0) / (n - j)).cumprod(1)], 1)
+    return ranked @ weights.T
+
+
+# ---------------------------------------------------------------------------------- imitating
+
+@dataclass(frozen=True)
+class RejectionSamplingConfig:
+    """Settings, named as TRL names them where TRL has them.
+
+    Chapter: choosing.
+    """
+
+    max_steps: int = 2  # rounds of sampling and fine-tuning
+    batch_size: int = 600  # prompts a round
+    num_generations: int = 8  # n, completions of each prompt
+    threshold: float | None = None  # keep all that score above it; None: the best of each prompt
+    num_train_epochs: int = 2  # passes over what was kept
+    mini_batch_size: int = 32  # completions a gradient step
+    max_new_tokens: int = 32  # longest completion, its end token included
+    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
+    missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
+    learning_rate: float = 1e-4  # of the policy
+    warmup_steps: int = 0  # rounds; for many small ones
+    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    seed: int = 0  # prompts, samples and minibatches
+
+
+class RejectionSampling:
+    """Step through rounds of rejection sampling; a `for` loop trains to the end.
+
+    `chosen` holds the samples of the last round. A completion that was cut off is never kept:
+    fine-tuning would teach the policy to stop there.
+
+    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: choosing.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+        Trained in place.
+    tokenizer : PreTrainedTokenizerBase
+    reward : callable
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
+    dataset : datasets.Dataset
+        Column `prompt`; other columns are handed to the reward.
+    config : RejectionSamplingConfig
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or a reward is missing or not finite.
+    RuntimeError
+        If the reward function raises.
+    FloatingPointError
+        If a loss or gradient is not finite. The weights are those before the update.
+    """
+
+    def __init__(self, policy, tokenizer, reward: RewardFunction, dataset,
+                 config: RejectionSamplingConfig = RejectionSamplingConfig()):
+        check_one_process("RejectionSampling")
+        check_positive(config, "max_steps", "batch_size", "num_generations", "num_train_epochs",
+                       "mini_batch_size", "max_new_tokens", "temperature", "learning_rate",
+                       "max_grad_norm")
+        if config.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
+        self.policy, self.tokenizer = policy, tokenizer
+        self.reward, self.config = reward, config
+        self.data = prompt_table(dataset)
+        train_without_dropout(policy)
+        self.optimizer = adam(policy, config.learning_rate)
+        self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
+        self.shuffler = torch.Generator().manual_seed(config.seed)
+        self.step_number = 0
+        self.chosen: BestOfN | None = None
+
+    def step(self) -> dict:
+        """Sample, choose, fine-tune; return the record of the round."""
+        start = time.perf_counter()
+        c = self.config
+        rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
+        prompts, columns = take(self.data, rows)
+        chosen = best_of_n(self.policy, self.tokenizer, prompts, self.reward,
+                           c.num_generations, c.max_new_tokens, c.temperature, self.sampler,
+                           c.missing_eos_penalty, columns=columns)
+        kept = [(chosen.prompts[p], chosen.samples[p][j])
+                for p, j in self.keep(chosen).nonzero().tolist()]
+
+        warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
+        set_learning_rate(self.optimizer, warmth * c.learning_rate)
+        losses = []
+        for _ in range(c.num_train_epochs if kept else 0):
+            order = torch.randperm(len(kept), generator=self.shuffler)
+            for minibatch in order.split(c.mini_batch_size):
+                losses.append(self.update([kept[i] for i in minibatch.tolist()]))
+
+        self.chosen = chosen
+        self.step_number += 1
+        return {"step": self.step_number, "reward": chosen.scores.mean().item(),
+                "best_reward": chosen.scores.max(dim=1).values.mean().item(), "kept": len(kept),
+                "loss": sum(losses) / max(1, len(losses)),
+                "finished": chosen.finished.float().mean().item(),
+                "distinct": len({text for row in chosen.samples for text in row})
+                / chosen.scores.numel(), "seconds": time.perf_counter() - start}
+
+    def keep(self, chosen: BestOfN) -> Tensor:
+        """Which samples to imitate, shape (P, n): the best of each prompt or all good ones."""
+        scores = chosen.scores.masked_fill(~chosen.finished, -torch.inf)
+        if self.config.threshold is not None:
+            return scores > self.config.threshold
+        best = scores.argsort(dim=1, descending=True, stable=True)[:, :1]
+        return torch.zeros_like(chosen.finished).scatter(1, best, True) & chosen.finished
+
+    def update(self, kept: list[tuple[str, str]]) -> float:
+        """One gradient step on some of the kept completions; returns its loss."""
+        batch = encode(self.tokenizer, *zip(*kept), self.policy.device)
+        loss = sft_loss(token_logprobs(self.policy, batch), batch.completion_mask)
+        descend(self.policy, self.optimizer, loss, self.config.max_grad_norm)
+        return loss.item()
+
+    def __iter__(self) -> Iterator[dict]:
+        while self.step_number < self.config.max_steps:
+            yield self.step()
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
+        save_checkpoint(folder, {"policy": self.policy, "tokenizer": self.tokenizer}, {
+            "step_number": self.step_number, "sampler": self.sampler.get_state(),
+            "shuffler": self.shuffler.get_state(), "optimizer": self.optimizer.state_dict()})
+
+    def resume(self, folder: str | os.PathLike) -> None:
+        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
+        state = load_checkpoint(folder, {"policy": self.policy})
+        self.step_number = state["step_number"]
+        self.sampler.set_state(state["sampler"])
+        self.shuffler.set_state(state["shuffler"])
+        self.optimizer.load_state_dict(state["optimizer"])

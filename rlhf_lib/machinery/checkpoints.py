@@ -1,0 +1,165 @@
+"""Checkpoints that are whole or not there. Chapter: ppo-live."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raise an OSError that names the folder if nothing can be written in it; make it if missing.
+
+    For the folder that will hold a run's log and checkpoints, before training starts: when the
+    first checkpoint fails it is late.
+
+    Chapter: ppo-live.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise type(error)(f"folder is {str(folder)!r}; expected one to write to, and writing "
+                          f"failed: {error}") from error
+
+
+def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> None:
+    """Write models and loop state into a folder, replacing what it held only when all is written.
+
+    All of it goes to NAME.new and is forced to the disk. Then NAME becomes NAME.old, NAME.new
+    becomes NAME, and NAME.old is deleted. Whenever the process dies, `load_checkpoint` finds the
+    one before or the new one, whole; and the next save clears away what was left.
+
+    Chapter: ppo-live.
+
+    Parameters
+    ----------
+    folder : path
+    models : dict of str to model
+        Each is saved by `save_pretrained` in a folder of its own, so that any of them can be used
+        without the loop that trained it. A tokenizer may be among them.
+    state : dict
+        Step number, optimiser and generator state: what `torch.load(weights_only=True)` reads.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk. The checkpoint before is as it was.
+    FloatingPointError
+        If a weight is not finite. The checkpoint before, which can still be used, is as it was.
+    FileExistsError
+        If the folder holds anything that is not part of a checkpoint, which replacing it would
+        delete.
+    """
+    for name, model in models.items():
+        weights = model.state_dict() if hasattr(model, "state_dict") else {}  # a tokenizer has none
+        for key, tensor in weights.items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{name} has {key} with entries that are not finite; "
+                                         "expected numbers. Nothing was written: a checkpoint "
+                                         "that was there before is as it was")
+    folder = Path(os.path.abspath(folder))
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    strangers = set(os.listdir(folder)) - {*models, "state.pt"} if folder.exists() else set()
+    if strangers:
+        raise FileExistsError(f"folder is {str(folder)!r}; expected an earlier checkpoint, an "
+                              f"empty folder or none, and it holds {', '.join(sorted(strangers))}")
+    try:
+        if fresh.exists():  # a save that died half-way
+            shutil.rmtree(fresh)
+        if folder.exists() and old.exists():  # one that died before it could tidy up
+            shutil.rmtree(old)
+        fresh.mkdir(parents=True)
+        with _no_progress_bars():  # one for each checkpoint would drown the log of the run
+            for name, model in models.items():
+                model.save_pretrained(fresh / name)
+        torch.save(state, fresh / "state.pt")
+        for path in [*fresh.rglob("*"), fresh]:
+            _force_to_disk(path)
+    except BaseException as error:  # a Ctrl-C too: do not leave half a checkpoint on a full disk
+        shutil.rmtree(fresh, ignore_errors=True)
+        if not isinstance(error, Exception):
+            raise
+        raise OSError(f"folder is {str(folder)!r}; expected to write a checkpoint there, and "
+                      f"writing failed: {error}. A checkpoint that was there before is as it was"
+                      ) from error
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    _force_to_disk(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _no_progress_bars():
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _force_to_disk(path: Path) -> None:
+    """Without it, a power cut may leave a renamed folder with empty files."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load_checkpoint(folder: str | os.PathLike, models: dict) -> dict:
+    """Load the models of a checkpoint in place, and return the loop state.
+
+    No model is touched before all of the checkpoint has been read and found to fit.
+
+    Chapter: ppo-live.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no checkpoint in the folder.
+    ValueError
+        If a part of it cannot be read or does not fit the model given.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(os.path.abspath(folder))
+    if not folder.exists() and folder.with_name(folder.name + ".old").exists():
+        folder = folder.with_name(folder.name + ".old")  # died between the two renames
+    if not (folder / "state.pt").exists():
+        raise FileNotFoundError(f"folder is {str(folder)!r}; expected a checkpoint with state.pt, "
+                                "and found none there")
+    try:
+        state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+        weights = {name: load_file(folder / name / "model.safetensors") for name in models}
+        for name, model in models.items():
+            _check_fit(name, model, weights[name])
+    except Exception as error:
+        raise ValueError(f"folder is {str(folder)!r}; expected a readable checkpoint, and reading "
+                         f"it failed: {error}") from error
+    for name, model in models.items():
+        model.load_state_dict(weights[name], strict=False)  # tied weights are saved once
+    return state
+
+
+def _check_fit(name: str, model, weights: dict) -> None:
+    own = model.state_dict()
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    missing, unexpected = own.keys() - weights.keys() - tied, weights.keys() - own.keys()
+    if missing or unexpected:
+        raise ValueError(f"{name} lacks {sorted(missing)} and has {sorted(unexpected)} besides")
+    for key, tensor in weights.items():
+        if tensor.shape != own[key].shape:
+            raise ValueError(f"{name} has {key} of shape {tuple(tensor.shape)}; expected "
+                             f"{tuple(own[key].shape)}")

@@ -1,0 +1,4 @@
+"""Language models: tokens, policies, reward models and critics, sampling, rewards.
+
+It may import mathematics.
+"""

@@ -1,0 +1,333 @@
+"""Next-token logits through a key-value cache, one token a row at a time.
+
+`Decoder` serves any transformers language model. `GPT2Decoder` has GPT-2's layers written out, and
+`FixedDecoder` makes of a whole step one program, which a GPU replays by a single launch. What they
+compute is the same. Axes: B rows, P prompt slots, T new tokens, V vocabulary.
+Chapter: gpt2-on-a-gpu.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .policy import layers_of
+from .tokens import position_ids
+
+
+class Decoder:
+    """Next-token logits of any transformers language model, one token a row at a time.
+
+    Rows that have ended are carried along until a quarter is dead; then the cache is copied
+    without them. Chapter: gpt2-on-a-gpu.
+    """
+
+    def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.dtype = dtype or model.dtype  # what is computed in
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Read the prompts, (B, P); return the logits of the first new token, (B, V)."""
+        self.mask = prompt_mask.bool()  # (rows, slots) what a new token may attend to
+        self.even = bool(self.mask.all())
+        self.positions = position_ids(prompt_mask)
+        self.rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # not ended yet
+        self.open(*prompt_ids.shape)
+        return self.forward(prompt_ids, self.positions)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows of the cache, in this order; a row may be taken several times."""
+        self.mask, self.positions = self.mask[rows], self.positions[rows, -1:]
+        self.reorder(rows)
+        self.rows = torch.arange(len(rows), device=rows.device)
+
+    def step(self, token: Tensor, going: Tensor) -> Tensor:
+        """The logits after one more token in each row that goes on.
+
+        `going` tells, for the rows of the last logits, which those are; `token` has one for each.
+        """
+        self.rows = self.rows[going]
+        if len(self.rows) <= .75 * len(self.mask):
+            self.keep(self.rows)
+        ids = token.new_zeros(len(self.mask), 1)
+        ids[self.rows, 0] = token
+        self.positions = self.positions[:, -1:] + 1
+        self.mask = F.pad(self.mask, (0, 1), value=True)
+        logits = self.forward(ids, self.positions)
+        return logits if len(self.rows) == len(logits) else logits[self.rows]
+
+    def open(self, B: int, P: int) -> None:
+        from transformers import DynamicCache
+
+        self.cache = DynamicCache()
+
+    def reorder(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
+            return self.model(input_ids=ids, attention_mask=self.mask.long(),
+                              position_ids=positions, past_key_values=self.cache, use_cache=True,
+                              logits_to_keep=1).logits[:, -1]
+
+
+@contextmanager
+def plain_layers(model):
+    """Undo, while the model samples, what its layers do in training.
+
+    transformers keeps the cache from layers that recompute their activations. A compiled layer
+    would be traced anew for the cache, whose length is another at every step.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    layers = [layer for layer in layers_of(model) if layer.training]
+    for layer in layers:  # what is inside them, dropout above all, stays as it is
+        layer.training = False
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+class GPT2Decoder(Decoder):
+    """The same for GPT-2, its layers written out and its cache made in advance.
+
+    Radford et al. 2019; the layers are those of `transformers.GPT2LMHeadModel`, whose weights
+    it reads, or copies of them in another precision. Chapter: gpt2-on-a-gpu.
+    """
+
+    def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
+        self.config, self.max_new_tokens = model.config, max_new_tokens
+        self.act = model.transformer.h[0].mlp.act
+        self.weights = [w.to(dtype or model.dtype) for w in self.weights_of(model)]
+
+    @staticmethod
+    def reads(model) -> bool:
+        """Whether the model is a plain GPT-2: no other layers, no hooks, no dropout at work."""
+        from transformers import GPT2LMHeadModel
+        from transformers.pytorch_utils import Conv1D
+
+        if type(model) is not GPT2LMHeadModel:
+            return False
+        c = model.config
+        if (c.add_cross_attention or c.reorder_and_upcast_attn or not c.scale_attn_weights
+                or c.scale_attn_by_inverse_layer_idx):
+            return False
+        for m in model.modules():
+            dropout = isinstance(m, torch.nn.Dropout) and m.training and m.p
+            if dropout or m._forward_hooks or m._forward_pre_hooks:
+                return False
+        return all(type(m) is Conv1D for b in model.transformer.h
+                   for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj))
+
+    @staticmethod
+    def weights_of(model) -> list[Tensor]:
+        """Three tables, twelve tensors for each layer, and the last norm."""
+        t = model.transformer
+        layers = [m for b in t.h for m in (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2,
+                                           b.mlp.c_fc, b.mlp.c_proj)]
+        return [w.detach() for w in (t.wte.weight, t.wpe.weight, model.lm_head.weight,
+                                     *(x for m in (*layers, t.ln_f) for x in (m.weight, m.bias)))]
+
+    def open(self, B: int, P: int) -> None:
+        c = self.config
+        self.used = 0
+        self.cache = [self.weights[0].new_empty(
+            2, B, c.n_head, P + self.max_new_tokens, c.n_embd // c.n_head)
+            for _ in range(c.n_layer)]  # keys and values
+
+    def reorder(self, rows: Tensor) -> None:
+        for i, old in enumerate(self.cache):
+            new = old.new_empty(2, len(rows), *old.shape[2:])
+            new[:, :, :, :self.used] = old[:, rows, :, :self.used]
+            self.cache[i] = new
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        T = ids.shape[1]
+        mask = self.mask[:, None, None, :]  # (B, 1, 1, slots)
+        if T > 1:  # the prompt: each token sees those before it, and padding sees itself
+            past = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
+            mask = mask & past | torch.eye(T, dtype=torch.bool, device=ids.device)
+        elif self.even:  # no padding anywhere: nothing to mask
+            mask = None
+        start, self.used = self.used, self.used + T
+
+        def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
+            cache[0, :, :, start:self.used], cache[1, :, :, start:self.used] = kv
+            return cache[:, :, :, :self.used]
+        return self.logits_after(ids, positions, mask, remember)
+
+    def logits_after(self, ids: Tensor, positions: Tensor, mask: Tensor | None, remember) -> Tensor:
+        """GPT-2: (B, T) tokens to the logits after the last, (B, V).
+
+        `remember(cache, kv)` writes the keys and values of these tokens into the cache of a layer,
+        and returns those that they may attend to.
+        """
+        c, (B, T) = self.config, ids.shape
+        embed, place, unembed, *weights, last_w, last_b = self.weights
+        norm = partial(F.layer_norm, normalized_shape=(c.n_embd,), eps=c.layer_norm_epsilon)
+        x = (F.embedding(ids, embed) + F.embedding(positions, place)).flatten(0, 1)
+        for i, cache in enumerate(self.cache):  # x is (B·T, E): one product for all rows
+            w1, b1, mix, mix_b, join, join_b, w2, b2, up, up_b, down, down_b = \
+                weights[12 * i:12 * i + 12]
+            qkv = torch.addmm(mix_b, norm(x, weight=w1, bias=b1), mix)
+            q, *kv = qkv.view(B, T, 3, c.n_head, -1).permute(2, 0, 3, 1, 4)
+            keys, values = remember(cache, kv)
+            seen = F.scaled_dot_product_attention(q, keys, values, mask)
+            x = x + torch.addmm(join_b, seen.transpose(1, 2).reshape(B * T, -1), join)
+            inner = self.act(torch.addmm(up_b, norm(x, weight=w2, bias=b2), up))
+            x = x + torch.addmm(down_b, inner, down)
+        return F.linear(norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b), unembed)
+
+
+class FixedDecoder(GPT2Decoder):
+    """A whole step, from the draw to the next logits, as one program with nothing left to decide.
+
+    On a GPU the host takes longer to launch the kernels of a step than they take to run. So the
+    step has one shape from the first token to the last: rows that ended are carried along, every
+    slot of the cache is attended to behind a mask, and the place to write to is a tensor. CUDA
+    can record such a program as a graph and replay it by a single launch. The host only fills the
+    noise and, every `CHECK` steps, asks whether a row still writes. On a CPU the same program runs
+    as it stands, which is how it is tested. Chapter: gpt2-on-a-gpu.
+
+    Parameters
+    ----------
+    model : transformers.GPT2LMHeadModel
+    B, P, T : int
+        Rows, slots for the prompt, and new tokens.
+    temperature : float
+    greedy : bool
+    eos, pad : int
+        Token ids.
+    dtype : torch.dtype, optional
+    """
+
+    CHECK = 8  # steps between two looks at whether all rows have ended
+    made: WeakKeyDictionary = WeakKeyDictionary()  # model -> the decoders made for it last
+
+    def __init__(self, model, B: int, P: int, T: int, temperature: float, greedy: bool, eos: int,
+                 pad: int, dtype: torch.dtype | None = None):
+        super().__init__(model, T, dtype)
+        self.P, self.temperature, self.greedy, self.eos, self.pad = P, temperature, greedy, eos, pad
+        self.graph = None
+        device, V = model.device, len(self.weights[2])
+        self.open(B, P)
+        for cache in self.cache:
+            cache.zero_()  # a masked slot weighs 0, and 0 times what lay there may be nan
+        self.mask = torch.zeros(B, P + T, dtype=torch.bool, device=device)
+        self.slot, self.column = (torch.zeros(1, dtype=torch.long, device=device) for _ in range(2))
+        self.positions = torch.zeros(B, 1, dtype=torch.long, device=device)
+        self.going = torch.zeros(B, dtype=torch.bool, device=device)
+        self.logits = self.weights[0].new_zeros(B, V)
+        self.noise = torch.ones(B, V, device=device)
+        self.tokens, self.written = (torch.zeros(B, T, dtype=torch.long, device=device)
+                                     for _ in range(2))
+        self.logprobs, self.entropies = (torch.zeros(B, T, device=device) for _ in range(2))
+
+    @staticmethod
+    def suits(model) -> bool:
+        """Whether launches are what a step of a GPT-2 waits for: on a GPU."""
+        return model.device.type == "cuda"
+
+    @classmethod
+    def get(cls, model, *settings) -> FixedDecoder:
+        """One that was made before for the same sizes, with the weights of now; or a new one."""
+        made = cls.made.setdefault(model, {})
+        decoder = made.pop(settings, None)
+        while len(made) > 1:  # two at most: one for training and one for evaluation
+            del made[next(iter(made))]
+        decoder = made[settings] = decoder or cls(model, *settings)
+        for mine, now in zip(decoder.weights, cls.weights_of(model)):
+            if mine.data_ptr() != now.data_ptr():  # a copy in another precision
+                mine.copy_(now)
+        return decoder
+
+    def load(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor) -> None:
+        """Begin behind prompts that were read: row i continues row `rows[i]` of `prompts`."""
+        for state in (self.mask, self.written, self.logprobs, self.entropies, self.column):
+            state.zero_()
+        left = self.P - prompts.used  # slots that no prompt reaches
+        for mine, read in zip(self.cache, prompts.cache):
+            mine[:, :, :, left:self.P] = read[:, rows, :, :prompts.used]
+        self.mask[:, left:self.P] = prompts.mask[rows]
+        self.positions.copy_(prompts.positions[rows, -1:] + 1)
+        self.logits.copy_(logits[rows])
+        self.tokens.fill_(self.pad)
+        self.slot.fill_(self.P)
+        self.going.fill_(True)
+
+    def advance(self) -> None:
+        """Draw a token in every row, write it down, and compute the logits of the next."""
+        logprobs = log_probabilities(self.logits, self.temperature)
+        probabilities = logprobs.exp()
+        token = (logprobs if self.greedy else probabilities / self.noise).argmax(dim=-1)
+        token = torch.where(self.going, token, self.pad)
+        chosen = logprobs.gather(1, token[:, None])[:, 0]
+        entropy = -(probabilities * logprobs).sum(dim=-1)
+        for table, value in ((self.tokens, token), (self.written, self.going.long()),
+                             (self.logprobs, torch.where(self.going, chosen, 0.)),
+                             (self.entropies, torch.where(self.going, entropy, 0.))):
+            table.index_copy_(1, self.column, value[:, None])
+        self.going &= token != self.eos
+        self.mask.index_fill_(1, self.slot, True)
+
+        def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
+            for kept, new in zip(cache, kv):
+                kept.index_copy_(2, self.slot, new)
+            return cache
+        self.logits.copy_(self.logits_after(token[:, None], self.positions,
+                                            self.mask[:, None, None, :], remember))
+        for place in (self.slot, self.column, self.positions):
+            place += 1
+
+    def record(self) -> None:
+        """Turn `advance` into a CUDA graph."""
+        with torch.cuda.device(self.logits.device):
+            aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self.rehearse()
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph, stream=aside):
+                self.advance()
+        self.graph = graph  # only now: one that broke off would be replayed as far as it came
+
+    def rehearse(self) -> None:
+        """Let every kernel of a step be chosen, as they must be before a graph is recorded."""
+        for _ in range(3):
+            self.going.fill_(True)  # an ended row reads `pad`, which need not be a row of the model
+            for place in (self.column, self.slot, self.positions):
+                place.zero_()
+            self.advance()
+
+    def run(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor,
+            generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All tokens of all rows; what `step_by_step` returns."""
+        if self.graph is None and self.logits.is_cuda:
+            self.record()
+        self.load(prompts, rows, logits)
+        for t in range(self.max_new_tokens):
+            if not self.greedy:
+                self.noise.exponential_(generator=generator)
+            self.graph.replay() if self.graph else self.advance()
+            if (t + 1) % self.CHECK == 0 and not self.going.any():
+                break
+        used = int(self.written.any(dim=0).sum())
+        tables = (self.tokens, self.written, self.logprobs, self.entropies)
+        return *(table[:, :used].clone() for table in tables), ~self.going
+
+
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """log π of every next token at a temperature, in float32; shape as `logits`, in nats.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    logits = logits if temperature == 1. else logits.float() / temperature
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)

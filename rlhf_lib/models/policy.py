@@ -1,0 +1,162 @@
+"""A policy is a causal language model: make one at a scale, or load one.
+
+Chapters: sft, ppo-live, grpo.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+
+# ---------------------------------------------------------------------------------- scales
+
+SCALES = {
+    # about 1M parameters: trains on two CPU cores in a minute
+    "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, init_std=.06),
+    # GPT-2 small, 124M parameters with its 50,257 rows of vocabulary
+    "gpt2": dict(n_embd=768, n_layer=12, n_head=12, n_positions=1024, init_std=.02,
+                 vocab_size=50_257),
+    # 0.35M parameters: enough for the sums world, whose tokens are 15 characters
+    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=.06),
+}
+
+
+def choose_scale(scale: str | None = None) -> str:
+    """The scale to run at: the argument, else `RLHF_SCALE`, else what the hardware carries.
+
+    Returns `"gpt2"` where there is a GPU and `"tiny"` where there is none.
+
+    Chapter: gpt2-on-a-gpu.
+
+    Raises
+    ------
+    ValueError
+        If the argument or `RLHF_SCALE` names no scale.
+    """
+    source = "scale" if scale is not None else "RLHF_SCALE"
+    scale = scale or os.environ.get("RLHF_SCALE") or ("gpt2" if torch.cuda.is_available()
+                                                      else "tiny")
+    if scale not in SCALES:
+        raise ValueError(f"{source} is {scale!r}; expected one of {', '.join(map(repr, SCALES))}")
+    return scale
+
+
+def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
+    """A GPT-2 with random weights.
+
+    Dropout is zero: a policy is sampled and scored by the same function, and dropout would make
+    it two. The larger initial standard deviation at `tiny` makes a small model learn to copy
+    words from its prompt in a third of the steps.
+
+    Chapter: sft.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Gives the vocabulary size, unless the scale fixes it, and the pad and end tokens.
+    scale : {"tiny", "gpt2", "mini"}
+    seed : int
+        Seeds the weights, and nothing else.
+
+    Returns
+    -------
+    transformers.GPT2LMHeadModel
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = dict(SCALES[choose_scale(scale)])
+    std = size.pop("init_std")
+    config = GPT2Config(
+        vocab_size=size.pop("vocab_size", len(tokenizer)), initializer_range=std,
+        activation_function="gelu_pytorch_tanh", resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None, **size)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config)
+    return model.eval()
+
+
+def load_policy(source: str | os.PathLike):
+    """Load a causal language model and its tokenizer from a folder or, by name, from the hub.
+
+    Chapter: scaling-out.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel
+        In evaluation mode, so that dropout is off.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Padding on the left, with a pad token that is not its end token.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `source` looks like a folder and there is none.
+    ValueError
+        If its weights cannot be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = load_pretrained(AutoModelForCausalLM, source)
+    tokenizer = load_pretrained(AutoTokenizer, source)
+    add_pad_token(model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def add_pad_token(model, tokenizer) -> None:
+    """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
+
+    Chapter: scaling-out.
+    """
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+        model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def load_pretrained(auto_class, source: str | os.PathLike, **options):
+    """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
+
+    Chapter: scaling-out.
+    """
+    folder = Path(source)
+    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME
+    if not (folder / "config.json").exists() and (folder.exists() or not on_the_hub):
+        raise FileNotFoundError(f"source is {str(source)!r}; expected a checkpoint folder with "
+                                "config.json and model.safetensors, and found none there")
+    from transformers.utils import logging
+
+    progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # these files load in a blink; a bar would stay in the notebook
+    try:
+        return auto_class.from_pretrained(source, **options)
+    except Exception as error:  # transformers and safetensors raise many kinds; all mean this
+        raise ValueError(f"source is {str(source)!r}; expected a readable checkpoint, and reading "
+                         f"it failed: {error}") from error
+    finally:
+        if progress:
+            logging.enable_progress_bar()
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of distinct parameters; tied weights count once.
+
+    Chapter: ppo-mechanics.
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def layers_of(model) -> list[torch.nn.Module]:
+    """The layers of a transformers model: what can be computed again, or compiled, one by one.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

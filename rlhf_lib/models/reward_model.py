@@ -1,0 +1,145 @@
+"""A reward model is a trunk and a scalar head, read at the last token; a critic reads every token.
+
+Both are `transformers` sequence classifiers with one label, so a checkpoint made here loads in any
+tool that takes one, and the other way round. Scores are in units of reward, with no sigmoid: a
+squashed score would shrink below the KL penalty it is weighed against.
+
+Axes: B batch, P prompt tokens, T completion tokens. Chapters: reward-model, ppo-mechanics.
+"""
+from __future__ import annotations
+
+import copy
+import os
+
+import torch
+from torch import Tensor
+
+from .policy import load_pretrained
+from .tokens import TokenBatch, check_context, selected_logprobs
+
+
+def new_reward_model(policy, seed: int = 0):
+    """A reward model that starts from a policy's trunk, with a small random head.
+
+    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5. Chapter: reward-model.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+        Usually the SFT policy. It is copied, not changed.
+    seed : int
+        Seeds the head.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        A sequence classifier with `num_labels=1`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config)
+        torch.nn.init.normal_(model.score.weight, std=.02)
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    return model.to(policy.device, policy.dtype).eval()
+
+
+def load_reward_model(source: str | os.PathLike):
+    """Load a reward model from a folder or, by name, from the hub.
+
+    Chapter: reward-model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no checkpoint, it cannot be read, or it has more than one label.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = load_pretrained(AutoModelForSequenceClassification, source)
+    check_one_output(str(source), model)
+    return model.eval()
+
+
+def check_one_output(name: str, model) -> None:
+    """Refuse a classifier whose head has more than one output: none of them would be the reward.
+
+    One without a head `score`, as an encoder is, cannot be read at the last token either.
+
+    Chapter: reward-model.
+    """
+    if not hasattr(model, "score") and hasattr(model, "classifier"):
+        raise ValueError(f"{name} is a {type(model).__name__}; expected a sequence classifier on "
+                         "a decoder, with a head called score")
+    if model.config.num_labels != 1:
+        raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
+
+
+def token_values(model, batch: TokenBatch) -> Tensor:
+    """The head's output after every token of prompt and completion, shape (B, P + T).
+
+    Chapter: reward-model.
+    """
+    check_context(model, batch.input_ids.shape[1])
+    hidden = model.base_model(**batch.model_inputs).last_hidden_state
+    return model.score(hidden).squeeze(-1).float()
+
+
+def reward_scores(model, batch: TokenBatch) -> Tensor:
+    """The reward of each completion, shape (B,): the head's output at its last real token.
+
+    Chapter: reward-model.
+    """
+    last = batch.prompt_ids.shape[1] + batch.completion_mask.sum(dim=1) - 1
+    return token_values(model, batch).gather(1, last[:, None]).squeeze(1)
+
+
+def state_values(critic, batch: TokenBatch) -> Tensor:
+    """V of the state before each completion token, shape (B, T), in units of reward.
+
+    Row t is the output one position earlier, so that the value of a state cannot see the action
+    taken in it.
+
+    Chapter: ppo-mechanics.
+    """
+    P = batch.prompt_ids.shape[1]
+    return token_values(critic, batch)[:, P - 1:-1]
+
+
+class SharedCritic(torch.nn.Module):
+    """A critic that is a value head on the policy's own trunk, initialised at zero.
+
+    One trunk in place of two, and one forward pass for both outputs; the price is that the value
+    loss moves the policy's weights too.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapter: ppo-mechanics.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+        Shared, not copied.
+    """
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy, self.config, self.base_model = policy, policy.config, policy.base_model
+        self.score = torch.nn.Linear(policy.config.hidden_size, 1, bias=False, device=policy.device,
+                                     dtype=policy.dtype)
+        torch.nn.init.zeros_(self.score.weight)
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def logprobs_and_values(self, batch: TokenBatch, temperature: float = 1.
+                            ) -> tuple[Tensor, Tensor]:
+        """`token_logprobs` and `state_values` of one forward pass, each (B, T)."""
+        check_context(self, batch.input_ids.shape[1])
+        hidden = self.base_model(**batch.model_inputs).last_hidden_state
+        hidden = hidden[:, batch.prompt_ids.shape[1] - 1:-1]  # the state before each token
+        logits = self.policy.get_output_embeddings()(hidden) / temperature
+        logprobs = selected_logprobs(logits, batch.completion_ids) * batch.completion_mask
+        return logprobs, self.score(hidden).squeeze(-1).float()

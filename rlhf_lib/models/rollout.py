@@ -1,0 +1,182 @@
+"""Sampling: a batch of completions, with the log-probability of every sampled token.
+
+Axes: B batch, P prompt tokens (padded on the left), T completion tokens (padded on the right).
+
+What it leaves out on purpose: top-k and top-p. They would sample from another distribution than
+the one that is trained. The temperature is kept, and divides the logits wherever the completions
+are scored again. Chapters: ppo-mechanics, ppo-live, grpo.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
+from .tokens import TokenBatch, check_context, encode_prompts, texts
+
+
+@dataclass
+class Rollout(TokenBatch):
+    """A batch of samples and what the sampler knew about them.
+
+    Chapter: ppo-mechanics.
+    """
+
+    logprobs: Tensor  # (B, T) of the sampling policy at the sampling temperature; 0 on padding
+    entropies: Tensor  # (B, T) of the distribution each token was drawn from, nats; 0 on padding
+    finished: Tensor  # (B,) whether the completion ended by itself
+    prompts: list[str]
+    completions: list[str]  # without the end token
+
+    @property
+    def lengths(self) -> Tensor:  # (B,) tokens, the end token included
+        return self.completion_mask.sum(dim=1)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)
+                                if f.name not in ("prompts", "completions")})
+
+    def select(self, rows: list[int]) -> Rollout:
+        """The rollout of some rows; `rollout[rows]` gives only their tokens."""
+        tensors = {f.name: getattr(self, f.name)[rows] for f in fields(self)
+                   if f.name not in ("prompts", "completions")}
+        return Rollout(**tensors, prompts=[self.prompts[i] for i in rows],
+                       completions=[self.completions[i] for i in rows])
+
+
+def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
+    """Several rollouts as one batch: prompts padded on the left, completions on the right.
+
+    Chapter: grpo-variants.
+    """
+    P = max(r.prompt_ids.shape[1] for r in rollouts)
+    T = max(r.completion_ids.shape[1] for r in rollouts)
+
+    def together(name: str) -> Tensor:
+        rows, is_prompt = [], name.startswith("prompt")
+        for rollout in rollouts:
+            x = getattr(rollout, name)
+            room = (P if is_prompt else T) - x.shape[1] if x.dim() == 2 else 0
+            rows.append(F.pad(x, (room, 0) if is_prompt else (0, room),
+                              value=pad_token_id if name.endswith("ids") else 0))
+        return torch.cat(rows)
+
+    tensors = {f.name: together(f.name) for f in fields(Rollout)
+               if f.name not in ("prompts", "completions")}
+    return Rollout(**tensors, prompts=[p for r in rollouts for p in r.prompts],
+                   completions=[c for r in rollouts for c in r.completions])
+
+
+def step_by_step(decoder: Decoder, rows: Tensor, logits: Tensor, T: int, temperature: float,
+                 greedy: bool, eos: int, pad: int, generator: torch.Generator | None
+                 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Draw token after token until every row has ended, leaving those behind that have.
+
+    Row i of the batch continues row `rows[i]` of what the decoder has read, after `logits[rows[i]]`.
+    Returns tokens, mask, log-probabilities and entropies, each (B, T), and which rows ended, (B,).
+    Chapter: gpt2-on-a-gpu.
+    """
+    B, device = len(rows), rows.device
+    if B > len(logits):  # a group of completions shares one pass over its prompt
+        decoder.keep(rows)
+        logits = logits[rows]
+    tokens = torch.full((B, T), pad, device=device)
+    mask = torch.zeros((B, T), dtype=torch.long, device=device)
+    logprobs, entropies = (torch.zeros((B, T), device=device) for _ in range(2))
+    running = torch.arange(B, device=device)  # rows that have not ended
+    for t in range(T):
+        next_logprobs = log_probabilities(logits, temperature)
+        probabilities = next_logprobs.exp()
+        if greedy:
+            token = next_logprobs.argmax(dim=-1)
+        else:  # the largest p / Exp(1) is a draw from p; finished rows draw too, and drop theirs
+            noise = torch.empty((B, logits.shape[-1]), device=device)
+            noise.exponential_(generator=generator)
+            token = (probabilities / (noise[running] if len(running) < B else noise)).argmax(dim=-1)
+        tokens[running, t] = token
+        logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]
+        entropies[running, t] = -(probabilities * next_logprobs).sum(dim=-1)
+        mask[running, t] = 1
+        going = token != eos
+        running, token = running[going], token[going]
+        if not len(running) or t == T - 1:
+            break
+        logits = decoder.step(token, going)
+    finished = torch.ones(B, dtype=torch.bool, device=device)
+    finished[running] = False
+    return *(table[:, :t + 1] for table in (tokens, mask, logprobs, entropies)), finished
+
+
+@torch.no_grad()
+def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 1.,
+           generator: torch.Generator | None = None, greedy: bool = False,
+           dtype: torch.dtype | None = None) -> Rollout:
+    """Sample one completion for each prompt; repeat a prompt to get more of them.
+
+    Chapter: ppo-mechanics.
+
+    Parameters
+    ----------
+    policy : transformers causal language model
+    tokenizer : PreTrainedTokenizerBase
+    prompts : list of str
+    max_new_tokens : int
+        Longest completion, the end token included.
+    temperature : float
+        Divides the logits; 1 samples from the policy itself.
+    generator : torch.Generator, optional
+        On the policy's device; given one, the samples are a function of its state.
+    greedy : bool
+        Take the most likely token instead of sampling.
+    dtype : torch.dtype, optional
+        What to compute in, such as `torch.bfloat16`; the weights' own type if not given. The
+        log-probabilities are those of the policy that drew, and float32 in any case.
+
+    Returns
+    -------
+    Rollout
+
+    Raises
+    ------
+    ValueError
+        If a prompt is empty, the context is too short, temperature is not positive, or the
+        tokenizer cannot tell padding from the end of a completion.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a positive number "
+                         "(greedy=True takes the most likely token)")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
+
+    prompts = texts("prompts", prompts)
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, policy.device)
+    B, P = prompt_ids.shape
+    check_context(policy, P + max_new_tokens)
+    settings = (max_new_tokens, temperature, greedy, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+    first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
+    distinct = sorted(first.values())  # a prompt is read once, whatever it is sampled for
+    place = {prompts[i]: k for k, i in enumerate(distinct)}
+    rows = torch.tensor([place[prompt] for prompt in prompts], device=policy.device)
+    kind = GPT2Decoder if GPT2Decoder.reads(policy) else Decoder
+    fixed = kind is GPT2Decoder and FixedDecoder.suits(policy)
+    decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
+    with plain_layers(policy):
+        logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
+        if fixed:  # prompts of about the same length share a recording
+            slots = 16 * math.ceil(P / 16)
+            tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(
+                decoder, rows, logits, generator)
+        else:
+            tables = step_by_step(decoder, rows, logits, *settings, generator)
+    tokens, mask, logprobs, entropies, finished = tables
+    completions = [tokenizer.decode(row[keep], skip_special_tokens=True)
+                   for row, keep in zip(tokens.cpu(), mask.cpu().bool())]  # one copy, not 2 a row
+    return Rollout(prompt_ids, prompt_mask, tokens, mask, logprobs, entropies, finished, prompts,
+                   completions)

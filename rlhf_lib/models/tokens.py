@@ -1,0 +1,235 @@
+"""Text as tokens: encode prompts with their completions, and score each token under a model.
+
+Axes: B batch, P prompt tokens (padded on the left), T completion tokens (padded on the right),
+V vocabulary. Log-probabilities and entropies are in nats per token.
+
+Two things that published loops get wrong are settled here, once, for every model of the library:
+
+- Prompts are padded on the left, so `position_ids` are counted from the attention mask. Without
+  them a short prompt would be scored at other positions than it was sampled at.
+- Which completion tokens are real is a mask that is carried along. It is never read off the token
+  ids, where padding may look like the end of a sequence.
+
+Chapters: sft, ppo-mechanics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterable
+
+import torch
+from torch import Tensor
+
+
+# ---------------------------------------------------------------------------------- encoding
+
+@dataclass
+class TokenBatch:
+    """Prompts and completions as tokens, the one layout that every model here reads.
+
+    Chapter: ppo-mechanics.
+    """
+
+    prompt_ids: Tensor  # (B, P) padded on the left
+    prompt_mask: Tensor  # (B, P) 1 on real tokens
+    completion_ids: Tensor  # (B, T) padded on the right
+    completion_mask: Tensor  # (B, T) 1 up to and including the first end token
+
+    @property
+    def input_ids(self) -> Tensor:  # (B, P + T)
+        return torch.cat([self.prompt_ids, self.completion_ids], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:  # (B, P + T)
+        return torch.cat([self.prompt_mask, self.completion_mask], dim=1)
+
+    @property
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What a transformers model is called with."""
+        mask = self.attention_mask
+        return dict(input_ids=self.input_ids, attention_mask=mask,
+                    position_ids=position_ids(mask), use_cache=False)
+
+    @property
+    def trimmed(self) -> TokenBatch:
+        """The same without the columns that are padding in every row."""
+        start = int(self.prompt_mask.any(dim=0).int().argmax())
+        T = int(self.completion_mask.sum(dim=1).max())
+        return TokenBatch(self.prompt_ids[:, start:], self.prompt_mask[:, start:],
+                          self.completion_ids[:, :T], self.completion_mask[:, :T])
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    def __getitem__(self, rows) -> TokenBatch:
+        """The same record for some rows: an index tensor or a slice."""
+        return TokenBatch(self.prompt_ids[rows], self.prompt_mask[rows],
+                          self.completion_ids[rows], self.completion_mask[rows])
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions counted over real tokens only, so that left padding does not shift a prompt.
+
+    Chapter: ppo-mechanics.
+
+    Examples
+    --------
+    >>> position_ids(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]))
+    tensor([[0, 0, 0, 1, 2],
+            [0, 1, 2, 3, 4]])
+    """
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def texts(name: str, values: Iterable[str]) -> list[str]:
+    """The values as a list, checked: one text alone would be read letter by letter.
+
+    Chapter: sft.
+    """
+    if isinstance(values, str):
+        raise ValueError(f"{name} is the text {values[:60]!r}; expected a list of texts")
+    values = list(values)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{name}[{i}] is {value!r}; expected text")
+    return values
+
+
+def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor, Tensor]:
+    """Tokenize prompts and pad them on the left: ids and mask, each (B, P).
+
+    Chapter: sft.
+
+    Raises
+    ------
+    ValueError
+        If there is no prompt, one has no tokens, or the tokenizer cannot tell padding from the
+        end of a completion.
+    """
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is None or eos is None or pad == eos:
+        raise ValueError(f"tokenizer has pad_token_id={pad} and eos_token_id={eos}; expected two "
+                         "different tokens (load_policy adds a pad token where there is none)")
+    prompts = texts("prompts", prompts)
+    if not prompts:
+        raise ValueError("prompts is empty; expected at least one prompt")
+    rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    for i, row in enumerate(rows):
+        if not row:
+            raise ValueError(f"prompts[{i}] is {prompts[i]!r}; expected text with at least one "
+                             "token")
+    width = max(map(len, rows))
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") -> TokenBatch:
+    """Tokenize prompts with their completions; each completion gets an end token.
+
+    Chapter: sft.
+
+    Raises
+    ------
+    ValueError
+        If the lists differ in length, or a prompt is empty.
+    """
+    prompts, completions = texts("prompts", prompts), texts("completions", completions)
+    if len(prompts) != len(completions):
+        raise ValueError(f"completions has {len(completions)} entries; expected one for each of "
+                         f"the {len(prompts)} prompts")
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, device)
+    rows = [row + [tokenizer.eos_token_id]
+            for row in tokenizer(completions, add_special_tokens=False)["input_ids"]]
+    width = max(map(len, rows))
+    ids = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    return TokenBatch(prompt_ids, prompt_mask, torch.tensor(ids, device=device),
+                      torch.tensor(mask, device=device))
+
+
+def check_context(model, length: int) -> None:
+    """Raise a ValueError if `length` tokens do not fit the model's context.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and length > context:
+        raise ValueError(f"the longest prompt and its completion take {length} tokens; expected "
+                         f"at most {context}, the context of this model")
+
+
+# ---------------------------------------------------------------------------------- scoring
+
+def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:
+    """The logits that predict each completion token, divided by the sampling temperature.
+
+    Chapter: ppo-mechanics.
+
+    Returns
+    -------
+    Tensor, shape (B, T, V)
+        Row t predicts `completion_ids[:, t]`: it is the output one position earlier. Logits over
+        the prompt, which nothing reads, are not computed.
+    """
+    check_context(model, batch.input_ids.shape[1])
+    T = batch.completion_ids.shape[1]
+    logits = model(**batch.model_inputs, logits_to_keep=T + 1).logits[:, :-1]
+    return logits / temperature if temperature != 1. else logits
+
+
+def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
+    """log softmax(logits) at the given ids: (B, T, V) and (B, T) to (B, T), in nats.
+
+    The table of all log-probabilities, (B, T, V), is never made: forward needs the logarithm of a
+    sum for each token, backward one table, its gradient. Chapters: ppo-mechanics, gpt2-on-a-gpu.
+    """
+    return _SelectedLogprobs.apply(logits, ids)
+
+
+class _SelectedLogprobs(torch.autograd.Function):
+    """x[id] − log Σ exp x; its gradient in x is [id] − softmax(x)."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
+        total = _float(logits).logsumexp(dim=-1)
+        ctx.save_for_backward(logits, ids, total)
+        return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - total
+
+    @staticmethod
+    def backward(ctx, weight: Tensor) -> tuple[Tensor, None]:
+        logits, ids, total = ctx.saved_tensors
+        weight = weight.unsqueeze(-1)
+        gradient = (logits - total.unsqueeze(-1)).exp_().mul_(-weight)
+        return gradient.scatter_add_(-1, ids.unsqueeze(-1), weight).to(logits.dtype), None
+
+
+def _float(x: Tensor) -> Tensor:  # 16 bits are too few for a sum over a vocabulary
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of each next-token distribution: (B, T, V) to (B, T), in nats.
+
+    Chapter: ppo-mechanics.
+
+    Examples
+    --------
+    >>> entropy(torch.zeros(1, 1, 4)).exp()
+    tensor([[4.]])
+    """
+    logprobs = torch.log_softmax(_float(logits), dim=-1)
+    return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
+def token_logprobs(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:
+    """log π(y_t | x, y_<t) of every completion token, shape (B, T), in nats; 0 on padding.
+
+    The temperature must be the one that the completions were sampled at: at another one these
+    would be the log-probabilities of a different policy.
+
+    Chapter: ppo-mechanics.
+    """
+    logits = completion_logits(model, batch, temperature)
+    return selected_logprobs(logits, batch.completion_ids) * batch.completion_mask

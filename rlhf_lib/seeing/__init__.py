@@ -1,0 +1,4 @@
+"""Figures and interactive demos.
+
+It may import every room but running.
+"""

@@ -1,0 +1,312 @@
+"""The reward microscope: edit a reply, and see what each word is worth to a reward function.
+
+Without a kernel the reader tries edits that were scored when the demo was made. With one, the
+reader types, and Python scores. The browser side is reward_microscope.js.
+
+Chapter: reward-model.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Callable, Mapping, NamedTuple, Sequence
+
+import traitlets
+
+from .base import Demo, browser_code, styles
+from ...worlds import letters
+
+DIGITS = 4  # what is kept of a score
+UNCHANGED, TYPED = "as written", "your own"
+_WORD = re.compile(r"\s*(?:\w+(?:['’-]\w+)*|[^\w\s])")  # with the white space before it
+
+
+class WordScores(NamedTuple):
+    """What each word of a reply does to its score. Everything is in units of reward.
+
+    Attributes
+    ----------
+    pieces : list of N strings
+        The words and punctuation marks, each with the white space before it; together, the reply.
+    score : float
+        r(y) of the whole reply.
+    contributions : list of N floats
+        r(y) − r(y without word i). Exact for any reward function. The words act together, so these
+        need not add up to anything.
+    running : list of N + 1 floats
+        The reward of the first 0, 1, …, N words, each as a whole reply. The steps add up to
+        r(y) − r(empty). A reward model learns from whole replies, though.
+    """
+
+    pieces: list[str]
+    score: float
+    contributions: list[float]
+    running: list[float]
+
+
+def word_scores(reward: Callable, prompt: str, reply: str) -> WordScores:
+    """Score a reply, the reply without each of its words, and each of its beginnings.
+
+    Every number is the reward of a complete reply, with its end token: the head of a reward model
+    is trained at the last token alone, so what it gives at an earlier one is not used.
+
+    Definition: leave one out, r(y) − r(y without word i). Chapter: reward-model.
+
+    Parameters
+    ----------
+    reward : callable
+        A reward function: takes `prompts` and `completions`, returns a float for each.
+    prompt, reply : str
+        The reply has at least one word.
+
+    Returns
+    -------
+    WordScores
+
+    Raises
+    ------
+    ValueError
+        If the reply has no word, or a score is not finite.
+    RuntimeError
+        If the reward function raises, as a reply over the model's context makes it.
+
+    Examples
+    --------
+    >>> commas = lambda prompts, completions: [float(c.count(",")) for c in completions]
+    >>> word_scores(commas, "say hello", "hello, you").contributions
+    [0.0, 1.0, 0.0]
+    """
+    from ...models.rewards import call_reward
+
+    pieces = _WORD.findall(reply.strip())
+    if not pieces:
+        raise ValueError("the reply is empty; expected at least one word")
+    n = len(pieces)
+    without = ["".join(pieces[:i] + pieces[i + 1:]).strip() for i in range(n)]
+    beginnings = ["".join(pieces[:i]) for i in range(n)]
+    texts = ["".join(pieces), *without, *beginnings]
+    score, *others = call_reward(reward, [prompt] * len(texts), texts).double().tolist()
+    return WordScores(pieces, score, [score - other for other in others[:n]],
+                      [*others[n:], score])
+
+
+def letters_edits(prompt: str, reply: str) -> dict[str, str]:
+    """One-step edits of a reply in the letters world: of each, its name and the edited reply.
+
+    An edit that changes nothing is left out.
+
+    Raises
+    ------
+    ValueError
+        If the prompt is none of the letters world.
+
+    Chapter
+    -------
+    reward-model
+
+    Examples
+    --------
+    >>> edits = letters_edits("write to ben. confirm: the boat, friday. reply:",
+    ...                       "hello ben, your boat is booked for friday. thanks")
+    >>> edits["another day"]
+    'hello ben, your boat is booked for saturday. thanks'
+    """
+    request, words = letters.parse(prompt), letters.words(reply)
+
+    def following(options: Sequence[str], one: str) -> str:
+        return options[(options.index(one) + 1) % len(options)]
+
+    def swapped(old: str, options: Sequence[str]) -> list[str]:
+        return [following(options, old) if word == old else word for word in words]
+
+    greeting = 1 + words.index(",") if "," in words[:4] else 0
+    stops = [i for i, word in enumerate(words) if word == "."]
+    closing = 1 + stops[-1] if stops else len(words)
+    items = letters.INTENTS[request.intent].items
+    edits = {
+        "no greeting": words[greeting:],
+        "no closing": words[:closing],
+        "without the day": [word for word in words if word != request.day],
+        "another day": swapped(request.day, letters.DAYS),
+        "another item": swapped(request.item, items),
+        "another name": swapped(request.name, letters.NAMES),
+        "one gushing word": words[:greeting] + "wonderful !".split() + words[greeting:],
+        "three gushing words": (words[:greeting] + "wonderful ! marvellous ! delighted !".split()
+                                + words[greeting:]),
+        "a rude sentence": words[:closing] + "this is nonsense .".split() + words[closing:],
+        "small talk": words[:closing] + "the weather is nice today .".split() + words[closing:],
+        "the end twice": words + words[closing:],
+    }
+    return {name: letters.join(edited) for name, edited in edits.items()
+            if edited and edited != words}
+
+
+class MicroscopeNumbers(NamedTuple):
+    """What the reward microscope shows of one reply.
+
+    Attributes
+    ----------
+    reply : str
+    scores : WordScores
+    change : float
+        In score, against the reply as it was written.
+    gold, gold_change : float or None
+        The same of the gold function; None without one.
+    """
+
+    reply: str
+    scores: WordScores
+    change: float
+    gold: float | None
+    gold_change: float | None
+
+
+class RewardMicroscope(Demo):
+    """A reply with the contribution of each word below it, and a table of edits to try.
+
+    All edits are scored when the demo is made, so that it works in a page without Python. With
+    Python behind it there is a field as well, and each pause in typing scores what it holds.
+
+    Parameters
+    ----------
+    reward : callable
+        A reward function, such as `LearnedReward(model, tokenizer)`.
+    replies : sequence of (prompt, reply)
+        What the reader starts from; two to four of them.
+    edits : callable or sequence of dict
+        Of a prompt and a reply, returns a dict from the name of an edit to the edited reply; or
+        such a dict for each of the replies. By default `letters_edits`.
+    gold : callable, optional
+        A reward function too: the truth to show beside the score.
+
+    Raises
+    ------
+    ValueError
+        If there is no reply, one is empty, edits are not one dict a reply, or a score is not
+        finite.
+    RuntimeError
+        If a reward function raises.
+
+    Chapter
+    -------
+    reward-model
+
+    Examples
+    --------
+    >>> length = lambda prompts, completions: [len(c) / 10 for c in completions]
+    >>> RewardMicroscope(length, [("write to ben. confirm: the boat, friday. reply:",
+    ...                            "the boat is booked. thanks")])
+    RewardMicroscope(1 replies, 7 edits; as written: score 2.600)
+    """
+
+    _esm = browser_code("reward_microscope")
+    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+
+    prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    rows = traitlets.List().tag(sync=True)  # for each prompt, its replies; the one as written first
+    case = traitlets.Int(0).tag(sync=True)  # the prompt on display
+    edit = traitlets.Unicode(UNCHANGED).tag(sync=True)  # name of the reply on display
+    view = traitlets.Enum(["contributions", "running"], "contributions").tag(sync=True)
+    typed = traitlets.Dict().tag(sync=True)  # the reader's own reply, as a row with its `case`
+
+    def __init__(self, reward: Callable, replies: Sequence[tuple[str, str]],
+                 edits: Callable | Sequence[Mapping[str, str]] = letters_edits, *,
+                 gold: Callable | None = None) -> None:
+        replies = [tuple(pair) for pair in replies]
+        if not replies:
+            raise ValueError("replies is empty; expected at least one pair of prompt and reply")
+        edited = [edits(*pair) for pair in replies] if callable(edits) else list(edits)
+        if len(edited) != len(replies):
+            raise ValueError(f"edits has {len(edited)} entries; expected {len(replies)}, one for "
+                             "each reply")
+        self.reward, self.gold = reward, gold
+        super().__init__(
+            prompts=[prompt for prompt, _ in replies],
+            rows=[[self._row(prompt, name, text)
+                   for name, text in {UNCHANGED: reply, **changes}.items()]
+                  for (prompt, reply), changes in zip(replies, edited)])
+        self.on_msg(self._heard)
+
+    def _row(self, prompt: str, name: str, reply: str) -> dict:
+        """A reply as it is stored: scores rounded, so that the page stays small."""
+        scores = word_scores(self.reward, prompt, reply)
+        gold = None
+        if self.gold is not None:
+            from ...models.rewards import call_reward
+
+            gold = round(call_reward(self.gold, [prompt], ["".join(scores.pieces)]).item(), DIGITS)
+        return {"name": name, "pieces": scores.pieces, "score": round(scores.score, DIGITS),
+                "contributions": [round(x, DIGITS) for x in scores.contributions],
+                "running": [round(x, DIGITS) for x in scores.running], "gold": gold}
+
+    def try_reply(self, reply: str) -> None:
+        """Score a reply of your own to the prompt on display, and show it.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            As `word_scores`; the display stays as it was.
+        """
+        self._score_typed(self.case, reply)
+        self.edit = TYPED
+
+    def _score_typed(self, case: int, reply: str) -> None:
+        row = self._row(self.prompts[case], TYPED, reply)
+        self.typed = {**row, "case": case, "unknown": self._unknown(row["pieces"])}
+
+    def _unknown(self, pieces: list[str]) -> list[str]:
+        """The words that the reward's tokenizer does not know, where it says so."""
+        tokenizer = getattr(self.reward, "tokenizer", None)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        words = list(dict.fromkeys(piece.strip() for piece in pieces))
+        return [] if unknown is None else [
+            word for word in words
+            if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+
+    def _heard(self, _, message: dict, buffers) -> None:
+        """Answer the browser: `hello`, or `score` of a reply, which it shows if it still asks."""
+        answer = {"id": message.get("id", 0)}
+        try:
+            if message.get("kind") == "score":
+                self._score_typed(message["case"], message["reply"])
+            self.send({"kind": "done", **answer})
+        except Exception as error:  # whatever a reader's reward raises belongs on the page
+            self.send({"kind": "failed", "text": str(error), **answer})
+
+    @traitlets.validate("case")
+    def _check_case(self, proposal) -> int:
+        if not 0 <= proposal["value"] < len(self.prompts):
+            raise ValueError(f"case is {proposal['value']}; expected 0 to {len(self.prompts) - 1}")
+        return proposal["value"]
+
+    @traitlets.validate("edit")
+    def _check_edit(self, proposal) -> str:
+        names = {row["name"]: 0 for rows in self.rows for row in rows}
+        if proposal["value"] not in [*names, TYPED]:
+            raise ValueError(f"edit is {proposal['value']!r}; expected one of "
+                             f"{', '.join(map(repr, names))}")
+        return proposal["value"]
+
+    @property
+    def result(self) -> MicroscopeNumbers:
+        """The numbers on display; of the reply as written where it has no edit of that name."""
+        rows = self.rows[self.case]
+        if self.typed.get("case") == self.case:
+            rows = [*rows, self.typed]
+        base = rows[0]
+        row = next((row for row in rows if row["name"] == self.edit), base)
+        gold = row["gold"]
+        return MicroscopeNumbers(
+            reply="".join(row["pieces"]),
+            scores=WordScores(row["pieces"], row["score"], row["contributions"], row["running"]),
+            change=row["score"] - base["score"], gold=gold,
+            gold_change=None if gold is None else gold - base["gold"])
+
+    def summary(self) -> str:
+        """The state in a few words."""
+        edits = sum(len(rows) - 1 for rows in self.rows)
+        numbers = self.result
+        gold = "" if numbers.gold is None else f", gold {numbers.gold:.2f}"
+        return (f"{len(self.prompts)} replies, {edits} edits; {self.edit}: "
+                f"score {numbers.scores.score:.3f}{gold}")

@@ -1,0 +1,79 @@
+"""A change of a function that does not depend on how the function is laid out.
+
+`apply(text, function, old, new)` finds the code `old` in one function of a file and puts `new` in
+its place. Both are compared token by token: line breaks inside brackets, comments, spaces, quotes,
+trailing commas and the spelling of numbers do not count, so a formatter may move all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import textwrap
+import tokenize
+from contextlib import suppress
+from typing import NamedTuple
+
+LAYOUT = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+class Token(NamedTuple):
+    text: str  # the same for two spellings of one thing
+    start: tuple[int, int]
+    end: tuple[int, int]
+
+
+def apply(text: str, function: str, old: str, new: str) -> str:
+    """The file with `old` replaced in one function, such as "gae" or "Decoder.step".
+
+    Raises
+    ------
+    ValueError
+        If there is no such function, or `old` does not stand in it exactly once.
+    """
+    first, last = lines_of(text, function)
+    code = [t for t in tokens(text) if first <= t.start[0] <= last]
+    wanted = [token.text for token in tokens(textwrap.dedent(old))]
+    while wanted and wanted[-1] == "\n":
+        wanted.pop()
+    found = [i for i in range(len(code)) if [t.text for t in code[i : i + len(wanted)]] == wanted]
+    if len(found) != 1 or not wanted:
+        raise ValueError(f"{old!r} stands {len(found)} times in {function}; expected once")
+    (row, column), (end_row, end_column) = (
+        code[found[0]].start,
+        code[found[0] + len(wanted) - 1].end,
+    )
+    lines = text.splitlines(keepends=True)
+    start = len("".join(lines[: row - 1])) + column
+    end = len("".join(lines[: end_row - 1])) + end_column
+    new = textwrap.indent(textwrap.dedent(new).strip("\n"), " " * column).strip()
+    return text[:start] + new + text[end:]
+
+
+def lines_of(text: str, function: str) -> tuple[int, int]:
+    """First and last line of a function, a method or a class; of the whole file for ""."""
+    body: list = [ast.parse(text)]
+    for name in filter(None, function.split(".")):
+        body = [n for parent in body for n in parent.body if getattr(n, "name", None) == name]
+    if len(body) != 1:
+        raise ValueError(f"{function} is defined {len(body)} times; expected once")
+    return getattr(body[0], "lineno", 1), getattr(body[0], "end_lineno", len(text))
+
+
+def tokens(text: str) -> list[Token]:
+    """What a piece of code says, without how it is laid out; it need not be complete."""
+    found: list[Token] = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type in LAYOUT:
+                continue
+            if token.string in (")", "]", "}") and found and found[-1].text == ",":
+                found.pop()
+            spelled = "\n" if token.type == tokenize.NEWLINE else token.string
+            if token.type in (tokenize.NUMBER, tokenize.STRING):
+                with suppress(ValueError):  # an f-string is no literal
+                    spelled = repr(ast.literal_eval(token.string))
+            found.append(Token(spelled, token.start, token.end))
+    except tokenize.TokenError:  # a piece may leave a bracket open
+        pass
+    return found
