@@ -39,6 +39,7 @@ rollout takes beyond its first token by the remaining tokens, and holds that aga
 `bandwidth.py`, with the bandwidth measured in the same run. On a CPU a step of 64 rows waits for
 arithmetic, so there the bound is a rehearsal and no goal.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -64,20 +65,26 @@ from rlhf_lib.models.policy import SCALES, count_parameters
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "against_trl.jsonl"
 VERSIONS = {"grpo": "1.16.0", "ppo": "1.12.0", "rollout": "1.16.0"}
-SIZES = {**SCALES, "6M": dict(n_embd=256, n_layer=8, n_head=8, n_positions=128, init_std=.06)}
+SIZES = {**SCALES, "6M": dict(n_embd=256, n_layer=8, n_head=8, n_positions=128, init_std=0.06)}
 WORDS, GROUP, PROMPT_LENGTH, PROMPTS = 256, 8, {"cpu": 16, "cuda": 64}, 4096
 ALGORITHMS = ("grpo", "ppo", "rollout")
 NAMES = ("device", "threads", "algorithm", "model", "batch", "length", "epochs", "precision")
 CENTRE = {"cpu": ("tiny", 64, 32, 1, "fp32"), "cuda": ("gpt2", 256, 64, 1, "mixed")}
-SWEEP = {"cpu": (("mini", "6M"), (16, 128), (16, 64), (4,), ("mixed",)),  # as in the centre
-         "cuda": ((), (64, 128), (32, 128), (4,), ("bf16",))}
+SWEEP = {
+    "cpu": (("mini", "6M"), (16, 128), (16, 64), (4,), ("mixed",)),  # as in the centre
+    "cuda": ((), (64, 128), (32, 128), (4,), ("bf16",)),
+}
 # (device, algorithm, what, precision) -> the ratio at the centre, at least. Everywhere a step is no
 # slower. On a CPU a PPO step was to be 3 times as fast as TRL's. It is not, in fp32: over half of
 # it are products near the processor's peak, which both sides have to make.
-FLOORS = {("cpu", "grpo", "step", "fp32"): 1.3, ("cpu", "ppo", "step", "fp32"): 2.,
-          ("cpu", "ppo", "step", "mixed"): 2.5, ("cuda", "grpo", "step", "mixed"): 4.,
-          ("cuda", "rollout", "rollout", "bf16"): 10.}
-FLOOR_THREADS, BOUND_FACTOR = 2, 2.  # of the CPU's floors; of a decode step on CUDA
+FLOORS = {
+    ("cpu", "grpo", "step", "fp32"): 1.3,
+    ("cpu", "ppo", "step", "fp32"): 2.0,
+    ("cpu", "ppo", "step", "mixed"): 2.5,
+    ("cuda", "grpo", "step", "mixed"): 4.0,
+    ("cuda", "rollout", "rollout", "bf16"): 10.0,
+}
+FLOOR_THREADS, BOUND_FACTOR = 2, 2.0  # of the CPU's floors; of a decode step on CUDA
 
 
 def centre(device: str, algorithm: str) -> tuple:
@@ -90,12 +97,14 @@ def plan(device: str, threads: int, algorithm: str) -> list[tuple]:
     """The comparisons: the centre, and one thing changed at a time. A rollout has no epochs."""
     middle = centre(device, algorithm)
     swept = SWEEP[device] if algorithm != "rollout" else SWEEP[device][:3]
-    points = [middle] + [(*middle[:i], other, *middle[i + 1:])
-                         for i, others in enumerate(swept) for other in others]
+    points = [middle] + [
+        (*middle[:i], other, *middle[i + 1 :]) for i, others in enumerate(swept) for other in others
+    ]
     return [(device, threads, algorithm, *point) for point in points]
 
 
 # ---------------------------------------------------------------------------------- preparing
+
 
 def environment(version: str) -> Path:
     """The Python of an environment with that TRL and, for the rest, the packages of this one."""
@@ -105,14 +114,32 @@ def environment(version: str) -> Path:
     if not mark.exists() or mark.read_text() != made_for:
         print(f"making {folder.relative_to(HERE.parent)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        own = subprocess.run([python, "-c", "import site; print(site.getsitepackages()[0])"],
-                             check=True, capture_output=True, text=True).stdout.strip()
-        shared = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"),
-                                *site.getsitepackages()))
-        Path(own, "shared.pth").write_text("".join(  # searched after the environment's own
-            f"import site; site.addsitedir({path!r})\n" for path in shared))
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                        f"trl=={version}"], check=True)
+        own = subprocess.run(
+            [python, "-c", "import site; print(site.getsitepackages()[0])"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        shared = dict.fromkeys(
+            (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages())
+        )
+        Path(own, "shared.pth").write_text(
+            "".join(  # searched after the environment's own
+                f"import site; site.addsitedir({path!r})\n" for path in shared
+            )
+        )
+        subprocess.run(
+            [
+                python,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                f"trl=={version}",
+            ],
+            check=True,
+        )
         mark.write_text(made_for)
     return python
 
@@ -141,41 +168,66 @@ def prepare(folder: Path, model: str, prompt_length: int, seed: int):
     assert min(tokenizer.pad_token_id, tokenizer.eos_token_id) >= rows
 
     torch.manual_seed(seed)
-    policy = GPT2LMHeadModel(GPT2Config(
-        vocab_size=rows, initializer_range=size.pop("init_std"), resid_pdrop=0., embd_pdrop=0.,
-        attn_pdrop=0., activation_function="gelu_pytorch_tanh", bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **size))
+    policy = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=rows,
+            initializer_range=size.pop("init_std"),
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            activation_function="gelu_pytorch_tanh",
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **size,
+        )
+    )
     policy.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     new_reward_model(policy, seed).save_pretrained(folder / "critic")
     prompts = torch.randint(rows, (PROMPTS, prompt_length)).tolist()
     (folder / "prompts.json").write_text(
-        json.dumps([" ".join(words[i] for i in row) for row in prompts]))
+        json.dumps([" ".join(words[i] for i in row) for row in prompts])
+    )
     return policy
 
 
 # ---------------------------------------------------------------------------------- measuring
+
 
 class Worker:
     """A process that makes a step of one side when asked."""
 
     def __init__(self, python: Path | str, spec: dict):
         self.name, self.log = f"{spec['side']}, {spec['algorithm']}", tempfile.TemporaryFile("w+")
-        environ = {**os.environ, "OMP_NUM_THREADS": str(spec["threads"]), "HF_HUB_OFFLINE": "1",
-                   "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-                   "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environ = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(spec["threads"]),
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several, a trainer would take all
         self.process = subprocess.Popen(
-            [python, HERE / "against_trl_worker.py", json.dumps(spec)], env=environ, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+            [python, HERE / "against_trl_worker.py", json.dumps(spec)],
+            env=environ,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+        )
 
     def answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
             self.log.seek(0)
-            raise RuntimeError(f"the worker of {self.name} ended with status "
-                               f"{self.process.returncode}; it wrote:\n{self.log.read()[-3000:]}")
+            raise RuntimeError(
+                f"the worker of {self.name} ended with status "
+                f"{self.process.returncode}; it wrote:\n{self.log.read()[-3000:]}"
+            )
         return json.loads(line)
 
     def ask(self, do: str, **arguments) -> dict:
@@ -188,8 +240,10 @@ class Worker:
         """One timed step; `tokens` is how many it must have sampled."""
         made = self.ask("step", **arguments)
         if made["tokens"] != tokens:
-            raise RuntimeError(f"{self.name} sampled {made['tokens']} tokens in a step; expected "
-                               f"{tokens}, so that both sides do the same work")
+            raise RuntimeError(
+                f"{self.name} sampled {made['tokens']} tokens in a step; expected "
+                f"{tokens}, so that both sides do the same work"
+            )
         return made
 
     def close(self) -> None:
@@ -200,12 +254,28 @@ class Worker:
         self.log.close()
 
 
-def compare(device: str, threads: int, algorithm: str, model: str, batch: int, length: int,
-            epochs: int, precision: str, pairs: int, warmup: int, seed: int = 0) -> dict:
+def compare(
+    device: str,
+    threads: int,
+    algorithm: str,
+    model: str,
+    batch: int,
+    length: int,
+    epochs: int,
+    precision: str,
+    pairs: int,
+    warmup: int,
+    seed: int = 0,
+) -> dict:
     """Make steps in turn, ours and TRL's; one line of the results."""
     point = dict(zip(NAMES, (device, threads, algorithm, model, batch, length, epochs, precision)))
-    spec = {**point, "group": GROUP, "prompt_length": PROMPT_LENGTH[device], "seed": seed,
-            "words": SIZES[model].get("vocab_size", WORDS)}
+    spec = {
+        **point,
+        "group": GROUP,
+        "prompt_length": PROMPT_LENGTH[device],
+        "seed": seed,
+        "words": SIZES[model].get("vocab_size", WORDS),
+    }
     pythons = {"ours": sys.executable, "trl": environment(VERSIONS[algorithm])}
     lengths = (length, 1) if algorithm == "rollout" else (length,)
     made = {side: {tokens: [] for tokens in lengths} for side in pythons}
@@ -225,22 +295,37 @@ def compare(device: str, threads: int, algorithm: str, model: str, batch: int, l
                             made[side][tokens].append(step)
             for side, worker in workers.items():
                 sides[side] |= worker.ask("peak")
-            bandwidth = workers["ours"].ask("bandwidth")["bandwidth"] \
-                if algorithm == "rollout" else None
+            bandwidth = (
+                workers["ours"].ask("bandwidth")["bandwidth"] if algorithm == "rollout" else None
+            )
         finally:
             for worker in workers.values():
                 worker.close()
     for side, found in sides.items():
-        found |= {name: [step[name] for step in made[side][length]]
-                  for name in ("seconds", "rollout_seconds", "collecting_seconds")}
+        found |= {
+            name: [step[name] for step in made[side][length]]
+            for name in ("seconds", "rollout_seconds", "collecting_seconds")
+        }
         if algorithm == "rollout":
             found["first_token_seconds"] = [step["rollout_seconds"] for step in made[side][1]]
-    line = {**spec, "parameters": count_parameters(policy), "warmup": warmup,
-            "trl": VERSIONS[algorithm], "sides": sides,
-            "ratios": ratios(sides["ours"], sides["trl"])}
+    line = {
+        **spec,
+        "parameters": count_parameters(policy),
+        "warmup": warmup,
+        "trl": VERSIONS[algorithm],
+        "sides": sides,
+        "ratios": ratios(sides["ours"], sides["trl"]),
+    }
     if algorithm == "rollout":
-        line["decode"] = decode(sides, policy.config, batch, length, spec["prompt_length"],
-                                4 if precision == "fp32" else 2, bandwidth)
+        line["decode"] = decode(
+            sides,
+            policy.config,
+            batch,
+            length,
+            spec["prompt_length"],
+            4 if precision == "fp32" else 2,
+            bandwidth,
+        )
     line["provenance"] = provenance()
     if device == "cuda":
         line["provenance"] |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
@@ -258,31 +343,51 @@ def quartiles(values: list[float]) -> list[float]:
 
 def ratios(ours: dict, trl: dict) -> dict:
     """TRL's over ours: quartiles over the pairs of step and rollout, and once of peak memory."""
-    return {name: quartiles([b / a for a, b in zip(ours[key], trl[key], strict=True)])
-            for name, key in (("step", "seconds"), ("rollout", "rollout_seconds"))} | {
-                "peak_memory": trl["peak_bytes"] / ours["peak_bytes"]}
+    return {
+        name: quartiles([b / a for a, b in zip(ours[key], trl[key], strict=True)])
+        for name, key in (("step", "seconds"), ("rollout", "rollout_seconds"))
+    } | {"peak_memory": trl["peak_bytes"] / ours["peak_bytes"]}
 
 
-def decode(sides: dict, config, batch: int, length: int, prompt_length: int, element_size: int,
-           bandwidth: float) -> dict:
+def decode(
+    sides: dict,
+    config,
+    batch: int,
+    length: int,
+    prompt_length: int,
+    element_size: int,
+    bandwidth: float,
+) -> dict:
     """Seconds of a decode step, both sides, and the bound that its bytes set."""
     context = prompt_length + length / 2  # of the steps after the first token: P + 1 to P + T - 1
     moved = decode_bytes(config, batch, context, element_size)
     bound = sum(moved.values()) / bandwidth
-    found = {"context": context, "bytes": moved, "copy_bandwidth": bandwidth,
-             "bound_seconds": bound}
+    found = {
+        "context": context,
+        "bytes": moved,
+        "copy_bandwidth": bandwidth,
+        "bound_seconds": bound,
+    }
     for side, made in sides.items():
-        seconds = [(whole - first) / (length - 1) for whole, first in
-                   zip(made["rollout_seconds"], made["first_token_seconds"], strict=True)]
-        found |= {f"{side}_seconds": quartiles(seconds),
-                  f"{side}_over_bound": statistics.median(seconds) / bound}
+        seconds = [
+            (whole - first) / (length - 1)
+            for whole, first in zip(
+                made["rollout_seconds"], made["first_token_seconds"], strict=True
+            )
+        ]
+        found |= {
+            f"{side}_seconds": quartiles(seconds),
+            f"{side}_over_bound": statistics.median(seconds) / bound,
+        }
     return found
 
 
 # ---------------------------------------------------------------------------------- reporting
 
+
 def summary(line: dict) -> str:
     """A comparison in two lines or three."""
+
     def spread(values):
         return f"{values[1]:.2f} ({values[0]:.2f} to {values[2]:.2f})"
 
@@ -290,23 +395,29 @@ def summary(line: dict) -> str:
         return statistics.median(line["sides"][side][name])
 
     tokens = line["batch"] * line["length"]
-    peak, idle = ({side: found[name] / 1e6 for side, found in line["sides"].items()}
-                  for name in ("peak_bytes", "idle_bytes"))
+    peak, idle = (
+        {side: found[name] / 1e6 for side, found in line["sides"].items()}
+        for name in ("peak_bytes", "idle_bytes")
+    )
     where = ", ".join(f"{name} {line[name]}" for name in NAMES[2:])
-    text = (f"{where}\n  TRL {line['trl']} over ours: step {spread(line['ratios']['step'])}, "
-            f"rollout {spread(line['ratios']['rollout'])}, "
-            f"peak memory {line['ratios']['peak_memory']:.2f}\n"
-            f"  ours, TRL: step {seconds('ours', 'seconds'):.4f}, {seconds('trl', 'seconds'):.4f}"
-            f" s; rollout {tokens / seconds('ours', 'rollout_seconds'):,.0f}, "
-            f"{tokens / seconds('trl', 'rollout_seconds'):,.0f} tokens/s; peak "
-            f"{peak['ours']:,.0f}, {peak['trl']:,.0f} MB over idle {idle['ours']:,.0f}, "
-            f"{idle['trl']:,.0f}")
+    text = (
+        f"{where}\n  TRL {line['trl']} over ours: step {spread(line['ratios']['step'])}, "
+        f"rollout {spread(line['ratios']['rollout'])}, "
+        f"peak memory {line['ratios']['peak_memory']:.2f}\n"
+        f"  ours, TRL: step {seconds('ours', 'seconds'):.4f}, {seconds('trl', 'seconds'):.4f}"
+        f" s; rollout {tokens / seconds('ours', 'rollout_seconds'):,.0f}, "
+        f"{tokens / seconds('trl', 'rollout_seconds'):,.0f} tokens/s; peak "
+        f"{peak['ours']:,.0f}, {peak['trl']:,.0f} MB over idle {idle['ours']:,.0f}, "
+        f"{idle['trl']:,.0f}"
+    )
     if "decode" in line:
         d = line["decode"]
-        text += (f"\n  decode step: ours {d['ours_seconds'][1] * 1e3:.3f} ms, TRL "
-                 f"{d['trl_seconds'][1] * 1e3:.3f} ms, bound {d['bound_seconds'] * 1e3:.3f} ms at "
-                 f"{d['copy_bandwidth'] / 1e9:,.1f} GB/s; over the bound: ours "
-                 f"{d['ours_over_bound']:.2f}, TRL {d['trl_over_bound']:.2f}")
+        text += (
+            f"\n  decode step: ours {d['ours_seconds'][1] * 1e3:.3f} ms, TRL "
+            f"{d['trl_seconds'][1] * 1e3:.3f} ms, bound {d['bound_seconds'] * 1e3:.3f} ms at "
+            f"{d['copy_bandwidth'] / 1e9:,.1f} GB/s; over the bound: ours "
+            f"{d['ours_over_bound']:.2f}, TRL {d['trl_over_bound']:.2f}"
+        )
     return text
 
 
@@ -316,18 +427,30 @@ def growth(lines: list[dict]) -> str:
     for line in lines:
         point = tuple(line[name] for name in NAMES[3:])
         middle = centre(line["device"], line["algorithm"])
-        start = next((other for other in lines if all(
-            other[name] == line[name] for name in NAMES[:3])
-            and tuple(other[name] for name in NAMES[3:]) == middle), None)
+        start = next(
+            (
+                other
+                for other in lines
+                if all(other[name] == line[name] for name in NAMES[:3])
+                and tuple(other[name] for name in NAMES[3:]) == middle
+            ),
+            None,
+        )
         if start is None or point == middle:
             continue
-        changed = next(f"{name} {new}" for name, new, old in zip(NAMES[3:], point, middle)
-                       if new != old)
-        times = [statistics.median(line["sides"][side]["seconds"])
-                 / statistics.median(start["sides"][side]["seconds"]) for side in ("ours", "trl")]
-        rows.append(f"{line['device']:5}{line['threads']:2} {line['algorithm']:8} {changed:16}"
-                    f"ours × {times[0]:5.2f}  TRL × {times[1]:5.2f}"
-                    f"  TRL over ours {line['ratios']['step'][1]:.2f}")
+        changed = next(
+            f"{name} {new}" for name, new, old in zip(NAMES[3:], point, middle) if new != old
+        )
+        times = [
+            statistics.median(line["sides"][side]["seconds"])
+            / statistics.median(start["sides"][side]["seconds"])
+            for side in ("ours", "trl")
+        ]
+        rows.append(
+            f"{line['device']:5}{line['threads']:2} {line['algorithm']:8} {changed:16}"
+            f"ours × {times[0]:5.2f}  TRL × {times[1]:5.2f}"
+            f"  TRL over ours {line['ratios']['step'][1]:.2f}"
+        )
     return "\n".join(rows)
 
 
@@ -336,8 +459,9 @@ def assert_floors(line: dict) -> None:
     where = ", ".join(f"{name} {line[name]}" for name in NAMES)
     for side in ("ours", "trl"):
         assert min(line["sides"][side]["seconds"]) > 0, f"{where}: {side} has a step without time"
-    assert line["ratios"] == ratios(line["sides"]["ours"], line["sides"]["trl"]), \
+    assert line["ratios"] == ratios(line["sides"]["ours"], line["sides"]["trl"]), (
         f"{where}: the ratios are not those of the seconds"
+    )
     assert line["ratios"]["step"][1] >= 1, f"{where}: TRL over ours {line['ratios']['step'][1]}"
     *point, _ = (line[name] for name in NAMES[3:])
     *middle, _ = centre(line["device"], line["algorithm"])
@@ -345,11 +469,13 @@ def assert_floors(line: dict) -> None:
         return
     for what in ("step", "rollout"):
         floor = FLOORS.get((line["device"], line["algorithm"], what, line["precision"]), 0)
-        assert line["ratios"][what][1] >= floor, \
+        assert line["ratios"][what][1] >= floor, (
             f"{where}: {what}, TRL over ours {line['ratios'][what][1]}; expected {floor}"
+        )
     if line["device"] == "cuda" and line["algorithm"] == "rollout":
-        assert line["decode"]["ours_over_bound"] <= BOUND_FACTOR, \
+        assert line["decode"]["ours_over_bound"] <= BOUND_FACTOR, (
             f"{where}: a decode step is {line['decode']['ours_over_bound']} times its bound"
+        )
 
 
 def main() -> None:
@@ -365,10 +491,17 @@ def main() -> None:
         parser.error(f"--pairs is {options.pairs}; expected at least 2")
     torch.set_num_threads(options.threads)
     if not options.check:
-        todo = [point for algorithm in options.algorithms for point in
-                plan(options.device, options.threads, algorithm)[:options.points]]
-        record(options.results, NAMES, todo,
-               lambda *point: compare(*point, options.pairs, options.warmup))
+        todo = [
+            point
+            for algorithm in options.algorithms
+            for point in plan(options.device, options.threads, algorithm)[: options.points]
+        ]
+        record(
+            options.results,
+            NAMES,
+            todo,
+            lambda *point: compare(*point, options.pairs, options.warmup),
+        )
     for line in recorded(options.results):
         print(summary(line))
     print(growth(recorded(options.results)))

@@ -6,6 +6,7 @@ Reads a JSON object a line (`{"do": "step"}`) and answers each with one; the fir
 tells that it is ready. It ends when its input does. `against_trl.py` starts it in the environment
 that the side needs, and says what a step contains.
 """
+
 from __future__ import annotations
 
 import gc
@@ -14,9 +15,9 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,7 +27,7 @@ import torch
 from benchmarks.bandwidth import copy_bandwidth, synchronize
 
 FOREVER = 1_000_000  # steps; the worker ends when nobody asks for more
-LEARNING_RATE, EPSILON, PPO_BETA = 1e-5, .2, .05
+LEARNING_RATE, EPSILON, PPO_BETA = 1e-5, 0.2, 0.05
 
 
 def share_of_a(completions: list[str], **columns) -> list[float]:
@@ -50,12 +51,13 @@ class SharesOfA(torch.nn.Module):
         self.prompt_length, self.words = prompt_length, words
 
     def forward(self, input_ids, **inputs):
-        begins_with_a = input_ids[:, self.prompt_length:] < self.words // 2
+        begins_with_a = input_ids[:, self.prompt_length :] < self.words // 2
         share = begins_with_a.float().mean(dim=1)
         return SimpleNamespace(hidden_states=[share[:, None, None].expand(*input_ids.shape, 1)])
 
 
 # ---------------------------------------------------------------------------------- measuring
+
 
 class RolloutClock:
     """Wraps what samples, and keeps how long the last call took and how many tokens it made."""
@@ -82,7 +84,7 @@ class CollectionClock:
         gc.callbacks.append(self)
 
     def reset(self) -> None:
-        self.seconds = 0.
+        self.seconds = 0.0
 
     def __call__(self, phase: str, info: dict) -> None:
         if phase == "start":
@@ -94,9 +96,13 @@ class CollectionClock:
 def resident(name: str) -> int:
     """Memory of this process, in bytes: "VmRSS" now, "VmHWM" the most since the last `reset`."""
     if Path("/proc/self/status").exists():
-        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status")
-                    if line.startswith(name + ":"))
+        return next(
+            int(line.split()[1]) * 1024
+            for line in open("/proc/self/status")
+            if line.startswith(name + ":")
+        )
     import resource  # no current value there, and no reset
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
 
@@ -118,11 +124,11 @@ def reset_peak(device: str) -> None:
 
 # ---------------------------------------------------------------------------------- the sides
 
+
 def load(spec: dict):
     """The models, tokenizer and prompts that `against_trl.prepare` saved: policy, critic, …"""
     from datasets import Dataset
-    from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification,
-                              AutoTokenizer)
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     folder = Path(spec["folder"])
     dtype = torch.bfloat16 if spec["precision"] == "bf16" else torch.float32
@@ -132,8 +138,9 @@ def load(spec: dict):
     def model(name: str = "policy", kind=AutoModelForCausalLM):
         return kind.from_pretrained(folder / name, dtype=dtype).to(spec["device"]).eval()
 
-    critic = model("critic", AutoModelForSequenceClassification) \
-        if spec["algorithm"] == "ppo" else None
+    critic = (
+        model("critic", AutoModelForSequenceClassification) if spec["algorithm"] == "ppo" else None
+    )
     return model, critic, tokenizer, prompts
 
 
@@ -144,31 +151,64 @@ def ours(spec: dict) -> tuple[Callable, RolloutClock]:
 
     batch, device = spec["batch"], spec["device"]
     model, critic, tokenizer, prompts = load(spec)
-    shared = dict(max_steps=FOREVER, batch_size=batch, mini_batch_size=batch,
-                  max_new_tokens=spec["length"], epsilon=EPSILON, missing_eos_penalty=0.,
-                  learning_rate=LEARNING_RATE, warmup_steps=0, seed=spec["seed"],
-                  bf16=spec["precision"] == "mixed")
+    shared = dict(
+        max_steps=FOREVER,
+        batch_size=batch,
+        mini_batch_size=batch,
+        max_new_tokens=spec["length"],
+        epsilon=EPSILON,
+        missing_eos_penalty=0.0,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        seed=spec["seed"],
+        bf16=spec["precision"] == "mixed",
+    )
     clock = RolloutClock(rollout.sample, lambda made: made.lengths.sum(), device)
     if spec["algorithm"] == "rollout":
         policy, texts = model(), rollout_prompts(spec, prompts)
         return lambda new_tokens: clock(policy, tokenizer, texts, new_tokens), clock
     if spec["algorithm"] == "grpo":
-        loop = grpo.GRPO(model(), None, tokenizer, share_of_a, prompts, grpo.GRPOConfig(
-            **shared, num_generations=spec["group"], num_iterations=spec["epochs"], beta=0.,
-            aggregate_over="tokens"))
+        loop = grpo.GRPO(
+            model(),
+            None,
+            tokenizer,
+            share_of_a,
+            prompts,
+            grpo.GRPOConfig(
+                **shared,
+                num_generations=spec["group"],
+                num_iterations=spec["epochs"],
+                beta=0.0,
+                aggregate_over="tokens",
+            ),
+        )
         grpo.sample = clock
     else:
-        loop = ppo.PPO(model(), model(), critic, tokenizer, share_of_a, prompts, ppo.PPOConfig(
-            **shared, num_ppo_epochs=spec["epochs"], beta=PPO_BETA,
-            critic_learning_rate=LEARNING_RATE))
+        loop = ppo.PPO(
+            model(),
+            model(),
+            critic,
+            tokenizer,
+            share_of_a,
+            prompts,
+            ppo.PPOConfig(
+                **shared,
+                num_ppo_epochs=spec["epochs"],
+                beta=PPO_BETA,
+                critic_learning_rate=LEARNING_RATE,
+            ),
+        )
         ppo.sample = clock
     return loop.step, clock
 
 
 def rollout_prompts(spec: dict, prompts) -> list[str]:
     """One batch of prompts, each as often as a group has completions."""
-    return [prompt for prompt in prompts["prompt"][:spec["batch"] // spec["group"]]
-            for _ in range(spec["group"])]
+    return [
+        prompt
+        for prompt in prompts["prompt"][: spec["batch"] // spec["group"]]
+        for _ in range(spec["group"])
+    ]
 
 
 def trl(spec: dict):
@@ -182,13 +222,29 @@ def trl(spec: dict):
 
     clock = policy.generate = RolloutClock(policy.generate, tokens, spec["device"])
     settings = dict(
-        output_dir=f"{spec['folder']}/trl", seed=spec["seed"],
-        per_device_train_batch_size=spec["batch"], learning_rate=LEARNING_RATE, warmup_steps=0,
-        lr_scheduler_type="constant", weight_decay=0., adam_beta1=.9, adam_beta2=.95,
-        adam_epsilon=1e-5, max_grad_norm=1., temperature=1., bf16=spec["precision"] == "mixed",
-        gradient_checkpointing=False, use_cpu=spec["device"] == "cpu", report_to="none",
-        save_strategy="no", eval_strategy="no", disable_tqdm=True, logging_steps=FOREVER,
-        logging_nan_inf_filter=False, dataloader_pin_memory=False)
+        output_dir=f"{spec['folder']}/trl",
+        seed=spec["seed"],
+        per_device_train_batch_size=spec["batch"],
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-5,
+        max_grad_norm=1.0,
+        temperature=1.0,
+        bf16=spec["precision"] == "mixed",
+        gradient_checkpointing=False,
+        use_cpu=spec["device"] == "cpu",
+        report_to="none",
+        save_strategy="no",
+        eval_strategy="no",
+        disable_tqdm=True,
+        logging_steps=FOREVER,
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=False,
+    )
     if spec["algorithm"] == "ppo":
         if spec["precision"] == "mixed":  # its own Accelerator reads nothing else
             os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
@@ -210,28 +266,60 @@ def trl(spec: dict):
 
 def grpo_trainer(spec: dict, settings: dict, policy, tokenizer, prompts):
     from trl import GRPOConfig, GRPOTrainer
-    return GRPOTrainer(model=policy, reward_funcs=[share_of_a], processing_class=tokenizer,
-                       train_dataset=prompts, args=GRPOConfig(
-        **settings, max_steps=FOREVER, steps_per_generation=1, num_generations=spec["group"],
-        num_iterations=spec["epochs"], max_completion_length=spec["length"], beta=0.,
-        epsilon=EPSILON, loss_type="bnpo", scale_rewards="group"))
+
+    return GRPOTrainer(
+        model=policy,
+        reward_funcs=[share_of_a],
+        processing_class=tokenizer,
+        train_dataset=prompts,
+        args=GRPOConfig(
+            **settings,
+            max_steps=FOREVER,
+            steps_per_generation=1,
+            num_generations=spec["group"],
+            num_iterations=spec["epochs"],
+            max_completion_length=spec["length"],
+            beta=0.0,
+            epsilon=EPSILON,
+            loss_type="bnpo",
+            scale_rewards="group",
+        ),
+    )
 
 
 def ppo_trainer(spec: dict, settings: dict, policy, reference, critic, tokenizer, prompts):
     from trl.experimental.ppo import PPOConfig, PPOTrainer
-    rows = prompts.map(lambda row: {"input_ids": tokenizer(row["prompt"])["input_ids"]},
-                       remove_columns="prompt")
+
+    rows = prompts.map(
+        lambda row: {"input_ids": tokenizer(row["prompt"])["input_ids"]}, remove_columns="prompt"
+    )
     return PPOTrainer(
-        model=policy, ref_model=reference, value_model=critic, processing_class=tokenizer,
-        reward_model=ShareOfA(spec["prompt_length"], spec["words"]), train_dataset=rows,
+        model=policy,
+        ref_model=reference,
+        value_model=critic,
+        processing_class=tokenizer,
+        reward_model=ShareOfA(spec["prompt_length"], spec["words"]),
+        train_dataset=rows,
         args=PPOConfig(
-            **settings, total_episodes=spec["batch"] * FOREVER, num_mini_batches=1,
-            num_ppo_epochs=spec["epochs"], local_rollout_forward_batch_size=spec["batch"],
-            response_length=spec["length"], stop_token="eos", num_sample_generations=0,
-            kl_coef=PPO_BETA, cliprange=EPSILON, cliprange_value=.2, gamma=1., lam=.95))
+            **settings,
+            total_episodes=spec["batch"] * FOREVER,
+            num_mini_batches=1,
+            num_ppo_epochs=spec["epochs"],
+            local_rollout_forward_batch_size=spec["batch"],
+            response_length=spec["length"],
+            stop_token="eos",
+            num_sample_generations=0,
+            kl_coef=PPO_BETA,
+            cliprange=EPSILON,
+            cliprange_value=0.2,
+            gamma=1.0,
+            lam=0.95,
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------------- the protocol
+
 
 class Answers:
     """Answers requests about one side; `step` is what makes it work."""
@@ -242,15 +330,25 @@ class Answers:
 
     def ready(self) -> None:
         import transformers
-        versions = {"python": platform.python_version(), "torch": torch.__version__,
-                    "transformers": transformers.__version__}
+
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
         if self.spec["side"] == "trl":
             import accelerate
             import trl
+
             versions |= {"trl": trl.__version__, "accelerate": accelerate.__version__}
         reset_peak(self.device)
-        self.write({"versions": versions, "threads": torch.get_num_threads(),
-                    "idle_bytes": memory_now(self.device)})
+        self.write(
+            {
+                "versions": versions,
+                "threads": torch.get_num_threads(),
+                "idle_bytes": memory_now(self.device),
+            }
+        )
 
     def write(self, answer: dict) -> None:
         self.replies.write(json.dumps(answer) + "\n")
@@ -266,16 +364,24 @@ class Answers:
                 synchronize(self.device)
                 self.begun = time.perf_counter()
                 return request
-            self.write({"peak": lambda: {"peak_bytes": peak_memory(self.device)},
-                        "bandwidth": lambda: {"bandwidth": copy_bandwidth(self.device)},
-                        }[request["do"]]())
+            self.write(
+                {
+                    "peak": lambda: {"peak_bytes": peak_memory(self.device)},
+                    "bandwidth": lambda: {"bandwidth": copy_bandwidth(self.device)},
+                }[request["do"]]()
+            )
         return None
 
     def step_ended(self) -> None:
         synchronize(self.device)
-        self.write({"seconds": time.perf_counter() - self.begun, "tokens": self.clock.made,
-                    "rollout_seconds": self.clock.seconds,
-                    "collecting_seconds": self.collections.seconds})
+        self.write(
+            {
+                "seconds": time.perf_counter() - self.begun,
+                "tokens": self.clock.made,
+                "rollout_seconds": self.clock.seconds,
+                "collecting_seconds": self.collections.seconds,
+            }
+        )
 
 
 def main() -> None:

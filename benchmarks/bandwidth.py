@@ -3,6 +3,7 @@
 A decode step multiplies each weight with a handful of rows, so it waits for memory and not for
 arithmetic: it can be no faster than its bytes. Chapter: gpt2-on-a-gpu.
 """
+
 from __future__ import annotations
 
 import time
@@ -39,9 +40,12 @@ def decode_bytes(config, batch: int, context: float, element_size: int) -> dict[
     """
     positions = config.n_positions * config.n_embd
     cache = kv_cache_bytes(config, batch, 1, element_size)
-    return {"weights": (parameter_count(config) - positions) * element_size,
-            "cache read": cache * context, "cache written": cache,
-            "logits": 2 * batch * config.vocab_size * element_size}
+    return {
+        "weights": (parameter_count(config) - positions) * element_size,
+        "cache read": cache * context,
+        "cache written": cache,
+        "logits": 2 * batch * config.vocab_size * element_size,
+    }
 
 
 def copy_bandwidth(device: str, size: int | None = None, repeats: int = 20) -> float:

@@ -12,6 +12,7 @@ and measures on the same 200 held-out prompts, with the gold reward that no run 
 line a run goes to `results/grpo_letters.jsonl`, with settings, hardware and versions; what is there
 is not run again. Chapter grpo-variants reads that file.
 """
+
 from __future__ import annotations
 
 import copy
@@ -27,16 +28,26 @@ import torch
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from rlhf_lib.running import artifacts
-from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
 from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "grpo_letters.jsonl"
-STEPS, BETA, PROMPTS = 45, .1, 200
-KEPT = ("step", "reward", "kl", "entropy", "length", "clip_fraction", "gradient_norm", "drawn",
-        "zero_variance_groups", "seconds")
+STEPS, BETA, PROMPTS = 45, 0.1, 200
+KEPT = (
+    "step",
+    "reward",
+    "kl",
+    "entropy",
+    "length",
+    "clip_fraction",
+    "gradient_norm",
+    "drawn",
+    "zero_variance_groups",
+    "seconds",
+)
 MEASURED = ("gold", "gold_se", "reward", "reward_se", "kl", "kl_se", "length")
 
 
@@ -54,27 +65,43 @@ def run(seed: int, method: str) -> dict:
     held_out = list(letters.prompts(PROMPTS, seed=9, held_out=True)["prompt"])
 
     def measured(policy) -> dict:
-        found = evaluate(policy, tokenizer, held_out, {"gold": letters.gold_reward,
-                                                       "reward": reward}, sft, seed=seed,
-                         batch_size=50)
+        found = evaluate(
+            policy,
+            tokenizer,
+            held_out,
+            {"gold": letters.gold_reward, "reward": reward},
+            sft,
+            seed=seed,
+            batch_size=50,
+        )
         return {name: found[name] for name in MEASURED if name in found}
-    loop = GRPO(copy.deepcopy(sft), sft, tokenizer, reward, letters.prompts(2_000, seed + 100),
-                config)
+
+    loop = GRPO(
+        copy.deepcopy(sft), sft, tokenizer, reward, letters.prompts(2_000, seed + 100), config
+    )
     before, start, curve = measured(sft), time.perf_counter(), []
     for step in loop:
         curve.append({name: step[name] for name in KEPT})
-    return {"method": method, "seed": seed, "before": before, "after": measured(loop.policy),
-            "curve": curve, "loop_seconds": time.perf_counter() - start,
-            "settings": dataclasses.asdict(config), "threads": torch.get_num_threads(),
-            "provenance": provenance()}
+    return {
+        "method": method,
+        "seed": seed,
+        "before": before,
+        "after": measured(loop.policy),
+        "curve": curve,
+        "loop_seconds": time.perf_counter() - start,
+        "settings": dataclasses.asdict(config),
+        "threads": torch.get_num_threads(),
+        "provenance": provenance(),
+    }
 
 
 def assert_floors(line: dict) -> None:
     """Every loop learns what it is paid for, and the anchor holds."""
     before, after = line["before"], line["after"]
     assert len(line["curve"]) == STEPS
-    assert after["reward"] - before["reward"] > 4 * math.hypot(before["reward_se"],
-                                                               after["reward_se"]), line["method"]
+    assert after["reward"] - before["reward"] > 4 * math.hypot(
+        before["reward_se"], after["reward_se"]
+    ), line["method"]
     assert 0 < after["kl"] < 20, line["method"]
 
 

@@ -9,6 +9,7 @@ its greedy replies to eight of them are kept in full. The eight are the first of
 a model makes of them. One line a seed goes to `results/grpo_replay.jsonl`; a seed that is there is
 not run again. Chapter: rlvr.
 """
+
 from __future__ import annotations
 
 import copy
@@ -24,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
 from benchmarks.sums_seeds import STRICT, mean
-from rlhf_lib.running import artifacts
 from rlhf_lib.algorithms.grpo import GRPO
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "grpo_replay.jsonl"
@@ -39,8 +40,11 @@ SHOWN = {2: 2, 3: 3, 4: 3}  # columns of a sum -> how many of its size are kept
 def shown(prompts: list[str]) -> list[int]:
     """Where the first sums of each size stand, small ones first."""
     sizes = [len(sums.columns(*sums.parse(prompt))) for prompt in prompts]
-    return [i for size, count in SHOWN.items()
-            for i in [i for i, found in enumerate(sizes) if found == size][:count]]
+    return [
+        i
+        for size, count in SHOWN.items()
+        for i in [i for i, found in enumerate(sizes) if found == size][:count]
+    ]
 
 
 def run(seed: int) -> dict:
@@ -50,32 +54,58 @@ def run(seed: int) -> dict:
     held_out = list(sums.prompts(PROMPTS, seed=9, held_out=True)["prompt"])
     kept = shown(held_out)
     config = dataclasses.replace(CONFIG, seed=seed)
-    loop = GRPO(copy.deepcopy(base), base, tokenizer, sums.strict_verifier,
-                sums.prompts(8_000, seed + 100), config)
+    loop = GRPO(
+        copy.deepcopy(base),
+        base,
+        tokenizer,
+        sums.strict_verifier,
+        sums.prompts(8_000, seed + 100),
+        config,
+    )
     measured, tokens = [], 0
 
     def measure() -> None:
         greedy = sample(loop.policy, tokenizer, held_out, sums.MAX_NEW_TOKENS, greedy=True)
-        sampled = sample(loop.policy, tokenizer, held_out, sums.MAX_NEW_TOKENS,
-                         generator=torch.Generator().manual_seed(seed))
-        right = {name: mean(sums.strict_verifier(held_out, rollout.completions))
-                 for name, rollout in (("greedy", greedy), ("sampled", sampled))}
-        measured.append({
-            "step": loop.step_number, "tokens": tokens, **right,
-            "length": sampled.lengths.float().mean().item(),  # the end token included
-            "working": mean(text.startswith("<") for text in sampled.completions),
-            "replies": [greedy.completions[i] for i in kept]})
-        print(f"seed {seed}, step {loop.step_number}: greedy {right['greedy']:.3f}, sampled "
-              f"{right['sampled']:.3f}, length {measured[-1]['length']:.1f}", flush=True)
+        sampled = sample(
+            loop.policy,
+            tokenizer,
+            held_out,
+            sums.MAX_NEW_TOKENS,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        right = {
+            name: mean(sums.strict_verifier(held_out, rollout.completions))
+            for name, rollout in (("greedy", greedy), ("sampled", sampled))
+        }
+        measured.append(
+            {
+                "step": loop.step_number,
+                "tokens": tokens,
+                **right,
+                "length": sampled.lengths.float().mean().item(),  # the end token included
+                "working": mean(text.startswith("<") for text in sampled.completions),
+                "replies": [greedy.completions[i] for i in kept],
+            }
+        )
+        print(
+            f"seed {seed}, step {loop.step_number}: greedy {right['greedy']:.3f}, sampled "
+            f"{right['sampled']:.3f}, length {measured[-1]['length']:.1f}",
+            flush=True,
+        )
 
     measure()
     for _ in loop:
         tokens += int(loop.rollout.lengths.sum())
         if loop.step_number in AT:
             measure()
-    return {"seed": seed, "settings": dataclasses.asdict(config),
-            "prompts": [held_out[i] for i in kept], "measured": measured,
-            "seconds": time.perf_counter() - start, "provenance": provenance()}
+    return {
+        "seed": seed,
+        "settings": dataclasses.asdict(config),
+        "prompts": [held_out[i] for i in kept],
+        "measured": measured,
+        "seconds": time.perf_counter() - start,
+        "provenance": provenance(),
+    }
 
 
 def assert_floors(found: dict) -> None:
@@ -83,11 +113,11 @@ def assert_floors(found: dict) -> None:
     at = {row["step"]: row for row in found["measured"]}
     assert tuple(at) == AT, tuple(at)
     checks = {
-        "base sampled .12 to .30": .12 <= at[0]["sampled"] <= .30,
-        "base greedy ≤ .15": at[0]["greedy"] <= .15,
-        "step 10 greedy ≥ .85, length ≥ 25": at[10]["greedy"] >= .85 and at[10]["length"] >= 25,
-        "step 20 greedy ≥ .95": at[20]["greedy"] >= .95,
-        "last sampled ≥ .83": at[AT[-1]]["sampled"] >= .83,
+        "base sampled .12 to .30": 0.12 <= at[0]["sampled"] <= 0.30,
+        "base greedy ≤ .15": at[0]["greedy"] <= 0.15,
+        "step 10 greedy ≥ .85, length ≥ 25": at[10]["greedy"] >= 0.85 and at[10]["length"] >= 25,
+        "step 20 greedy ≥ .95": at[20]["greedy"] >= 0.95,
+        "last sampled ≥ .83": at[AT[-1]]["sampled"] >= 0.83,
         "length at least doubles": at[AT[-1]]["length"] >= 2 * at[0]["length"],
     }
     failed = [name for name, held in checks.items() if not held]

@@ -14,6 +14,7 @@ command is a check of that rate on a seed apart. One line a run goes to
 again. `--methods gradients` trains nothing: it measures the gradient that a batch of the base
 model's samples gives under five of the methods. Chapter grpo-variants reads that file.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -29,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib.running import artifacts
-from rlhf_lib.mathematics.advantages import group_advantages
 from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
-from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.mathematics.advantages import group_advantages
 from rlhf_lib.models.rewards import soft_overlong_punishment
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import token_logprobs
+from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "grpo_variants.jsonl"
@@ -43,23 +44,53 @@ MEASURED_AT = 20_000  # tokens after which a greedy accuracy is recorded
 RATE = 2e-4
 LONGEST = 48  # tokens; a right working ends by itself after at most 41
 COMMON = GRPOConfig(
-    max_steps=1_000, batch_size=256, mini_batch_size=64, num_generations=8, num_iterations=1,
-    max_new_tokens=LONGEST, missing_eos_penalty=0., learning_rate=RATE)
-PARTS = {"clip_higher": dict(epsilon_high=.28), "token_loss": dict(aggregate_over="tokens"),
-         "dynamic_sampling": dict(dynamic_sampling=True), "overlong_shaping": {},  # of DAPO
-         "overlong_tight": {}}
-METHODS = {"grpo": {}, "dr_grpo": VARIANTS["dr_grpo"], **PARTS,
-           **{name: VARIANTS[name] for name in ("dapo", "gspo", "cispo", "rloo", "reinforce++")}}
+    max_steps=1_000,
+    batch_size=256,
+    mini_batch_size=64,
+    num_generations=8,
+    num_iterations=1,
+    max_new_tokens=LONGEST,
+    missing_eos_penalty=0.0,
+    learning_rate=RATE,
+)
+PARTS = {
+    "clip_higher": dict(epsilon_high=0.28),
+    "token_loss": dict(aggregate_over="tokens"),
+    "dynamic_sampling": dict(dynamic_sampling=True),
+    "overlong_shaping": {},  # of DAPO
+    "overlong_tight": {},
+}
+METHODS = {
+    "grpo": {},
+    "dr_grpo": VARIANTS["dr_grpo"],
+    **PARTS,
+    **{name: VARIANTS[name] for name in ("dapo", "gspo", "cispo", "rloo", "reinforce++")},
+}
 SHAPED = {  # L_max and L_cache: beyond every right working, and well within the longest of them
-    "overlong_shaping": (48, 8), "dapo": (48, 8), "overlong_tight": (41, 8)}
-KEPT = ("step", "tokens", "seconds", "reward", "length", "finished", "entropy", "clip_fraction",
-        "gradient_norm", "zero_variance_groups", "drawn")
+    "overlong_shaping": (48, 8),
+    "dapo": (48, 8),
+    "overlong_tight": (41, 8),
+}
+KEPT = (
+    "step",
+    "tokens",
+    "seconds",
+    "reward",
+    "length",
+    "finished",
+    "entropy",
+    "clip_fraction",
+    "gradient_norm",
+    "zero_variance_groups",
+    "drawn",
+)
 
 
 def settings(method: str, seed: int, rate: float = RATE) -> GRPOConfig:
     """A method's settings, all without a KL term."""
-    return dataclasses.replace(COMMON, **{**METHODS[method], "beta": 0.}, seed=seed,
-                               learning_rate=rate)
+    return dataclasses.replace(
+        COMMON, **{**METHODS[method], "beta": 0.0}, seed=seed, learning_rate=rate
+    )
 
 
 class CountingVerifier:
@@ -92,17 +123,21 @@ def greedy_accuracy(policy, tokenizer, prompts: list[str]) -> float:
 
 def measured(policy, tokenizer, prompts: list[str], seed: int) -> dict:
     """Held-out accuracy, and how long right and wrong completions are."""
-    rollout = sample(policy, tokenizer, 2 * prompts, LONGEST,
-                     generator=torch.Generator().manual_seed(seed))
-    rows = list(zip(sums.strict_verifier(rollout.prompts, rollout.completions),
-                    rollout.lengths.tolist()))
-    return {"greedy": greedy_accuracy(policy, tokenizer, prompts),
-            "sampled": mean(right for right, _ in rows),
-            "length": mean(length for _, length in rows),
-            "length_if_right": mean(length for right, length in rows if right),
-            "length_if_wrong": mean(length for right, length in rows if not right),
-            "finished": rollout.finished.float().mean().item(),
-            "working": mean(text.startswith("<") for text in rollout.completions)}
+    rollout = sample(
+        policy, tokenizer, 2 * prompts, LONGEST, generator=torch.Generator().manual_seed(seed)
+    )
+    rows = list(
+        zip(sums.strict_verifier(rollout.prompts, rollout.completions), rollout.lengths.tolist())
+    )
+    return {
+        "greedy": greedy_accuracy(policy, tokenizer, prompts),
+        "sampled": mean(right for right, _ in rows),
+        "length": mean(length for _, length in rows),
+        "length_if_right": mean(length for right, length in rows if right),
+        "length_if_wrong": mean(length for right, length in rows if not right),
+        "finished": rollout.finished.float().mean().item(),
+        "working": mean(text.startswith("<") for text in rollout.completions),
+    }
 
 
 def run(seed: int, method: str, rate: float = RATE) -> dict:
@@ -112,11 +147,16 @@ def run(seed: int, method: str, rate: float = RATE) -> dict:
     policy, tokenizer = artifacts.load("sums", "base")
     config, verifier = settings(method, seed, rate), CountingVerifier(tokenizer, SHAPED.get(method))
     held_out = list(sums.prompts(400, seed + 9, held_out=True)["prompt"])
-    found = {"seed": seed, "method": method, "learning_rate": rate,
-             "settings": dataclasses.asdict(config),
-             "base": measured(policy, tokenizer, held_out, seed), "curve": []}
+    found = {
+        "seed": seed,
+        "method": method,
+        "learning_rate": rate,
+        "settings": dataclasses.asdict(config),
+        "base": measured(policy, tokenizer, held_out, seed),
+        "curve": [],
+    }
     loop = GRPO(policy, None, tokenizer, verifier, sums.prompts(20_000, seed + 100), config)
-    seconds = 0.  # of the loop, without the measurements
+    seconds = 0.0  # of the loop, without the measurements
     for row in loop:
         seconds += row["seconds"]
         row["tokens"] = verifier.tokens
@@ -124,20 +164,28 @@ def run(seed: int, method: str, rate: float = RATE) -> dict:
         if config.num_generations == 1:
             row["zero_variance_groups"] = None
         row["right"] = mean(sums.strict_verifier(loop.rollout.prompts, loop.rollout.completions))
-        found["curve"].append({k: row[k] if row[k] is None else round(row[k], 4)
-                               for k in (*KEPT, "right")})
+        found["curve"].append(
+            {k: row[k] if row[k] is None else round(row[k], 4) for k in (*KEPT, "right")}
+        )
         if verifier.tokens >= MEASURED_AT and "greedy_early" not in found:
             found["greedy_early"] = greedy_accuracy(policy, tokenizer, held_out)
         if verifier.tokens >= TOKENS:
             break
-    found |= {"steps": loop.step_number, "tokens": verifier.tokens, "loop_seconds": seconds,
-              "completions": sum(row["drawn"] for row in found["curve"]),
-              "final": measured(policy, tokenizer, held_out, seed)}
+    found |= {
+        "steps": loop.step_number,
+        "tokens": verifier.tokens,
+        "loop_seconds": seconds,
+        "completions": sum(row["drawn"] for row in found["curve"]),
+        "final": measured(policy, tokenizer, held_out, seed),
+    }
     final = found["final"]
-    print(f"seed {seed}, {method}, {rate:g}: greedy {found['base']['greedy']:.3f} → "
-          f"{found['greedy_early']:.3f} → {final['greedy']:.3f}, sampled {final['sampled']:.3f}, "
-          f"length {final['length']:.1f}, finished {final['finished']:.3f}, {found['steps']} "
-          f"steps, {found['tokens']} tokens, {seconds:.0f} s", flush=True)
+    print(
+        f"seed {seed}, {method}, {rate:g}: greedy {found['base']['greedy']:.3f} → "
+        f"{found['greedy_early']:.3f} → {final['greedy']:.3f}, sampled {final['sampled']:.3f}, "
+        f"length {final['length']:.1f}, finished {final['finished']:.3f}, {found['steps']} "
+        f"steps, {found['tokens']} tokens, {seconds:.0f} s",
+        flush=True,
+    )
     return {**found, "seconds": time.perf_counter() - start, "provenance": provenance()}
 
 
@@ -155,8 +203,13 @@ def completion_weights(rewards: torch.Tensor, lengths: torch.Tensor) -> dict[str
     G = COMMON.num_generations
     divided, centred = (group_advantages(rewards, G, "mean", scale) for scale in ("std", "none"))
     over_batch = rewards - (rewards * lengths).sum() / lengths.sum()  # the mean over its tokens
-    return {"dr_grpo": centred, "grpo": divided / lengths, "grpo, no std": centred / lengths,
-            "token_loss": divided, "reinforce++": over_batch}
+    return {
+        "dr_grpo": centred,
+        "grpo": divided / lengths,
+        "grpo, no std": centred / lengths,
+        "token_loss": divided,
+        "reinforce++": over_batch,
+    }
 
 
 def gradients(seed: int) -> dict:
@@ -171,8 +224,9 @@ def gradients(seed: int) -> dict:
     policy, tokenizer = artifacts.load("sums", "base")
     policy.requires_grad_(True)
     prompts = [p for p in sums.prompts(PROMPTS, seed + 1_000)["prompt"] for _ in range(G)]
-    rollout = sample(policy, tokenizer, prompts, LONGEST,
-                     generator=torch.Generator().manual_seed(seed))
+    rollout = sample(
+        policy, tokenizer, prompts, LONGEST, generator=torch.Generator().manual_seed(seed)
+    )
     rewards = torch.tensor(sums.strict_verifier(rollout.prompts, rollout.completions))
     weights = completion_weights(rewards, rollout.lengths)
     table = torch.stack(list(weights.values()))  # (methods, completions)
@@ -197,14 +251,28 @@ def gradients(seed: int) -> dict:
     noise = within.diagonal() / PROMPTS - signal
     last = list(weights).index("reinforce++")  # its batch of 8 has eight prompts
     noise[last] = ((alone[last].double() / (PROMPTS * G)) - signal[last]) / G
-    found = {name: {"cosine": (products[0, k] / (signal[0] * signal[k]).sqrt()).item(),
-                    "noise": (noise[k] / signal[k]).sqrt().item()}
-             for k, name in enumerate(weights)}
-    print(f"seed {seed}, gradients: " + ", ".join(
-        f"{name} {v['cosine']:.3f} {v['noise']:.2f}" for name, v in found.items()), flush=True)
-    return {"seed": seed, "method": "gradients", "learning_rate": 0., "prompts": PROMPTS,
-            "right": rewards.mean().item(), "gradients": found,
-            "seconds": time.perf_counter() - start, "provenance": provenance()}
+    found = {
+        name: {
+            "cosine": (products[0, k] / (signal[0] * signal[k]).sqrt()).item(),
+            "noise": (noise[k] / signal[k]).sqrt().item(),
+        }
+        for k, name in enumerate(weights)
+    }
+    print(
+        f"seed {seed}, gradients: "
+        + ", ".join(f"{name} {v['cosine']:.3f} {v['noise']:.2f}" for name, v in found.items()),
+        flush=True,
+    )
+    return {
+        "seed": seed,
+        "method": "gradients",
+        "learning_rate": 0.0,
+        "prompts": PROMPTS,
+        "right": rewards.mean().item(),
+        "gradients": found,
+        "seconds": time.perf_counter() - start,
+        "provenance": provenance(),
+    }
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -232,28 +300,42 @@ def assert_floors(found: dict) -> None:
         assert all(abs(v["cosine"]) <= 1.1 and v["noise"] > 0 for v in found["gradients"].values())
         return
     base, final = found["base"], found["final"]
-    checks = {"tokens reach the budget": found["tokens"] >= TOKENS,
-              "base greedy ≤ .15": base["greedy"] <= .15,
-              "finite curve": all(math.isfinite(row["gradient_norm"]) for row in found["curve"])}
+    checks = {
+        "tokens reach the budget": found["tokens"] >= TOKENS,
+        "base greedy ≤ .15": base["greedy"] <= 0.15,
+        "finite curve": all(math.isfinite(row["gradient_norm"]) for row in found["curve"]),
+    }
     if found["learning_rate"] == RATE:
-        checks |= {"greedy rises by .5": final["greedy"] >= base["greedy"] + .5,
-                   "sampled rises by .3": final["sampled"] >= base["sampled"] + .3}
+        checks |= {
+            "greedy rises by .5": final["greedy"] >= base["greedy"] + 0.5,
+            "sampled rises by .3": final["sampled"] >= base["sampled"] + 0.3,
+        }
     failed = [name for name, held in checks.items() if not held]
     assert not failed, f"seed {found['seed']}, {found['method']}: " + "; ".join(failed)
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, "gradients"])
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=[*METHODS, "gradients"]
+    )
     parser.add_argument("--rates", type=float, nargs="+", default=[RATE])
-    parser.add_argument("--seconds", type=float, default=math.inf,
-                        help="start no run after that many")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="start no run after that many"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not options.check:
-        record(RESULTS, ("seed", "method", "learning_rate"),
-               [(seed, method, 0. if method == "gradients" else rate) for seed, method, rate
-                in product(options.seeds, options.methods, options.rates)], run, options.seconds)
+        record(
+            RESULTS,
+            ("seed", "method", "learning_rate"),
+            [
+                (seed, method, 0.0 if method == "gradients" else rate)
+                for seed, method, rate in product(options.seeds, options.methods, options.rates)
+            ],
+            run,
+            options.seconds,
+        )
     check(RESULTS, assert_floors)
 
 

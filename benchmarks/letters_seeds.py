@@ -8,6 +8,7 @@ measured on 400 held-out prompts. One line a seed goes to `results/letters_seeds
 settings, hardware and versions; a seed that is there is not run again. Chapters ppo-live and grpo
 read that file.
 """
+
 from __future__ import annotations
 
 import copy
@@ -24,23 +25,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib.running import artifacts
-from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.reward_training import pair_accuracy
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "letters_seeds.jsonl"
 RUNS = {
     "ppo": PPOConfig(),
-    "ppo_beta_0": PPOConfig(beta=0., learning_rate=2e-4, max_steps=50),
-    "grpo": GRPOConfig(beta=.6),  # as published: k3 in the loss, divided by the group's deviation
+    "ppo_beta_0": PPOConfig(beta=0.0, learning_rate=2e-4, max_steps=50),
+    "grpo": GRPOConfig(beta=0.6),  # as published: k3 in the loss, divided by the group's deviation
     "grpo_kl_in_reward": GRPOConfig(kl_in="reward", aggregate_over="tokens"),
-    "grpo_kl_in_reward_128": GRPOConfig(kl_in="reward", aggregate_over="tokens", batch_size=128,
-                                        mini_batch_size=64),
+    "grpo_kl_in_reward_128": GRPOConfig(
+        kl_in="reward", aggregate_over="tokens", batch_size=128, mini_batch_size=64
+    ),
 }
 KEPT = ("step", "reward", "gold", "kl", "entropy", "length", "clip_fraction", "seconds")
 
@@ -62,15 +64,28 @@ def run_seed(seed: int) -> dict:
     prompts = letters.prompts(4_000, seed=seed + 100)
 
     def measured(policy) -> dict:
-        result = evaluate(policy, tokenizer, held_out,
-                          {"gold": letters.gold_reward, "reward": reward}, sft, seed=seed)
+        result = evaluate(
+            policy,
+            tokenizer,
+            held_out,
+            {"gold": letters.gold_reward, "reward": reward},
+            sft,
+            seed=seed,
+        )
         mix = Counter(map(letters.classify, held_out, result["completions"]))
-        return {**{k: v for k, v in result.items() if isinstance(v, float)},
-                "mix": {name: mix[name] / len(held_out) for name in letters.OUTCOMES},
-                "samples": list(zip(held_out, result["completions"]))[:4]}
+        return {
+            **{k: v for k, v in result.items() if isinstance(v, float)},
+            "mix": {name: mix[name] / len(held_out) for name in letters.OUTCOMES},
+            "samples": list(zip(held_out, result["completions"]))[:4],
+        }
 
-    found = {"seed": seed, "base": measured(base), "sft": measured(sft),
-             "reward_accuracy": pair_accuracy(reward_model, tokenizer, test), "runs": {}}
+    found = {
+        "seed": seed,
+        "base": measured(base),
+        "sft": measured(sft),
+        "reward_accuracy": pair_accuracy(reward_model, tokenizer, test),
+        "runs": {},
+    }
     for name, config in RUNS.items():
         config = dataclasses.replace(config, seed=seed)
         policy = copy.deepcopy(sft)
@@ -83,10 +98,17 @@ def run_seed(seed: int) -> dict:
             gold = letters.gold_reward(loop.rollout.prompts, loop.rollout.completions)
             record["gold"] = sum(gold) / len(gold)
             curve.append({k: round(record[k], 4) for k in KEPT})
-        found["runs"][name] = {"settings": dataclasses.asdict(config), "curve": curve,
-                               "held_out": measured(policy)}
-        say(f"{name}: " + ", ".join(f"{k} {found['runs'][name]['held_out'][k]:.2f}"
-                                    for k in ("gold", "reward", "kl")))
+        found["runs"][name] = {
+            "settings": dataclasses.asdict(config),
+            "curve": curve,
+            "held_out": measured(policy),
+        }
+        say(
+            f"{name}: "
+            + ", ".join(
+                f"{k} {found['runs'][name]['held_out'][k]:.2f}" for k in ("gold", "reward", "kl")
+            )
+        )
     found["best_of_n"] = best_of_n(sft, tokenizer, reward, held_out[:100], seed)
     return {**found, "seconds": time.perf_counter() - start, "provenance": provenance()}
 
@@ -98,36 +120,47 @@ def best_of_n(sft, tokenizer, reward, prompts: list[str], seed: int, N: int = 25
     probability C(N − j, n − 1) / C(N, n), j counted from 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    totals: dict[int, list] = {2 ** k: [] for k in range(int(math.log2(N)) + 1)}
+    totals: dict[int, list] = {2**k: [] for k in range(int(math.log2(N)) + 1)}
     for prompt in prompts:
         rollout = sample(sft, tokenizer, [prompt] * N, letters.MAX_NEW_TOKENS, generator=generator)
         proxy = torch.tensor(reward(rollout.prompts, rollout.completions))
         gold = torch.tensor(letters.gold_reward(rollout.prompts, rollout.completions))
         order = proxy.argsort(descending=True)
         for n, kept in totals.items():
-            weight = torch.tensor([math.comb(N - j, n - 1) / math.comb(N, n)
-                                   for j in range(1, N + 1)])
+            weight = torch.tensor(
+                [math.comb(N - j, n - 1) / math.comb(N, n) for j in range(1, N + 1)]
+            )
             kept.append([(weight * values[order]).sum().item() for values in (proxy, gold)])
-    return [{"n": n, "kl_bound": math.log(n) - (n - 1) / n, "prompts": len(kept),
-             "reward": sum(k[0] for k in kept) / len(kept),
-             "gold": sum(k[1] for k in kept) / len(kept)} for n, kept in totals.items()]
+    return [
+        {
+            "n": n,
+            "kl_bound": math.log(n) - (n - 1) / n,
+            "prompts": len(kept),
+            "reward": sum(k[0] for k in kept) / len(kept),
+            "gold": sum(k[1] for k in kept) / len(kept),
+        }
+        for n, kept in totals.items()
+    ]
 
 
 def assert_floors(found: dict) -> None:
     """The floors this experiment has to clear on every seed."""
-    sft, ppo, hacked = (found["sft"], found["runs"]["ppo"]["held_out"],
-                        found["runs"]["ppo_beta_0"]["held_out"])
+    sft, ppo, hacked = (
+        found["sft"],
+        found["runs"]["ppo"]["held_out"],
+        found["runs"]["ppo_beta_0"]["held_out"],
+    )
     n = {row["n"]: row for row in found["best_of_n"]}
     checks = {
-        "SFT gold − base gold ≥ 2.0": sft["gold"] - found["base"]["gold"] >= 2.,
-        "reward accuracy ≥ .65": found["reward_accuracy"] >= .65,
-        "PPO gold − SFT gold ≥ .9": ppo["gold"] - sft["gold"] >= .9,
-        "PPO KL 2 to 6": 2. <= ppo["kl"] <= 6.,
+        "SFT gold − base gold ≥ 2.0": sft["gold"] - found["base"]["gold"] >= 2.0,
+        "reward accuracy ≥ .65": found["reward_accuracy"] >= 0.65,
+        "PPO gold − SFT gold ≥ .9": ppo["gold"] - sft["gold"] >= 0.9,
+        "PPO KL 2 to 6": 2.0 <= ppo["kl"] <= 6.0,
         "β = 0: gold ≤ SFT − 3.5": hacked["gold"] <= sft["gold"] - 3.5,
-        "β = 0: reward ≥ PPO's + .15": hacked["reward"] >= ppo["reward"] + .15,
-        "β = 0: KL ≥ 20": hacked["kl"] >= 20.,
-        "best of 16 to 256: reward ≥ + .07": n[256]["reward"] - n[16]["reward"] >= .07,
-        "best of 16 to 256: gold ≤ + .1": n[256]["gold"] - n[16]["gold"] <= .1,
+        "β = 0: reward ≥ PPO's + .15": hacked["reward"] >= ppo["reward"] + 0.15,
+        "β = 0: KL ≥ 20": hacked["kl"] >= 20.0,
+        "best of 16 to 256: reward ≥ + .07": n[256]["reward"] - n[16]["reward"] >= 0.07,
+        "best of 16 to 256: gold ≤ + .1": n[256]["gold"] - n[16]["gold"] <= 0.1,
     }
     failed = [name for name, held in checks.items() if not held]
     assert not failed, f"seed {found['seed']}: " + "; ".join(failed)

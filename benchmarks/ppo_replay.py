@@ -9,6 +9,7 @@ on. Every fourth step the policy answers the same 100 held-out prompts, of which
 full. Other seeds repeat the middle two, without replies. One line a run goes to
 `results/ppo_replay.jsonl`; a run that is there is not run again. Chapter: ppo-live.
 """
+
 from __future__ import annotations
 
 import copy
@@ -23,25 +24,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded
-from rlhf_lib.running import artifacts
-from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "ppo_replay.jsonl"
 STEPS, EVERY, PROMPTS, SHOWN = 60, 4, 100, 5
-TARGET = 3.  # nats
+TARGET = 3.0  # nats
 RUNS = {
     "fixed": PPOConfig(max_steps=STEPS),
-    "fixed-low": PPOConfig(max_steps=STEPS, beta=.02),
-    "adaptive": PPOConfig(max_steps=STEPS, beta=.02, target_kl=TARGET, kl_horizon=320),
+    "fixed-low": PPOConfig(max_steps=STEPS, beta=0.02),
+    "adaptive": PPOConfig(max_steps=STEPS, beta=0.02, target_kl=TARGET, kl_horizon=320),
     "by-hand": PPOConfig(max_steps=STEPS),
 }
-BY_HAND = {16: .005, 36: .3}  # step -> β from that step on
+BY_HAND = {16: 0.005, 36: 0.3}  # step -> β from that step on
 REPEATED = ("fixed-low", "adaptive")  # on the other seeds
-KEPT = ("reward", "gold", "kl", "entropy", "length", "beta", "clip_fraction",
-        "explained_variance")
+KEPT = ("reward", "gold", "kl", "entropy", "length", "beta", "clip_fraction", "explained_variance")
 
 
 def run(name: str, seed: int) -> dict:
@@ -52,19 +52,39 @@ def run(name: str, seed: int) -> dict:
     reward = LearnedReward(reward_model, tokenizer)
     held_out = list(letters.prompts(PROMPTS, seed=9, held_out=True)["prompt"])
     config = dataclasses.replace(RUNS[name], seed=seed)
-    loop = PPO(copy.deepcopy(sft), sft, copy.deepcopy(reward_model), tokenizer, reward,
-               letters.prompts(4_000, seed=seed + 100), config)
+    loop = PPO(
+        copy.deepcopy(sft),
+        sft,
+        copy.deepcopy(reward_model),
+        tokenizer,
+        reward,
+        letters.prompts(4_000, seed=seed + 100),
+        config,
+    )
     records, measured = [], []
 
     def measure() -> None:
-        found = evaluate(loop.policy, tokenizer, held_out,
-                         {"gold": letters.gold_reward, "reward": reward}, sft, seed=seed,
-                         batch_size=50)
-        row = {"step": loop.step_number, **{k: round(found[k], 4) for k in (
-            "gold", "gold_se", "reward", "reward_se", "kl", "kl_se", "length")}}
+        found = evaluate(
+            loop.policy,
+            tokenizer,
+            held_out,
+            {"gold": letters.gold_reward, "reward": reward},
+            sft,
+            seed=seed,
+            batch_size=50,
+        )
+        row = {
+            "step": loop.step_number,
+            **{
+                k: round(found[k], 4)
+                for k in ("gold", "gold_se", "reward", "reward_se", "kl", "kl_se", "length")
+            },
+        }
         if seed == 0:
-            row["replies"] = [[reply, gold] for reply, gold in zip(
-                found["completions"][:SHOWN], found["values"]["gold"])]
+            row["replies"] = [
+                [reply, gold]
+                for reply, gold in zip(found["completions"][:SHOWN], found["values"]["gold"])
+            ]
         measured.append(row)
 
     measure()
@@ -77,13 +97,23 @@ def run(name: str, seed: int) -> dict:
         records.append({"step": record["step"], **{k: round(record[k], 4) for k in KEPT}})
         if loop.step_number % EVERY == 0:
             measure()
-            print(f"{name}, seed {seed}, step {loop.step_number}: "
-                  f"gold {measured[-1]['gold']:.2f}, KL {measured[-1]['kl']:.2f}, "
-                  f"beta {record['beta']:.3f}", flush=True)
-    return {"run": name, "seed": seed, "settings": dataclasses.asdict(config),
-            "by_hand": BY_HAND if name == "by-hand" else {}, "prompts": held_out[:SHOWN],
-            "records": records, "measured": measured,
-            "seconds": time.perf_counter() - start, "provenance": provenance()}
+            print(
+                f"{name}, seed {seed}, step {loop.step_number}: "
+                f"gold {measured[-1]['gold']:.2f}, KL {measured[-1]['kl']:.2f}, "
+                f"beta {record['beta']:.3f}",
+                flush=True,
+            )
+    return {
+        "run": name,
+        "seed": seed,
+        "settings": dataclasses.asdict(config),
+        "by_hand": BY_HAND if name == "by-hand" else {},
+        "prompts": held_out[:SHOWN],
+        "records": records,
+        "measured": measured,
+        "seconds": time.perf_counter() - start,
+        "provenance": provenance(),
+    }
 
 
 def assert_floors(recorded: list[dict]) -> None:
@@ -92,7 +122,7 @@ def assert_floors(recorded: list[dict]) -> None:
     seeds = {seed for _, seed in last}
     sft_gold = recorded[0]["measured"][0]["gold"]
     good = last["fixed", 0]
-    assert good["gold"] >= sft_gold + .9 and 2 <= good["kl"] <= 6, good
+    assert good["gold"] >= sft_gold + 0.9 and 2 <= good["kl"] <= 6, good
     for seed in seeds:
         held, loose = last["adaptive", seed], last["fixed-low", seed]
         assert abs(held["kl"] - TARGET) <= 1.5, (seed, held)

@@ -1,4 +1,5 @@
 """Where a recorded number comes from: what every line of `results/` carries."""
+
 from __future__ import annotations
 
 import platform
@@ -12,19 +13,34 @@ import torch
 
 def provenance() -> dict:
     """The command, date, commit, hardware and versions of a recorded run."""
+
     def shell(*command):
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=True,
-                                  cwd=Path(__file__).parent).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return ""
+
     import transformers
+
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                          if line.startswith("model name")), processor)
-    return {"command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-            "date": date.today().isoformat(), "commit": shell("git", "rev-parse", "HEAD"),
-            "processor": processor, "threads": torch.get_num_threads(),
-            "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__}
+        processor = next(
+            (
+                line.split(":")[1].strip()
+                for line in open("/proc/cpuinfo")
+                if line.startswith("model name")
+            ),
+            processor,
+        )
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+        "commit": shell("git", "rev-parse", "HEAD"),
+        "processor": processor,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,23 +1,28 @@
 """What the recorded benchmarks share: their command line, and a file that only grows."""
+
 from __future__ import annotations
 
 import argparse
 import os
 import time
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
-from typing import Callable, Iterable
 
 import torch
 
 from rlhf_lib.running.log import RunLog, read_log
 
 
-def command_line(description: str, seeds: Iterable[int] = (1, 2, 3, 4, 5),
-                 threads: int = min(2, os.cpu_count() or 1)) -> argparse.ArgumentParser:
+def command_line(
+    description: str,
+    seeds: Iterable[int] = (1, 2, 3, 4, 5),
+    threads: int = min(2, os.cpu_count() or 1),
+) -> argparse.ArgumentParser:
     """A parser that knows --seeds, --threads and --check; a benchmark adds what else it needs."""
-    parser = argparse.ArgumentParser(description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--check", action="store_true", help="run nothing; assert the floors")
@@ -29,8 +34,13 @@ def recorded(results: Path) -> list[dict]:
     return read_log(results) if results.exists() else []
 
 
-def record(results: Path, names: tuple[str, ...], plan: Iterable[tuple], run: Callable[..., dict],
-           seconds: float = float("inf")) -> None:
+def record(
+    results: Path,
+    names: tuple[str, ...],
+    plan: Iterable[tuple],
+    run: Callable[..., dict],
+    seconds: float = float("inf"),
+) -> None:
     """Make the runs of a plan that are not there yet, each a line as soon as it is done.
 
     A run is known by the values of `names` in its line, and is made by `run(*values)`. None is
@@ -45,13 +55,18 @@ def record(results: Path, names: tuple[str, ...], plan: Iterable[tuple], run: Ca
             line = run(*values)
             with RunLog(results) as log:
                 log.write(line)
-            print(f"{', '.join(map(str, values))}: {time.perf_counter() - begun:.0f} s",
-                  flush=True)
+            print(f"{', '.join(map(str, values))}: {time.perf_counter() - begun:.0f} s", flush=True)
 
 
-def record_runs(description: str, results: Path, name: str, choices: Iterable[str],
-                run: Callable[[int, str], dict], assert_floors: Callable[[dict], None],
-                **settings) -> None:
+def record_runs(
+    description: str,
+    results: Path,
+    name: str,
+    choices: Iterable[str],
+    run: Callable[[int, str], dict],
+    assert_floors: Callable[[dict], None],
+    **settings,
+) -> None:
     """All of the command of a benchmark whose runs are seeds times something with a name.
 
     `name` is what that is called in a line and in the call of `run`, and its plural is the flag

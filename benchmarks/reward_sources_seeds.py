@@ -9,6 +9,7 @@ samples its own eight replies to each of 150 held-out prompts, and trains two po
 against each verifier. One line a seed goes to `results/reward_sources_seeds.jsonl`; a seed that is
 there is not run again. Chapter reward-sources reads that file, and explains what is measured.
 """
+
 from __future__ import annotations
 
 import copy
@@ -26,27 +27,41 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
+from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.models.reward_model import new_reward_model
+from rlhf_lib.models.rewards import (
+    LearnedReward,
+    PairwiseJudge,
+    ProcessReward,
+    VerifiableReward,
+    length_penalty,
+    rule_reward,
+    weighted_sum,
+)
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.models.reward_model import new_reward_model
-from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
-from rlhf_lib.models.rewards import (LearnedReward, PairwiseJudge, ProcessReward, VerifiableReward,
-                                     length_penalty, rule_reward, weighted_sum)
-from rlhf_lib.models.rollout import sample
-from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.worlds import letters, sums
 
 RESULTS = Path(__file__).parent / "results" / "reward_sources_seeds.jsonl"
 TEMPLATE = "{prompt} 1: {first} 2: {second} better:"
 REWARD = dict(max_steps=100, batch_size=32, learning_rate=5e-4)
 JUDGE = dict(max_steps=110, batch_size=32, learning_rate=1e-3)
-VERIFIED = dict(max_steps=18, batch_size=256, mini_batch_size=64, num_iterations=1,
-                max_new_tokens=sums.MAX_NEW_TOKENS, beta=0.)
+VERIFIED = dict(
+    max_steps=18,
+    batch_size=256,
+    mini_batch_size=64,
+    num_iterations=1,
+    max_new_tokens=sums.MAX_NEW_TOKENS,
+    beta=0.0,
+)
 SLOT_WORDS = {*letters.NAMES, *letters.ITEMS, *letters.DAYS}
 
 
 # The sources, as in the chapter ----------------------------------------------------------------
+
 
 def wrong_slots(prompt: str, reply: str) -> set[str]:
     """Names, items and days that stand in a reply and not in its prompt."""
@@ -58,16 +73,19 @@ def greets(prompt: str, reply: str) -> bool:
     return bool({*words[:1]} & {"hello", "hi", "dear"}) and letters.parse(prompt).name in words[:4]
 
 
-RULES = {"greets": (1., greets),
-         "item": (1., lambda prompt, reply: letters.parse(prompt).item in letters.words(reply)),
-         "day": (1., lambda prompt, reply: letters.parse(prompt).day in letters.words(reply)),
-         "length": (1., lambda prompt, reply: 7 <= len(letters.words(reply)) <= 24)}
+RULES = {
+    "greets": (1.0, greets),
+    "item": (1.0, lambda prompt, reply: letters.parse(prompt).item in letters.words(reply)),
+    "day": (1.0, lambda prompt, reply: letters.parse(prompt).day in letters.words(reply)),
+    "length": (1.0, lambda prompt, reply: 7 <= len(letters.words(reply)) <= 24),
+}
 
 
 def slots_filled(prompt: str, reply: str) -> bool:
     request = letters.parse(prompt)
-    return {request.name, request.item, request.day} <= set(letters.words(reply)) \
-        and not wrong_slots(prompt, reply)
+    return {request.name, request.item, request.day} <= set(
+        letters.words(reply)
+    ) and not wrong_slots(prompt, reply)
 
 
 def sentences(reply: str) -> list[str]:
@@ -89,7 +107,8 @@ PRINCIPLES = {
     "do not insult": lambda p, r: bool(set(letters.words(r)) & set(letters.RUDE)),
     "stay with the subject": lambda p, r: bool(set(letters.words(r)) & set(letters.OFF_TOPIC)),
     "do not evade": lambda p, r: bool(set(letters.words(r)) & set(letters.EVASIVE)),
-    "do not gush": lambda p, r: sum(word in letters.GUSH for word in letters.words(r)) > 1}
+    "do not gush": lambda p, r: sum(word in letters.GUSH for word in letters.words(r)) > 1,
+}
 
 
 def broken(prompt: str, reply: str) -> int:
@@ -101,8 +120,11 @@ def relabel(pairs) -> Dataset:
     rows = []
     for row in pairs:
         chosen, rejected = (broken(row["prompt"], row[side]) for side in ("chosen", "rejected"))
-        rows.append({**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-                    if chosen > rejected else row)
+        rows.append(
+            {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+            if chosen > rejected
+            else row
+        )
     return Dataset.from_list(rows)
 
 
@@ -123,19 +145,24 @@ def questions(pairs, seed: int) -> Dataset:
     rng = random.Random(seed)
     rows = []
     for row in pairs:
-        first = rng.random() < .5  # the preferred reply stands first in half of them
-        one, other = (row["chosen"], row["rejected"])[::1 if first else -1]
-        rows.append({"prompt": TEMPLATE.format(prompt=row["prompt"], first=one, second=other),
-                     "completion": "1" if first else "2"})
+        first = rng.random() < 0.5  # the preferred reply stands first in half of them
+        one, other = (row["chosen"], row["rejected"])[:: 1 if first else -1]
+        rows.append(
+            {
+                "prompt": TEMPLATE.format(prompt=row["prompt"], first=one, second=other),
+                "completion": "1" if first else "2",
+            }
+        )
     return Dataset.from_list(rows)
 
 
 def close_verifier(prompt: str, completion: str) -> bool:
     right = int(sums.answer(prompt))
-    return abs(int(sums.split(completion)[1]) - right) <= .2 * right
+    return abs(int(sums.split(completion)[1]) - right) <= 0.2 * right
 
 
 # Measuring --------------------------------------------------------------------------------------
+
 
 def measure(scores, gold: torch.Tensor) -> dict:
     """Agreement on pairs, correlation within prompts, and what the best of eight gains in gold."""
@@ -146,11 +173,15 @@ def measure(scores, gold: torch.Tensor) -> dict:
     best = (scores == scores.amax(dim=1, keepdim=True)).double()  # ties: their average
     best /= best.sum(dim=1, keepdim=True)
     gain = (best * target).sum(dim=1)
-    return {"agreement": ((verdicts * truth + 1) / 2)[truth != 0].mean().item(),
-            "correlation": ((centred * target).sum()
-                            / (centred.norm() * target.norm()).clamp(min=1e-12)).item(),
-            "gain": gain.mean().item(), "gain_se": (gain.std() / len(gain) ** .5).item(),
-            "best": best}
+    return {
+        "agreement": ((verdicts * truth + 1) / 2)[truth != 0].mean().item(),
+        "correlation": (
+            (centred * target).sum() / (centred.norm() * target.norm()).clamp(min=1e-12)
+        ).item(),
+        "gain": gain.mean().item(),
+        "gain_se": (gain.std() / len(gain) ** 0.5).item(),
+        "best": best,
+    }
 
 
 def run_seed(seed: int) -> dict:
@@ -161,8 +192,9 @@ def run_seed(seed: int) -> dict:
     generator = torch.Generator().manual_seed(seed)
     replies = []
     for i in range(0, len(prompts), 240):
-        replies += sample(sft, tokenizer, prompts[i:i + 240], letters.MAX_NEW_TOKENS,
-                          generator=generator).completions
+        replies += sample(
+            sft, tokenizer, prompts[i : i + 240], letters.MAX_NEW_TOKENS, generator=generator
+        ).completions
     shape = (len(held_out), 8)
     gold = torch.tensor(letters.gold_reward(prompts, replies), dtype=torch.float64).view(shape)
     pairs = written_pairs(3_520, seed)
@@ -185,27 +217,41 @@ def run_seed(seed: int) -> dict:
     second = -judge.log_odds(prompts, reference, replies)
 
     scores = {
-        "learned": LearnedReward(artifacts.load("letters", "reward")[0], tokenizer)(prompts,
-                                                                                    replies),
+        "learned": LearnedReward(artifacts.load("letters", "reward")[0], tokenizer)(
+            prompts, replies
+        ),
         "rules": rule_reward(RULES)(prompts, replies),
         "verifier": VerifiableReward(slots_filled)(prompts, replies),
         "process": ProcessReward(sentences, sound)(prompts, replies),
-        "judge, shown first": first, "judge, shown second": second,
+        "judge, shown first": first,
+        "judge, shown second": second,
         "judge, both orders": (first + second) / 2,
         "principles": [-broken(p, r) for p, r in zip(prompts, replies)],
-        **{name: LearnedReward(model, tokenizer)(prompts, replies)
-           for name, model in trained.items()}}
-    counts = {"dishonest": [float(bool(wrong_slots(p, r))) for p, r in zip(prompts, replies)],
-              "gush": [letters.features(p, r)["gush"] for p, r in zip(prompts, replies)]}
-    found = {"seed": seed, "gold_mean": gold.mean().item(),
-             "relabelled": sum(broken(r["prompt"], r["chosen"]) > broken(r["prompt"], r["rejected"])
-                               for r in pairs) / len(pairs), "sources": {}}
-    for name, values in {"random": [0.] * len(prompts), "gold": gold, **scores}.items():
+        **{
+            name: LearnedReward(model, tokenizer)(prompts, replies)
+            for name, model in trained.items()
+        },
+    }
+    counts = {
+        "dishonest": [float(bool(wrong_slots(p, r))) for p, r in zip(prompts, replies)],
+        "gush": [letters.features(p, r)["gush"] for p, r in zip(prompts, replies)],
+    }
+    found = {
+        "seed": seed,
+        "gold_mean": gold.mean().item(),
+        "relabelled": sum(
+            broken(r["prompt"], r["chosen"]) > broken(r["prompt"], r["rejected"]) for r in pairs
+        )
+        / len(pairs),
+        "sources": {},
+    }
+    for name, values in {"random": [0.0] * len(prompts), "gold": gold, **scores}.items():
         row = measure(values, gold)
         best = row.pop("best")
         found["sources"][name] = row | {
             what: (best * torch.tensor(count).view(shape)).sum(dim=1).mean().item()
-            for what, count in counts.items()}
+            for what, count in counts.items()
+        }
 
     some = [i for i in range(len(prompts)) if i % 2 == 0]  # replies 0 and 1, 2 and 3, ...
     a, b = [replies[i] for i in some], [replies[i + 1] for i in some]
@@ -216,12 +262,17 @@ def run_seed(seed: int) -> dict:
     found["judge"] = judge.position_bias(asked, a, b) | {
         "spread": ((forward + backward) / 2).std().item(),
         "accuracy_one_order": (right(forward) + right(-backward)) / 2,
-        "accuracy_both": right(forward - backward)}
+        "accuracy_both": right(forward - backward),
+    }
     print(f"seed {seed}: letters after {time.perf_counter() - start:.0f} s", flush=True)
 
     found["verifiers"] = run_verifiers(seed)
-    return {**found, "settings": {"reward": REWARD, "judge": JUDGE, "grpo": VERIFIED},
-            "seconds": time.perf_counter() - start, "provenance": provenance()}
+    return {
+        **found,
+        "settings": {"reward": REWARD, "judge": JUDGE, "grpo": VERIFIED},
+        "seconds": time.perf_counter() - start,
+        "provenance": provenance(),
+    }
 
 
 def run_verifiers(seed: int) -> dict:
@@ -232,17 +283,31 @@ def run_verifiers(seed: int) -> dict:
     logging.getLogger("rlhf_lib.models.rewards").setLevel(logging.ERROR)  # base writes odd answers
 
     def measured(policy) -> dict:
-        result = evaluate(policy, tokenizer, held_out,
-                          {"right": sums.strict_verifier, "close": close},
-                          max_new_tokens=sums.MAX_NEW_TOKENS, seed=seed, batch_size=100)
+        result = evaluate(
+            policy,
+            tokenizer,
+            held_out,
+            {"right": sums.strict_verifier, "close": close},
+            max_new_tokens=sums.MAX_NEW_TOKENS,
+            seed=seed,
+            batch_size=100,
+        )
         return {k: v for k, v in result.items() if isinstance(v, float)}
 
     found = {"before": measured(base)}
     for name, verifier in (("strict", sums.strict_verifier), ("tolerant", close)):
         policy = copy.deepcopy(base)
-        reward = weighted_sum([verifier, length_penalty(.01, tokenizer)], [1., 1.])
-        list(GRPO(policy, None, tokenizer, reward, sums.prompts(4_000, seed=seed + 100),
-                  GRPOConfig(seed=seed, **VERIFIED)))
+        reward = weighted_sum([verifier, length_penalty(0.01, tokenizer)], [1.0, 1.0])
+        list(
+            GRPO(
+                policy,
+                None,
+                tokenizer,
+                reward,
+                sums.prompts(4_000, seed=seed + 100),
+                GRPOConfig(seed=seed, **VERIFIED),
+            )
+        )
         found[name] = measured(policy)
     return found
 
@@ -250,24 +315,27 @@ def run_verifiers(seed: int) -> dict:
 def assert_floors(found: dict) -> None:
     """What the chapter claims, and has to hold on every seed."""
     s, judge, verifiers = found["sources"], found["judge"], found["verifiers"]
-    paid = lambda measured: measured["close"] - .01 * measured["length"]
+    paid = lambda measured: measured["close"] - 0.01 * measured["length"]
     checks = {
         "every source gains over a random choice": all(
-            row["gain"] > 2 * row["gain_se"] for name, row in s.items() if name != "random"),
+            row["gain"] > 2 * row["gain_se"] for name, row in s.items() if name != "random"
+        ),
         "no source beats gold": all(row["gain"] <= s["gold"]["gain"] for row in s.values()),
-        "position changes a fifth of the verdicts": judge["flips"] >= .2,
-        "both orders are no worse than one": judge["accuracy_both"] >=
-        judge["accuracy_one_order"] - .01,
-        "the constitution ends gushing": s["constitution"]["gush"] <= .6 * s["human"]["gush"],
-        "it does not end dishonesty": s["constitution"]["dishonest"] >=
-        s["random"]["dishonest"] - .08,
-        "the check does": s["principles"]["dishonest"] <= .03,
-        "tolerant: what is paid rises": paid(verifiers["tolerant"]) >=
-        paid(verifiers["before"]) + .03,
+        "position changes a fifth of the verdicts": judge["flips"] >= 0.2,
+        "both orders are no worse than one": judge["accuracy_both"]
+        >= judge["accuracy_one_order"] - 0.01,
+        "the constitution ends gushing": s["constitution"]["gush"] <= 0.6 * s["human"]["gush"],
+        "it does not end dishonesty": s["constitution"]["dishonest"]
+        >= s["random"]["dishonest"] - 0.08,
+        "the check does": s["principles"]["dishonest"] <= 0.03,
+        "tolerant: what is paid rises": paid(verifiers["tolerant"])
+        >= paid(verifiers["before"]) + 0.03,
         "tolerant: the verdict hardly moves": abs(
-            verifiers["tolerant"]["close"] - verifiers["before"]["close"]) <= .08,
-        "tolerant: sums go wrong": verifiers["tolerant"]["right"] <= .06,
-        "strict: sums go right": verifiers["strict"]["right"] >= .6,
+            verifiers["tolerant"]["close"] - verifiers["before"]["close"]
+        )
+        <= 0.08,
+        "tolerant: sums go wrong": verifiers["tolerant"]["right"] <= 0.06,
+        "strict: sums go right": verifiers["strict"]["right"] >= 0.6,
     }
     failed = [name for name, held in checks.items() if not held]
     assert not failed, f"seed {found['seed']}: " + "; ".join(failed)

@@ -11,14 +11,15 @@ held-out prompts and on 600 fresh demonstrations. One line a seed goes to `resul
 with the settings, hardware and versions; a seed that is there is not run again. (Base models of
 other seeds are in `letters_seeds.py`.) Chapter sft reads the file.
 """
+
 from __future__ import annotations
 
 import copy
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from datasets import Dataset
@@ -28,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib.running import artifacts
 from rlhf_lib.algorithms.best_of_n import best_of_n, best_of_n_curve
-from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.models.tokens import TokenBatch, encode, token_logprobs
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.models.tokens import TokenBatch, encode, token_logprobs
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters
 
 RESULTS = Path(__file__).parent / "results" / "sft_seeds.jsonl"
@@ -64,7 +65,7 @@ def nats_per_token(model, tokenizer, prompts: list[str], completions: list[str])
     """Mean negative log-likelihood of the completion tokens."""
     total = tokens = 0
     for i in range(0, len(prompts), 100):
-        batch = encode(tokenizer, prompts[i:i + 100], completions[i:i + 100])
+        batch = encode(tokenizer, prompts[i : i + 100], completions[i : i + 100])
         total -= token_logprobs(model, batch).sum().item()
         tokens += batch.completion_mask.sum().item()
     return total / tokens
@@ -76,8 +77,9 @@ def run_seed(seed: int) -> dict:
     demos = letters.demonstrations(seed=seed)
     fresh = letters.demonstrations(600, seed=1_000 + seed)
     held_out = list(letters.prompts(400, seed=seed + 9, held_out=True)["prompt"])
-    nats = lambda model, data: nats_per_token(model, tokenizer, list(data["prompt"]),
-                                              list(data["completion"]))
+    nats = lambda model, data: nats_per_token(
+        model, tokenizer, list(data["prompt"]), list(data["completion"])
+    )
 
     def trained(model, data, config: SFTConfig, loop=SFT):
         model = copy.deepcopy(model)
@@ -92,41 +94,78 @@ def run_seed(seed: int) -> dict:
             **{k: found[k] for k in ("gold", "gold_se", "length")},
             "wrong_slot": sum(letters.features(p, y)["wrong_slot"] for p, y in zip(*texts)) / 400,
             "lazy": sum(style == "lazy" for style in map(letters.classify, *texts)) / 400,
-            "fresh_nats": nats(model, fresh), "own_nats": nats_per_token(model, tokenizer, *texts)}
-        print(f"seed {seed}, {time.perf_counter() - start:4.0f} s: {name}: "
-              + ", ".join(f"{k} {v:.3f}" for k, v in result.items()), flush=True)
+            "fresh_nats": nats(model, fresh),
+            "own_nats": nats_per_token(model, tokenizer, *texts),
+        }
+        print(
+            f"seed {seed}, {time.perf_counter() - start:4.0f} s: {name}: "
+            + ", ".join(f"{k} {v:.3f}" for k, v in result.items()),
+            flush=True,
+        )
         return result
 
     sft = trained(base, demos, USUAL)
     prompts_known = trained(base, whole_text(letters.corpus(1_920, seed=seed)), MEETING)
-    runs = {name: measured(name, model) for name, model in (
-        ("base", base), ("sft", sft),
-        ("whole_text", trained(base, whole_text(demos), USUAL)),
-        ("known_sft", trained(prompts_known, demos, USUAL)),
-        ("known_whole_text", trained(prompts_known, whole_text(demos), USUAL)),
-        ("sequence_mean", trained(base, demos, USUAL, SequenceMeanSFT)),
-        ("more", trained(base, letters.demonstrations(6_400, seed=100 + seed), MORE)))}
+    runs = {
+        name: measured(name, model)
+        for name, model in (
+            ("base", base),
+            ("sft", sft),
+            ("whole_text", trained(base, whole_text(demos), USUAL)),
+            ("known_sft", trained(prompts_known, demos, USUAL)),
+            ("known_whole_text", trained(prompts_known, whole_text(demos), USUAL)),
+            ("sequence_mean", trained(base, demos, USUAL, SequenceMeanSFT)),
+            ("more", trained(base, letters.demonstrations(6_400, seed=100 + seed), MORE)),
+        )
+    }
 
     few, recite = demos.select(range(64)), copy.deepcopy(base)
     curve = []
     for record in SFT(recite, tokenizer, few, dataclasses.replace(FEW, seed=seed)):
         if record["step"] in MEASURED_AT:
-            curve.append({"step": record["step"], "seen_nats": nats(recite, few),
-                          **measured(f"64 demonstrations, step {record['step']}", recite)})
+            curve.append(
+                {
+                    "step": record["step"],
+                    "seen_nats": nats(recite, few),
+                    **measured(f"64 demonstrations, step {record['step']}", recite),
+                }
+            )
 
-    chosen = best_of_n(sft, tokenizer, held_out[:100], letters.gold_reward, n=16, batch_size=160,
-                       generator=torch.Generator().manual_seed(seed))
+    chosen = best_of_n(
+        sft,
+        tokenizer,
+        held_out[:100],
+        letters.gold_reward,
+        n=16,
+        batch_size=160,
+        generator=torch.Generator().manual_seed(seed),
+    )
     best = best_of_n_curve(chosen.score_all(letters.gold_reward))  # (prompts, k)
-    return {"seed": seed, "runs": runs, "few": curve,
-            "best_of_n": [{"n": n, "gold": best[:, n - 1].mean().item(),
-                           "gold_se": best[:, n - 1].std().item() / len(best) ** .5}
-                          for n in (1, 2, 4, 16)],
-            "demonstrations_gold": sum(letters.gold_reward(
-                list(demos["prompt"]), list(demos["completion"]))) / len(demos),
-            "settings": {"usual": dataclasses.asdict(USUAL), "more": dataclasses.asdict(MORE),
-                         "meeting_prompts": dataclasses.asdict(MEETING),
-                         "few": dataclasses.asdict(FEW)},
-            "seconds": time.perf_counter() - start, "provenance": provenance()}
+    return {
+        "seed": seed,
+        "runs": runs,
+        "few": curve,
+        "best_of_n": [
+            {
+                "n": n,
+                "gold": best[:, n - 1].mean().item(),
+                "gold_se": best[:, n - 1].std().item() / len(best) ** 0.5,
+            }
+            for n in (1, 2, 4, 16)
+        ],
+        "demonstrations_gold": sum(
+            letters.gold_reward(list(demos["prompt"]), list(demos["completion"]))
+        )
+        / len(demos),
+        "settings": {
+            "usual": dataclasses.asdict(USUAL),
+            "more": dataclasses.asdict(MORE),
+            "meeting_prompts": dataclasses.asdict(MEETING),
+            "few": dataclasses.asdict(FEW),
+        },
+        "seconds": time.perf_counter() - start,
+        "provenance": provenance(),
+    }
 
 
 def assert_floors(found: dict) -> None:
@@ -135,17 +174,17 @@ def assert_floors(found: dict) -> None:
     gold = {name: run["gold"] for name, run in runs.items()}
     early, _, late = found["few"]
     checks = {
-        "SFT − base ≥ 2": gold["sft"] - gold["base"] >= 2.,
+        "SFT − base ≥ 2": gold["sft"] - gold["base"] >= 2.0,
         "SFT below the demonstrators": gold["sft"] < ceiling,
-        "SFT − whole text ≥ .3": gold["sft"] - gold["whole_text"] >= .3,
-        "fewer wrong slots than with whole text":
-            runs["sft"]["wrong_slot"] < runs["whole_text"]["wrong_slot"],
-        "SFT − sequence mean ≥ .7": gold["sft"] - gold["sequence_mean"] >= .7,
-        "sequence mean: lazy ≥ SFT's + .1":
-            runs["sequence_mean"]["lazy"] >= runs["sft"]["lazy"] + .1,
+        "SFT − whole text ≥ .3": gold["sft"] - gold["whole_text"] >= 0.3,
+        "fewer wrong slots than with whole text": runs["sft"]["wrong_slot"]
+        < runs["whole_text"]["wrong_slot"],
+        "SFT − sequence mean ≥ .7": gold["sft"] - gold["sequence_mean"] >= 0.7,
+        "sequence mean: lazy ≥ SFT's + .1": runs["sequence_mean"]["lazy"]
+        >= runs["sft"]["lazy"] + 0.1,
         "more training: lower loss": runs["more"]["fresh_nats"] < runs["sft"]["fresh_nats"],
-        "64 demonstrations: the loss on fresh ones rises":
-            late["fresh_nats"] > early["fresh_nats"] + .05,
+        "64 demonstrations: the loss on fresh ones rises": late["fresh_nats"]
+        > early["fresh_nats"] + 0.05,
         "64 demonstrations: gold rises": late["gold"] > early["gold"],
         "best of two passes the demonstrators": found["best_of_n"][1]["gold"] > ceiling,
     }

@@ -11,6 +11,7 @@ job twice, on sums of two numbers of three digits: their prompts have one length
 hands the model no `position_ids`. One line a run goes to `results/sums_methods.jsonl`, with
 settings, hardware and versions; what is there is not run again. Chapter: rlvr.
 """
+
 from __future__ import annotations
 
 import copy
@@ -26,45 +27,92 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from rlhf_lib.running import artifacts
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "sums_methods.jsonl"
 STEPS, MEASURED_AT = 20, (5, 10, 15, 20)
 OURS = GRPOConfig(
-    max_steps=STEPS, batch_size=256, mini_batch_size=64, num_generations=8, num_iterations=1,
-    max_new_tokens=sums.MAX_NEW_TOKENS, beta=0., aggregate_over="tokens", missing_eos_penalty=0.,
-    learning_rate=2e-4)
+    max_steps=STEPS,
+    batch_size=256,
+    mini_batch_size=64,
+    num_generations=8,
+    num_iterations=1,
+    max_new_tokens=sums.MAX_NEW_TOKENS,
+    beta=0.0,
+    aggregate_over="tokens",
+    missing_eos_penalty=0.0,
+    learning_rate=2e-4,
+)
 PPOS = PPOConfig(
-    max_steps=STEPS, batch_size=256, mini_batch_size=64, num_ppo_epochs=1,
-    max_new_tokens=sums.MAX_NEW_TOKENS, beta=0., missing_eos_penalty=0., learning_rate=2e-4)
+    max_steps=STEPS,
+    batch_size=256,
+    mini_batch_size=64,
+    num_ppo_epochs=1,
+    max_new_tokens=sums.MAX_NEW_TOKENS,
+    beta=0.0,
+    missing_eos_penalty=0.0,
+    learning_rate=2e-4,
+)
 THREE = (3, 3)  # digits
 SAME_LENGTH = ("grpo, 3 digits", "trl")  # runs whose prompts all have one length
 RUNS = ("grpo", "ppo", *SAME_LENGTH)
 
 
-def trl_trainer(policy, tokenizer, prompts, reward, folder: str, seed: int, steps: int = STEPS,
-                config: GRPOConfig = OURS):
+def trl_trainer(
+    policy,
+    tokenizer,
+    prompts,
+    reward,
+    folder: str,
+    seed: int,
+    steps: int = STEPS,
+    config: GRPOConfig = OURS,
+):
     """TRL's GRPO trainer with the settings of `config`, under TRL's names."""
     from trl import GRPOConfig as Settings
     from trl import GRPOTrainer
+
     updates = config.batch_size // config.mini_batch_size  # TRL counts these as steps
-    return GRPOTrainer(model=policy, reward_funcs=[reward], processing_class=tokenizer,
-                       train_dataset=prompts, args=Settings(
-        output_dir=folder, max_steps=steps * updates, seed=seed,
-        per_device_train_batch_size=config.mini_batch_size, steps_per_generation=updates,
-        num_generations=config.num_generations, num_iterations=config.num_iterations,
-        max_completion_length=config.max_new_tokens, temperature=config.temperature,
-        beta=config.beta, epsilon=config.epsilon, loss_type="bnpo", scale_rewards="group",
-        learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
-        warmup_steps=config.warmup_steps * updates, max_grad_norm=config.max_grad_norm,
-        adam_beta1=.9, adam_beta2=.95, adam_epsilon=1e-5, weight_decay=0., bf16=False,
-        use_cpu=True, logging_steps=updates, report_to="none", save_strategy="no",
-        disable_tqdm=True))
+    return GRPOTrainer(
+        model=policy,
+        reward_funcs=[reward],
+        processing_class=tokenizer,
+        train_dataset=prompts,
+        args=Settings(
+            output_dir=folder,
+            max_steps=steps * updates,
+            seed=seed,
+            per_device_train_batch_size=config.mini_batch_size,
+            steps_per_generation=updates,
+            num_generations=config.num_generations,
+            num_iterations=config.num_iterations,
+            max_completion_length=config.max_new_tokens,
+            temperature=config.temperature,
+            beta=config.beta,
+            epsilon=config.epsilon,
+            loss_type="bnpo",
+            scale_rewards="group",
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=config.warmup_steps * updates,
+            max_grad_norm=config.max_grad_norm,
+            adam_beta1=0.9,
+            adam_beta2=0.95,
+            adam_epsilon=1e-5,
+            weight_decay=0.0,
+            bf16=False,
+            use_cpu=True,
+            logging_steps=updates,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+    )
 
 
 def run(seed: int, name: str) -> dict:
@@ -78,9 +126,14 @@ def run(seed: int, name: str) -> dict:
     def accuracies() -> dict:
         found = {}
         for kind in ("greedy", "sampled"):
-            rollout = sample(policy, tokenizer, held_out, sums.MAX_NEW_TOKENS,
-                             generator=torch.Generator().manual_seed(seed),
-                             greedy=kind == "greedy")
+            rollout = sample(
+                policy,
+                tokenizer,
+                held_out,
+                sums.MAX_NEW_TOKENS,
+                generator=torch.Generator().manual_seed(seed),
+                greedy=kind == "greedy",
+            )
             right = sums.strict_verifier(held_out, rollout.completions)
             found[kind] = sum(right) / len(right)
         return {**found, "length": rollout.lengths.float().mean().item()}
@@ -89,26 +142,54 @@ def run(seed: int, name: str) -> dict:
     if name == "trl":
         curve = train_with_trl(policy, tokenizer, prompts, config, measured, accuracies)
     else:
-        loop = GRPO(policy, None, tokenizer, sums.strict_verifier, prompts, config) \
-            if name != "ppo" else PPO(
-                policy, copy.deepcopy(base), new_reward_model(base, seed), tokenizer,
-                sums.strict_verifier, prompts, config)
+        loop = (
+            GRPO(policy, None, tokenizer, sums.strict_verifier, prompts, config)
+            if name != "ppo"
+            else PPO(
+                policy,
+                copy.deepcopy(base),
+                new_reward_model(base, seed),
+                tokenizer,
+                sums.strict_verifier,
+                prompts,
+                config,
+            )
+        )
         curve = []
         for row in loop:
-            curve.append({"step": row["step"], "reward": row["reward"], "length": row["length"],
-                          "tokens": int(loop.rollout.lengths.sum()), "seconds": row["seconds"]})
+            curve.append(
+                {
+                    "step": row["step"],
+                    "reward": row["reward"],
+                    "length": row["length"],
+                    "tokens": int(loop.rollout.lengths.sum()),
+                    "seconds": row["seconds"],
+                }
+            )
             if row["step"] in MEASURED_AT:
                 measured.append({"step": row["step"], **accuracies()})
-    print(f"seed {seed}, {name}: greedy " + " ".join(f"{m['greedy']:.2f}" for m in measured)
-          + "; sampled " + " ".join(f"{m['sampled']:.2f}" for m in measured)
-          + f"; {sum(row['tokens'] for row in curve):,} tokens in "
-          f"{sum(row['seconds'] for row in curve):.0f} s", flush=True)
-    return {"seed": seed, "run": name, "settings": dataclasses.asdict(config),
-            "measured": measured, "curve": curve, "provenance": provenance()}
+    print(
+        f"seed {seed}, {name}: greedy "
+        + " ".join(f"{m['greedy']:.2f}" for m in measured)
+        + "; sampled "
+        + " ".join(f"{m['sampled']:.2f}" for m in measured)
+        + f"; {sum(row['tokens'] for row in curve):,} tokens in "
+        f"{sum(row['seconds'] for row in curve):.0f} s",
+        flush=True,
+    )
+    return {
+        "seed": seed,
+        "run": name,
+        "settings": dataclasses.asdict(config),
+        "measured": measured,
+        "curve": curve,
+        "provenance": provenance(),
+    }
 
 
-def train_with_trl(policy, tokenizer, prompts, config, measured: list[dict], accuracies
-                   ) -> list[dict]:
+def train_with_trl(
+    policy, tokenizer, prompts, config, measured: list[dict], accuracies
+) -> list[dict]:
     """Run TRL's trainer, measuring where our loops are measured; returns its curve by batches.
 
     A batch's seconds are from the start of its first update to the end of its last; what the
@@ -132,16 +213,22 @@ def train_with_trl(policy, tokenizer, prompts, config, measured: list[dict], acc
             if "reward" not in logs:
                 return
             length = logs["completions/mean_length"]
-            curve.append({"step": len(curve) + 1, "reward": logs["reward"], "length": length,
-                          "tokens": round(length * config.batch_size), "seconds": self.seconds})
+            curve.append(
+                {
+                    "step": len(curve) + 1,
+                    "reward": logs["reward"],
+                    "length": length,
+                    "tokens": round(length * config.batch_size),
+                    "seconds": self.seconds,
+                }
+            )
             if len(curve) in MEASURED_AT:
                 policy.eval()
                 measured.append({"step": len(curve), **accuracies()})
                 policy.train()
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trl_trainer(policy, tokenizer, prompts, sums.strict_verifier, folder,
-                              config.seed)
+        trainer = trl_trainer(policy, tokenizer, prompts, sums.strict_verifier, folder, config.seed)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(Watch())
         trainer.train()
@@ -154,8 +241,8 @@ def assert_floors(found: dict) -> None:
     where = f"seed {found['seed']}, {found['run']}"
     assert len(found["curve"]) == STEPS and last["step"] == STEPS, f"{where}: cut short"
     if found["run"] not in SAME_LENGTH:  # a sum of three digits is an easier one
-        assert first["greedy"] <= .15, f"{where}: base greedy {first['greedy']}"
-    assert last["greedy"] >= .85, f"{where}: greedy {last['greedy']} after {STEPS} steps"
+        assert first["greedy"] <= 0.15, f"{where}: base greedy {first['greedy']}"
+    assert last["greedy"] >= 0.85, f"{where}: greedy {last['greedy']} after {STEPS} steps"
     assert last["length"] >= 2 * first["length"], f"{where}: length {last['length']}"
 
 

@@ -6,6 +6,7 @@
 
 `make` calls these; the tests import the few functions that they share with it.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, TOC = ROOT / "_config.yml", ROOT / "_toc.yml"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-ADDRESS = re.compile(r'^(REPOSITORY = ")[^"]*(")', re.MULTILINE)       # in a setup cell
+ADDRESS = re.compile(r'^(REPOSITORY = ")[^"]*(")', re.MULTILINE)  # in a setup cell
 CONFIG_ADDRESS = re.compile(r'^(repository:\n  url: *")[^"]*(")', re.MULTILINE)
 
 
@@ -41,7 +42,8 @@ def pages() -> list[Path]:
             for key in ("root", "file"):
                 if key in node:
                     found.extend(
-                        path for suffix in (".ipynb", ".md")
+                        path
+                        for suffix in (".ipynb", ".md")
                         if (path := (ROOT / node[key]).with_suffix(suffix)).exists()
                     )
             for key in ("parts", "chapters", "sections"):
@@ -59,13 +61,17 @@ def notebooks() -> list[Path]:
 def kernel_environment() -> dict[str, str]:
     """Return the environment in which a chapter runs: this library, and nothing from a network."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-    offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE",
-                                      "TRANSFORMERS_OFFLINE")}
+    offline = {
+        name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+    }
     kept = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     # glibc keeps freed tensors for itself; Binder, with 1 GB, gives them back the same way
     # (binder/start).
-    lean = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "33554432",
-            "MALLOC_ARENA_MAX": "1"}
+    lean = {
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "33554432",
+        "MALLOC_ARENA_MAX": "1",
+    }
     return {**kept, **offline, **lean, "PYTHONPATH": path}
 
 
@@ -123,10 +129,23 @@ def build(repository: str | None = None, output: Path = ROOT / "book") -> Path:
             file = Path(folder, "_config.yml")
             file.write_text(yaml.safe_dump(with_buttons(config, address)), encoding="utf-8")
         subprocess.run(
-            [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-             "build", str(ROOT), "-W", "--keep-going", "--quiet",
-             "--config", str(file), "--path-output", str(output)],
-            check=True, cwd=ROOT, env=kernel_environment(),
+            [
+                sys.executable,
+                "-c",
+                "from jupyter_book.cli.main import main; main()",
+                "build",
+                str(ROOT),
+                "-W",
+                "--keep-going",
+                "--quiet",
+                "--config",
+                str(file),
+                "--path-output",
+                str(output),
+            ],
+            check=True,
+            cwd=ROOT,
+            env=kernel_environment(),
         )
     first = output / "_build" / "html" / "index.html"
     if not first.exists():
@@ -152,8 +171,12 @@ def execute(path: Path) -> None:
     }
     started = time.monotonic()
     client = NotebookClient(
-        notebook, timeout=600, record_timing=False, store_widget_state=True,
-        coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}},
+        notebook,
+        timeout=600,
+        record_timing=False,
+        store_widget_state=True,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
     )
     with tempfile.TemporaryDirectory() as profile:  # nobody's own IPython settings
         client.execute(env={**kernel_environment(), "IPYTHONDIR": profile})

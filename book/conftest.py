@@ -3,6 +3,7 @@
 Each code cell is a test. Two more follow in the same kernel: the time that the notebook took, and
 the kernel's peak memory. Notebooks that are not in the table of contents are not collected.
 """
+
 from __future__ import annotations
 
 import ast
@@ -46,10 +47,20 @@ class Notebook(IPyNbFile):
 
     def collect(self):
         yield from super().collect()
-        yield Budget.from_parent(self, name="time", limit=SECONDS, unit="s",
-                                 measure=lambda: time.monotonic() - self.started)
-        yield Budget.from_parent(self, name="memory", limit=MEGABYTES, unit="MB",
-                                 measure=lambda: evaluate(self.kernel, PEAK_MEMORY))
+        yield Budget.from_parent(
+            self,
+            name="time",
+            limit=SECONDS,
+            unit="s",
+            measure=lambda: time.monotonic() - self.started,
+        )
+        yield Budget.from_parent(
+            self,
+            name="memory",
+            limit=MEGABYTES,
+            unit="MB",
+            measure=lambda: evaluate(self.kernel, PEAK_MEMORY),
+        )
 
     def setup(self) -> None:
         options = self.config.option
@@ -62,7 +73,8 @@ class Notebook(IPyNbFile):
         super().setup()
         # nbval runs cells outside the kernel's history, where a `;` does not hide a result.
         self.kernel.execute_cell_input = lambda source, allow_stdin=None: self.kernel.kc.execute(
-            source, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+            source, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
+        )
         self.started = time.monotonic()
 
     def teardown(self) -> None:
@@ -83,8 +95,9 @@ class Budget(pytest.Item):
         self.user_properties.append((f"{self.parent.path.stem} {self.name}", round(value)))
         self.add_report_section("call", self.name, f"{value:.0f} {self.unit}")
         if value > self.limit:
-            pytest.fail(f"{value:.0f} {self.unit}; expected at most {self.limit} {self.unit}",
-                        pytrace=False)
+            pytest.fail(
+                f"{value:.0f} {self.unit}; expected at most {self.limit} {self.unit}", pytrace=False
+            )
 
     def reportinfo(self):
         return self.path, 0, f"{self.parent.path.name}::{self.name}"

@@ -1,4 +1,5 @@
 """What all tests share: this library on the path, and no network."""
+
 from __future__ import annotations
 
 import os

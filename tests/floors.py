@@ -1,4 +1,5 @@
 """Print the oldest versions that pyproject.toml allows, as pins, and the test runner's pin."""
+
 from __future__ import annotations
 
 import re

@@ -10,6 +10,18 @@ from .ppo import PPO, PPOConfig
 from .reward_training import RewardConfig, RewardTraining
 from .sft import SFT, SFTConfig
 
-__all__ = ["DPO", "DPOConfig", "GRPO", "GRPOConfig", "PPO", "PPOConfig", "RejectionSampling",
-           "RejectionSamplingConfig", "RewardConfig", "RewardTraining", "SFT", "SFTConfig",
-           "VARIANTS"]
+__all__ = [
+    "DPO",
+    "DPOConfig",
+    "GRPO",
+    "GRPOConfig",
+    "PPO",
+    "PPOConfig",
+    "RejectionSampling",
+    "RejectionSamplingConfig",
+    "RewardConfig",
+    "RewardTraining",
+    "SFT",
+    "SFTConfig",
+    "VARIANTS",
+]

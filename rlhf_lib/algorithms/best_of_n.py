@@ -15,27 +15,37 @@ see `tilt.best_of_n_kl_bound`. Axes: P prompts, n samples of each. Source: Nakan
 arXiv:2112.09332; RAFT, Dong et al. 2023, arXiv:2304.06767; Touvron et al. 2023, arXiv:2307.09288,
 section 3.2.3. Chapters: dpo, choosing.
 """
+
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
 
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
+from ..machinery.training import (
+    adam,
+    check_one_process,
+    check_positive,
+    descend,
+    prompt_table,
+    rows_of_step,
+    score,
+    set_learning_rate,
+    take,
+    train_without_dropout,
+)
 from ..mathematics.losses import sft_loss
-from ..models.tokens import encode, texts, token_logprobs
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import sample
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (adam, check_one_process, check_positive, descend, prompt_table,
-                                  rows_of_step, score, set_learning_rate, take,
-                                  train_without_dropout)
-
+from ..models.tokens import encode, texts, token_logprobs
 
 # ---------------------------------------------------------------------------------- choosing
+
 
 @dataclass
 class BestOfN:
@@ -58,10 +68,19 @@ class BestOfN:
         return call_reward(reward, prompts, completions).view_as(self.scores)
 
 
-def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: int,
-              max_new_tokens: int = 32, temperature: float = 1.,
-              generator: torch.Generator | None = None, missing_eos_penalty: float = 1.,
-              batch_size: int = 256, columns: dict[str, list] | None = None) -> BestOfN:
+def best_of_n(
+    policy,
+    tokenizer,
+    prompts: list[str],
+    reward: RewardFunction,
+    n: int,
+    max_new_tokens: int = 32,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    missing_eos_penalty: float = 1.0,
+    batch_size: int = 256,
+    columns: dict[str, list] | None = None,
+) -> BestOfN:
     """Sample n completions for each prompt and choose the one with the highest reward.
 
     Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: choosing.
@@ -88,21 +107,30 @@ def best_of_n(policy, tokenizer, prompts: list[str], reward: RewardFunction, n: 
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
     repeated = [prompt for prompt in prompts for _ in range(n)]
-    repeated_columns = {name: [value for value in values for _ in range(n)]
-                        for name, values in (columns or {}).items()}
+    repeated_columns = {
+        name: [value for value in values for _ in range(n)]
+        for name, values in (columns or {}).items()
+    }
     completions, scores, finished = [], [], []
     for i in range(0, len(repeated), batch_size):
-        rollout = sample(policy, tokenizer, repeated[i:i + batch_size], max_new_tokens,
-                         temperature, generator)
+        rollout = sample(
+            policy, tokenizer, repeated[i : i + batch_size], max_new_tokens, temperature, generator
+        )
         completions += rollout.completions
-        known = {name: values[i:i + batch_size] for name, values in repeated_columns.items()}
+        known = {name: values[i : i + batch_size] for name, values in repeated_columns.items()}
         scores.append(score(reward, rollout, missing_eos_penalty, known).cpu())
         finished.append(rollout.finished.cpu())
     table = torch.cat(scores).view(len(prompts), n)
-    samples = [completions[i:i + n] for i in range(0, len(completions), n)]
+    samples = [completions[i : i + n] for i in range(0, len(completions), n)]
     best = table.argsort(dim=1, descending=True, stable=True)[:, 0]
-    return BestOfN(prompts, [row[j] for row, j in zip(samples, best.tolist())], best, table,
-                   torch.cat(finished).view_as(table), samples)
+    return BestOfN(
+        prompts,
+        [row[j] for row, j in zip(samples, best.tolist())],
+        best,
+        table,
+        torch.cat(finished).view_as(table),
+        samples,
+    )
 
 
 def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
@@ -137,8 +165,10 @@ def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
     """
     values = scores if values is None else values
     if scores.dim() != 2 or scores.shape != values.shape:
-        raise ValueError(f"scores has shape {tuple(scores.shape)} and values "
-                         f"{tuple(values.shape)}; expected (prompts, samples) twice")
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)} and values "
+            f"{tuple(values.shape)}; expected (prompts, samples) twice"
+        )
     n = scores.shape[1]
     order = scores.argsort(dim=1, descending=True, stable=True)
     ranked = values.double().gather(1, order)  # (P, n), the best first
@@ -150,6 +180,7 @@ def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------- imitating
+
 
 @dataclass(frozen=True)
 class RejectionSamplingConfig:
@@ -165,11 +196,11 @@ class RejectionSamplingConfig:
     num_train_epochs: int = 2  # passes over what was kept
     mini_batch_size: int = 32  # completions a gradient step
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
-    missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
+    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     learning_rate: float = 1e-4  # of the policy
     warmup_steps: int = 0  # rounds; for many small ones
-    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
     seed: int = 0  # prompts, samples and minibatches
 
 
@@ -202,12 +233,27 @@ class RejectionSampling:
         If a loss or gradient is not finite. The weights are those before the update.
     """
 
-    def __init__(self, policy, tokenizer, reward: RewardFunction, dataset,
-                 config: RejectionSamplingConfig = RejectionSamplingConfig()):
+    def __init__(
+        self,
+        policy,
+        tokenizer,
+        reward: RewardFunction,
+        dataset,
+        config: RejectionSamplingConfig = RejectionSamplingConfig(),
+    ):
         check_one_process("RejectionSampling")
-        check_positive(config, "max_steps", "batch_size", "num_generations", "num_train_epochs",
-                       "mini_batch_size", "max_new_tokens", "temperature", "learning_rate",
-                       "max_grad_norm")
+        check_positive(
+            config,
+            "max_steps",
+            "batch_size",
+            "num_generations",
+            "num_train_epochs",
+            "mini_batch_size",
+            "max_new_tokens",
+            "temperature",
+            "learning_rate",
+            "max_grad_norm",
+        )
         if config.warmup_steps < 0:
             raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
         self.policy, self.tokenizer = policy, tokenizer
@@ -226,11 +272,22 @@ class RejectionSampling:
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
         prompts, columns = take(self.data, rows)
-        chosen = best_of_n(self.policy, self.tokenizer, prompts, self.reward,
-                           c.num_generations, c.max_new_tokens, c.temperature, self.sampler,
-                           c.missing_eos_penalty, columns=columns)
-        kept = [(chosen.prompts[p], chosen.samples[p][j])
-                for p, j in self.keep(chosen).nonzero().tolist()]
+        chosen = best_of_n(
+            self.policy,
+            self.tokenizer,
+            prompts,
+            self.reward,
+            c.num_generations,
+            c.max_new_tokens,
+            c.temperature,
+            self.sampler,
+            c.missing_eos_penalty,
+            columns=columns,
+        )
+        kept = [
+            (chosen.prompts[p], chosen.samples[p][j])
+            for p, j in self.keep(chosen).nonzero().tolist()
+        ]
 
         warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
         set_learning_rate(self.optimizer, warmth * c.learning_rate)
@@ -242,12 +299,17 @@ class RejectionSampling:
 
         self.chosen = chosen
         self.step_number += 1
-        return {"step": self.step_number, "reward": chosen.scores.mean().item(),
-                "best_reward": chosen.scores.max(dim=1).values.mean().item(), "kept": len(kept),
-                "loss": sum(losses) / max(1, len(losses)),
-                "finished": chosen.finished.float().mean().item(),
-                "distinct": len({text for row in chosen.samples for text in row})
-                / chosen.scores.numel(), "seconds": time.perf_counter() - start}
+        return {
+            "step": self.step_number,
+            "reward": chosen.scores.mean().item(),
+            "best_reward": chosen.scores.max(dim=1).values.mean().item(),
+            "kept": len(kept),
+            "loss": sum(losses) / max(1, len(losses)),
+            "finished": chosen.finished.float().mean().item(),
+            "distinct": len({text for row in chosen.samples for text in row})
+            / chosen.scores.numel(),
+            "seconds": time.perf_counter() - start,
+        }
 
     def keep(self, chosen: BestOfN) -> Tensor:
         """Which samples to imitate, shape (P, n): the best of each prompt or all good ones."""
@@ -270,9 +332,16 @@ class RejectionSampling:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(folder, {"policy": self.policy, "tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "sampler": self.sampler.get_state(),
-            "shuffler": self.shuffler.get_state(), "optimizer": self.optimizer.state_dict()})
+        save_checkpoint(
+            folder,
+            {"policy": self.policy, "tokenizer": self.tokenizer},
+            {
+                "step_number": self.step_number,
+                "sampler": self.sampler.get_state(),
+                "shuffler": self.shuffler.get_state(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""

@@ -16,22 +16,32 @@ the policy, and mixtures of losses. Axes: B completions of a step, T completion 
 Rafailov et al. 2023, arXiv:2305.18290; IPO, Azar et al. 2023, arXiv:2310.12036; SimPO, Meng et al.
 2024, arXiv:2405.14734; KTO, Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: dpo.
 """
+
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
 
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
+from ..machinery.training import (
+    adam,
+    check_apart,
+    check_one_process,
+    check_positive,
+    column,
+    descend,
+    freeze,
+    rows_of_step,
+    set_learning_rate,
+    train_without_dropout,
+)
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
 from ..models.tokens import TokenBatch, encode, token_logprobs
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (adam, check_apart, check_one_process, check_positive, column,
-                                  descend, freeze, rows_of_step, set_learning_rate,
-                                  train_without_dropout)
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,14 @@ class DPOConfig:
     max_steps: int = 100  # steps of the whole run
     batch_size: int = 32  # pairs a step; for "kto", completions
     beta: float | None = None  # None: 2 for "simpo", .1 for the others
-    label_smoothing: float = 0.  # "dpo": share of comparisons taken to be wrong
-    simpo_gamma: float = 1.  # "simpo": margin that the chosen completion must win by
-    desirable_weight: float = 1.  # "kto": weights for labels that are not equally frequent
-    undesirable_weight: float = 1.  # the same for the undesirable ones
+    label_smoothing: float = 0.0  # "dpo": share of comparisons taken to be wrong
+    simpo_gamma: float = 1.0  # "simpo": margin that the chosen completion must win by
+    desirable_weight: float = 1.0  # "kto": weights for labels that are not equally frequent
+    undesirable_weight: float = 1.0  # the same for the undesirable ones
     precompute_ref_log_probs: bool = True  # once, at the first step, instead of in every epoch
     learning_rate: float = 1e-4  # peak; after the warm-up it falls linearly to 0
     warmup_steps: int = 10  # in which the learning rate rises to its value
-    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
     seed: int = 0  # order of the data
 
 
@@ -90,19 +100,25 @@ class DPO:
         check_one_process("DPO")
         check_positive(config, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
         if config.loss_type not in ("dpo", "ipo", "simpo", "kto"):
-            raise ValueError(f"loss_type is {config.loss_type!r}; expected 'dpo', 'ipo', 'simpo' "
-                             "or 'kto'")
+            raise ValueError(
+                f"loss_type is {config.loss_type!r}; expected 'dpo', 'ipo', 'simpo' or 'kto'"
+            )
         if (reference is None) != (config.loss_type == "simpo"):
-            raise ValueError(f"reference is {'None' if reference is None else 'a model'} and "
-                             f"loss_type {config.loss_type!r}; expected a model, and None for "
-                             "'simpo' alone")
-        if not 0 <= config.label_smoothing < .5:
+            raise ValueError(
+                f"reference is {'None' if reference is None else 'a model'} and "
+                f"loss_type {config.loss_type!r}; expected a model, and None for "
+                "'simpo' alone"
+            )
+        if not 0 <= config.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing is {config.label_smoothing}; expected 0 to .5")
         if config.loss_type == "kto" and config.batch_size < 2:
-            raise ValueError("batch_size is 1; expected at least 2 for 'kto', which compares "
-                             "each completion with the others of its batch")
-        self.beta = config.beta if config.beta is not None else \
-            2. if config.loss_type == "simpo" else .1
+            raise ValueError(
+                "batch_size is 1; expected at least 2 for 'kto', which compares "
+                "each completion with the others of its batch"
+            )
+        self.beta = (
+            config.beta if config.beta is not None else 2.0 if config.loss_type == "simpo" else 0.1
+        )
         if not self.beta > 0:
             raise ValueError(f"beta is {self.beta}; expected a positive number")
         self.policy, self.reference = policy, reference
@@ -138,41 +154,58 @@ class DPO:
         ref_logprobs = self.ref_logprobs(rows, batch)
         loss, measured = self.loss(rows, logprobs, ref_logprobs)
 
-        rate = c.learning_rate * min(1, (self.step_number + 1) / max(1, c.warmup_steps)) * \
-            (1 - self.step_number / c.max_steps)
+        rate = (
+            c.learning_rate
+            * min(1, (self.step_number + 1) / max(1, c.warmup_steps))
+            * (1 - self.step_number / c.max_steps)
+        )
         set_learning_rate(self.optimizer, rate)
         gradient_norm = descend(self.policy, self.optimizer, loss, c.max_grad_norm)
         self.step_number += 1
-        return {"step": self.step_number, "loss": loss.item(), **measured, "beta": self.beta,
-                "learning_rate": rate, "gradient_norm": gradient_norm,
-                "seconds": time.perf_counter() - start}
+        return {
+            "step": self.step_number,
+            "loss": loss.item(),
+            **measured,
+            "beta": self.beta,
+            "learning_rate": rate,
+            "gradient_norm": gradient_norm,
+            "seconds": time.perf_counter() - start,
+        }
 
-    def loss(self, rows: list[int], logprobs: Tensor, ref_logprobs: Tensor
-             ) -> tuple[Tensor, dict]:
+    def loss(self, rows: list[int], logprobs: Tensor, ref_logprobs: Tensor) -> tuple[Tensor, dict]:
         """The loss of some rows, and what to watch about them."""
         c = self.config
         desirable = torch.tensor([self.labels[row] for row in rows], device=logprobs.device)
         rewards = self.beta * (logprobs - ref_logprobs).detach()
-        measured = {"chosen_reward": rewards[desirable].mean().item(),
-                    "rejected_reward": rewards[~desirable].mean().item(),
-                    "chosen_logprob": logprobs[desirable].mean().item(),
-                    "rejected_logprob": logprobs[~desirable].mean().item()}
+        measured = {
+            "chosen_reward": rewards[desirable].mean().item(),
+            "rejected_reward": rewards[~desirable].mean().item(),
+            "chosen_logprob": logprobs[desirable].mean().item(),
+            "rejected_logprob": logprobs[~desirable].mean().item(),
+        }
         measured["reward_margin"] = measured["chosen_reward"] - measured["rejected_reward"]
         if c.loss_type == "kto":
             kl = self.reference_point(rows)
             measured["accuracy"] = ((rewards > self.beta * kl) == desirable).float().mean().item()
             measured["reference_point"] = kl.item()
-            return kto_loss(logprobs - ref_logprobs, desirable, kl, self.beta,
-                            c.desirable_weight, c.undesirable_weight), measured
+            return kto_loss(
+                logprobs - ref_logprobs,
+                desirable,
+                kl,
+                self.beta,
+                c.desirable_weight,
+                c.undesirable_weight,
+            ), measured
         chosen, rejected = logprobs.chunk(2)
         gaps = rewards[desirable] - rewards[~desirable]
-        measured["accuracy"] = (.5 + .5 * gaps.sign()).mean().item()  # a tie counts half
+        measured["accuracy"] = (0.5 + 0.5 * gaps.sign()).mean().item()  # a tie counts half
         if c.loss_type == "simpo":
             return simpo_loss(chosen, rejected, self.beta, c.simpo_gamma), measured
         if c.loss_type == "ipo":
             return ipo_loss(chosen, rejected, *ref_logprobs.chunk(2), self.beta), measured
-        return dpo_loss(chosen, rejected, *ref_logprobs.chunk(2), self.beta,
-                        c.label_smoothing), measured
+        return dpo_loss(
+            chosen, rejected, *ref_logprobs.chunk(2), self.beta, c.label_smoothing
+        ), measured
 
     def __iter__(self) -> Iterator[dict]:
         while self.step_number < self.config.max_steps:
@@ -182,13 +215,20 @@ class DPO:
 
     def encode(self, rows: list[int], completions: list[int]) -> TokenBatch:
         """Prompts of some rows with the completions of the same or of other rows."""
-        return encode(self.tokenizer, [self.prompts[i] for i in rows],
-                      [self.completions[i] for i in completions], self.policy.device)
+        return encode(
+            self.tokenizer,
+            [self.prompts[i] for i in rows],
+            [self.completions[i] for i in completions],
+            self.policy.device,
+        )
 
     def logprobs(self, model, batch: TokenBatch) -> Tensor:
         """log π(y | x) of each completion, shape (B,), in nats; per token for "simpo"."""
-        return sequence_logprobs(token_logprobs(model, batch), batch.completion_mask,
-                                 mean=self.config.loss_type == "simpo")
+        return sequence_logprobs(
+            token_logprobs(model, batch),
+            batch.completion_mask,
+            mean=self.config.loss_type == "simpo",
+        )
 
     @torch.no_grad()
     def ref_logprobs(self, rows: list[int], batch: TokenBatch) -> Tensor:
@@ -199,9 +239,12 @@ class DPO:
             return self.logprobs(self.reference, batch)
         if self.cached is None:
             parts = torch.arange(len(self.completions)).split(2 * self.config.batch_size)
-            self.cached = torch.cat([
-                self.logprobs(self.reference, self.encode(part.tolist(), part.tolist()))
-                for part in parts])
+            self.cached = torch.cat(
+                [
+                    self.logprobs(self.reference, self.encode(part.tolist(), part.tolist()))
+                    for part in parts
+                ]
+            )
         return self.cached[rows]
 
     @torch.no_grad()
@@ -220,9 +263,16 @@ class DPO:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(folder, {"policy": self.policy, "tokenizer": self.tokenizer}, {
-            "step_number": self.step_number, "beta": self.beta, "cached": self.cached,
-            "optimizer": self.optimizer.state_dict()})
+        save_checkpoint(
+            folder,
+            {"policy": self.policy, "tokenizer": self.tokenizer},
+            {
+                "step_number": self.step_number,
+                "beta": self.beta,
+                "cached": self.cached,
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""

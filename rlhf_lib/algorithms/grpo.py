@@ -16,49 +16,88 @@ a replaced reference, and sampling on other processes. DAPO's overlong shaping i
 G), T completion tokens. Source: Shao et al. 2024, arXiv:2402.03300. Chapters: grpo,
 grpo-variants.
 """
+
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
 
-from ..mathematics.advantages import (all_equal, group_advantages, masked_whiten, returns_to_go,
-                                      token_rewards)
-from ..mathematics.kl import k1, k3
-from ..mathematics.losses import (aggregate, cispo_loss, clip_fraction, clipped_policy_loss,
-                                  gspo_loss, rloo_loss, sequence_logprobs)
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.microbatches import Part, descend_in_parts, in_parts, memory_advice
-from ..models.tokens import TokenBatch, token_logprobs
 from ..machinery.precision import check_precision, computing_in, sampling_dtype
-from ..machinery.processes import (first_only, gather, own_generator, own_share, resume_sampler,
-                                   same_weights)
+from ..machinery.processes import (
+    first_only,
+    gather,
+    own_generator,
+    own_share,
+    resume_sampler,
+    same_weights,
+)
+from ..machinery.training import (
+    Price,
+    adam,
+    check_apart,
+    check_positive,
+    check_settings,
+    check_shares,
+    compile_layers,
+    freeze,
+    prompt_table,
+    recompute_activations,
+    rollout_record,
+    rows_of_step,
+    score,
+    set_learning_rate,
+    take,
+    together,
+    train_without_dropout,
+)
+from ..mathematics.advantages import (
+    all_equal,
+    group_advantages,
+    masked_whiten,
+    returns_to_go,
+    token_rewards,
+)
+from ..mathematics.kl import k1, k3
+from ..mathematics.losses import (
+    aggregate,
+    cispo_loss,
+    clip_fraction,
+    clipped_policy_loss,
+    gspo_loss,
+    rloo_loss,
+    sequence_logprobs,
+)
 from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join, sample
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (Price, adam, check_apart, check_positive, check_settings,
-                                  check_shares, compile_layers, freeze, prompt_table,
-                                  recompute_activations, rollout_record, rows_of_step, score,
-                                  set_learning_rate, take, together, train_without_dropout)
+from ..models.tokens import TokenBatch, token_logprobs
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
 VARIANTS: dict[str, dict] = {
     "grpo": {},  # Shao et al. 2024, arXiv:2402.03300
-    "dr_grpo": dict(scale_rewards="none", aggregate_over="budget", beta=0.),  # Liu et al. 2025,
+    "dr_grpo": dict(scale_rewards="none", aggregate_over="budget", beta=0.0),  # Liu et al. 2025,
     # arXiv:2503.20783: no division by the spread of a group, none by the length of a completion
-    "dapo": dict(epsilon_high=.28, aggregate_over="tokens", dynamic_sampling=True,
-                 beta=0.),  # Yu et al. 2025, arXiv:2503.14476
-    "gspo": dict(loss="gspo", epsilon=3e-4, epsilon_high=4e-4,
-                 beta=0.),  # Zheng et al. 2025, arXiv:2507.18071
-    "cispo": dict(loss="cispo", epsilon_high=5., aggregate_over="tokens",
-                  beta=0.),  # MiniMax 2025, arXiv:2506.13585
-    "rloo": dict(loss="rloo", baseline="leave_one_out", scale_rewards="none",
-                 kl_in="reward"),  # Ahmadian et al. 2024, arXiv:2402.14740
-    "reinforce++": dict(advantage="return_to_go", num_generations=1, aggregate_over="tokens",
-                        kl_in="reward"),  # Hu 2025, arXiv:2501.03262
+    "dapo": dict(
+        epsilon_high=0.28, aggregate_over="tokens", dynamic_sampling=True, beta=0.0
+    ),  # Yu et al. 2025, arXiv:2503.14476
+    "gspo": dict(
+        loss="gspo", epsilon=3e-4, epsilon_high=4e-4, beta=0.0
+    ),  # Zheng et al. 2025, arXiv:2507.18071
+    "cispo": dict(
+        loss="cispo", epsilon_high=5.0, aggregate_over="tokens", beta=0.0
+    ),  # MiniMax 2025, arXiv:2506.13585
+    "rloo": dict(
+        loss="rloo", baseline="leave_one_out", scale_rewards="none", kl_in="reward"
+    ),  # Ahmadian et al. 2024, arXiv:2402.14740
+    "reinforce++": dict(
+        advantage="return_to_go", num_generations=1, aggregate_over="tokens", kl_in="reward"
+    ),  # Hu 2025, arXiv:2501.03262
 }
 
 
@@ -75,11 +114,11 @@ class GRPOConfig:
     num_generations: int = 8  # G, completions of each prompt
     num_iterations: int = 2  # passes over each batch, μ in the paper
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
-    beta: float = .1  # weight of the KL: per completion in the reward, per token in the loss
+    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    beta: float = 0.1  # weight of the KL: per completion in the reward, per token in the loss
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
     loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
-    epsilon: float = .2  # clip of the ratio
+    epsilon: float = 0.2  # clip of the ratio
     epsilon_high: float | None = None  # upper clip, if another; for "cispo" the largest ratio
     advantage: str = "group"  # or "return_to_go", per token and whitened over the batch
     baseline: str = "mean"  # or "leave_one_out" or "none"
@@ -87,10 +126,10 @@ class GRPOConfig:
     aggregate_over: str = "sequences"  # or "tokens" or "budget" (batch_size × max_new_tokens)
     dynamic_sampling: bool = False  # draw again in place of groups whose rewards are all equal
     max_draws: int = 4  # batches drawn a step at most; then such groups are kept
-    missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
+    missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     learning_rate: float = 3e-4  # of the policy
     warmup_steps: int = 3  # in which the learning rate rises to its value
-    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
     microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
     torch_compile: bool = False  # fuse the layers of all models; the first step takes longer
@@ -133,8 +172,15 @@ class GRPO:
 
     beta = Price()
 
-    def __init__(self, policy, reference, tokenizer, reward: RewardFunction, dataset,
-                 config: GRPOConfig = GRPOConfig()):
+    def __init__(
+        self,
+        policy,
+        reference,
+        tokenizer,
+        reward: RewardFunction,
+        dataset,
+        config: GRPOConfig = GRPOConfig(),
+    ):
         check_grpo_settings(config, reference)
         self.policy, self.reference = policy, reference
         self.tokenizer, self.reward, self.config = tokenizer, reward, config
@@ -173,8 +219,9 @@ class GRPO:
         """Compare the completions of each group, and update; the record, but for the time."""
         c, ref_logprobs = self.config, rollout.logprobs
         if self.reference is not None:
-            ref_logprobs = in_parts(lambda batch: self.logprobs(self.reference, batch), rollout,
-                                    self.microbatch_tokens)
+            ref_logprobs = in_parts(
+                lambda batch: self.logprobs(self.reference, batch), rollout, self.microbatch_tokens
+            )
         advantages = self.advantages(rollout, scores, rollout.logprobs - ref_logprobs)
 
         warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
@@ -190,11 +237,13 @@ class GRPO:
             record["kl"] = k1(rollout.logprobs - ref_logprobs).sum(dim=1).mean().item()
         groups = drawn.view(-1, c.num_generations)
         record |= {
-            "beta": self.beta, **rollout_record(rollout),
+            "beta": self.beta,
+            **rollout_record(rollout),
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
             "zero_variance_groups": all_equal(groups).float().mean().item(),
-            "drawn": len(drawn)}
+            "drawn": len(drawn),
+        }
         self.rollout = rollout
         return record
 
@@ -210,8 +259,15 @@ class GRPO:
             rows = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
             rows = own_share([i for i in rows for _ in range(G)], each=G)
             prompts, columns = take(self.data, rows)
-            rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens,
-                             c.temperature, self.sampler, dtype=sampling_dtype(c, self.policy.device))
+            rollout = sample(
+                self.policy,
+                self.tokenizer,
+                prompts,
+                c.max_new_tokens,
+                c.temperature,
+                self.sampler,
+                dtype=sampling_dtype(c, self.policy.device),
+            )
             scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
             rollout, scores = together(rollout, scores, self.tokenizer.pad_token_id)
             self.draws += 1
@@ -222,7 +278,7 @@ class GRPO:
             groups = (~silent).nonzero()[:, 0].tolist()
             if len(drawn) == c.max_draws:  # no more: fill up with groups that teach nothing
                 groups += silent.nonzero()[:, 0].tolist()
-            rows = [G * g + i for g in groups for i in range(G)][:c.batch_size - kept]
+            rows = [G * g + i for g in groups for i in range(G)][: c.batch_size - kept]
             parts.append((rollout.select(rows), scores[rows]))
             kept += len(rows)
         rollout = join([rollout for rollout, _ in parts], self.tokenizer.pad_token_id)
@@ -232,15 +288,16 @@ class GRPO:
         """What each token is worth: (B, 1) if a completion's tokens share it, else (B, T)."""
         c, mask = self.config, rollout.completion_mask
         if c.advantage == "return_to_go":
-            beta = self.beta if c.kl_in == "reward" else 0.  # else it is in the loss
+            beta = self.beta if c.kl_in == "reward" else 0.0  # else it is in the loss
             rewards = token_rewards(scores, log_ratio, mask, beta)
             return masked_whiten(returns_to_go(rewards, mask), mask)
         if c.kl_in == "reward":
             scores = scores - self.beta * k1(log_ratio).sum(dim=1)
         return group_advantages(scores, c.num_generations, c.baseline, c.scale_rewards)[:, None]
 
-    def update(self, rollout: Rollout, rows: Tensor, advantages: Tensor, ref_logprobs: Tensor
-               ) -> dict:
+    def update(
+        self, rollout: Rollout, rows: Tensor, advantages: Tensor, ref_logprobs: Tensor
+    ) -> dict:
         """One gradient step of the policy on some rows of the batch."""
         c = self.config
 
@@ -255,9 +312,14 @@ class GRPO:
 
             logprobs = logprobs.detach()
             clipped = self.clip_fraction(logprobs, old_logprobs, worth, mask)
-            yield loss, {
-                "policy_loss": loss.item(), "clip_fraction": clipped * part.share(),
-                "ratio_gap": (torch.exp(logprobs - old_logprobs) - 1).abs().max().item()}
+            yield (
+                loss,
+                {
+                    "policy_loss": loss.item(),
+                    "clip_fraction": clipped * part.share(),
+                    "ratio_gap": (torch.exp(logprobs - old_logprobs) - 1).abs().max().item(),
+                },
+            )
 
         return descend_in_parts(self, self.policy, self.optimizer, rollout, rows, losses)
 
@@ -266,8 +328,9 @@ class GRPO:
         with computing_in(self.config, model.device):
             return token_logprobs(model, batch, self.config.temperature)
 
-    def policy_loss(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
-                    ) -> Tensor:
+    def policy_loss(
+        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> Tensor:
         """The loss of each token, (B, T), in the variant that was asked for."""
         c = self.config
         if c.loss == "cispo":
@@ -278,19 +341,23 @@ class GRPO:
             return rloo_loss(logprobs, old_logprobs, advantages, mask, c.epsilon)
         return clipped_policy_loss(logprobs, old_logprobs, advantages, c.epsilon, c.epsilon_high)
 
-    def clip_fraction(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor,
-                      mask: Tensor) -> float:
+    def clip_fraction(
+        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> float:
         """Share of tokens that the clip silences, or for "cispo" that the cap holds."""
         c = self.config
         if c.loss == "cispo":
-            return clip_fraction(logprobs, old_logprobs, torch.ones_like(logprobs), mask, 1.,
-                                 c.epsilon_high - 1)
+            return clip_fraction(
+                logprobs, old_logprobs, torch.ones_like(logprobs), mask, 1.0, c.epsilon_high - 1
+            )
         if c.loss in ("gspo", "rloo"):
             logprobs, old_logprobs = (
                 sequence_logprobs(x, mask, mean=c.loss == "gspo")[:, None].expand_as(x)
-                for x in (logprobs, old_logprobs))
-        return clip_fraction(logprobs, old_logprobs, advantages.expand_as(logprobs), mask,
-                             c.epsilon, c.epsilon_high)
+                for x in (logprobs, old_logprobs)
+            )
+        return clip_fraction(
+            logprobs, old_logprobs, advantages.expand_as(logprobs), mask, c.epsilon, c.epsilon_high
+        )
 
     def __iter__(self) -> Iterator[dict]:
         while self.step_number < self.config.max_steps:
@@ -299,16 +366,22 @@ class GRPO:
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
         models = {"policy": self.policy, "tokenizer": self.tokenizer}
-        state = {"step_number": self.step_number, "draws": self.draws, "beta": self.beta,
-                 "samplers": gather(self.sampler.get_state()),
-                 "shuffler": self.shuffler.get_state(), "optimizer": self.optimizer.state_dict()}
+        state = {
+            "step_number": self.step_number,
+            "draws": self.draws,
+            "beta": self.beta,
+            "samplers": gather(self.sampler.get_state()),
+            "shuffler": self.shuffler.get_state(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         first_only(lambda: save_checkpoint(folder, models, state))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
         state = load_checkpoint(folder, {"policy": self.policy})
         self.step_number, self.draws, self.beta = (
-            state[name] for name in ("step_number", "draws", "beta"))
+            state[name] for name in ("step_number", "draws", "beta")
+        )
         resume_sampler(self.sampler, state["samplers"])
         self.shuffler.set_state(state["shuffler"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -323,25 +396,38 @@ def check_grpo_settings(c: GRPOConfig, reference) -> None:
     check_positive(c, "num_iterations")
     fewest = 1 if c.advantage == "return_to_go" else 2
     if c.num_generations < fewest or c.batch_size % c.num_generations:
-        raise ValueError(f"num_generations is {c.num_generations}; expected at least {fewest}, "
-                         f"and a divisor of batch_size={c.batch_size}")
-    for name, choices in (("kl_in", ("loss", "reward")), ("advantage", ("group", "return_to_go")),
-                          ("loss", ("clip", "cispo", "gspo", "rloo")),
-                          ("baseline", ("mean", "leave_one_out", "none")),
-                          ("scale_rewards", ("std", "batch", "none")),
-                          ("aggregate_over", ("sequences", "tokens", "budget"))):
+        raise ValueError(
+            f"num_generations is {c.num_generations}; expected at least {fewest}, "
+            f"and a divisor of batch_size={c.batch_size}"
+        )
+    for name, choices in (
+        ("kl_in", ("loss", "reward")),
+        ("advantage", ("group", "return_to_go")),
+        ("loss", ("clip", "cispo", "gspo", "rloo")),
+        ("baseline", ("mean", "leave_one_out", "none")),
+        ("scale_rewards", ("std", "batch", "none")),
+        ("aggregate_over", ("sequences", "tokens", "budget")),
+    ):
         if getattr(c, name) not in choices:
-            raise ValueError(f"{name} is {getattr(c, name)!r}; expected "
-                             f"{' or '.join(map(repr, choices))}")
+            raise ValueError(
+                f"{name} is {getattr(c, name)!r}; expected {' or '.join(map(repr, choices))}"
+            )
     if c.loss == "cispo" and not (c.epsilon_high or 0) > 1:
-        raise ValueError(f"epsilon_high is {c.epsilon_high}; expected more than 1, as for "
-                         "loss='cispo' it is the largest ratio itself")
+        raise ValueError(
+            f"epsilon_high is {c.epsilon_high}; expected more than 1, as for "
+            "loss='cispo' it is the largest ratio itself"
+        )
     if c.loss == "rloo" and c.epsilon_high is not None:
-        raise ValueError(f"epsilon_high is {c.epsilon_high}; expected None, as loss='rloo' has one "
-                         "clip for both sides")
+        raise ValueError(
+            f"epsilon_high is {c.epsilon_high}; expected None, as loss='rloo' has one "
+            "clip for both sides"
+        )
     if c.dynamic_sampling and (c.num_generations < 2 or c.max_draws < 1):
-        raise ValueError(f"dynamic_sampling has num_generations={c.num_generations} and max_draws="
-                         f"{c.max_draws}; expected groups of 2 or more, and at least 1 draw")
+        raise ValueError(
+            f"dynamic_sampling has num_generations={c.num_generations} and max_draws="
+            f"{c.max_draws}; expected groups of 2 or more, and at least 1 draw"
+        )
     if reference is None and c.beta:
-        raise ValueError(f"reference is None at beta={c.beta}; expected a model to stay near, or "
-                         "beta=0")
+        raise ValueError(
+            f"reference is None at beta={c.beta}; expected a model to stay near, or beta=0"
+        )

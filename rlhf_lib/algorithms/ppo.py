@@ -14,35 +14,68 @@ is standardised once, before), and early stopping inside a step. Axes: B batch, 
 tokens. Source: Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019,
 arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155. Chapters: ppo-mechanics, ppo-live.
 """
+
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
 
-from ..mathematics.advantages import (explained_variance, gae, masked_mean, masked_whiten,
-                                      token_rewards)
-from ..mathematics.kl import AdaptiveKL, k1
-from ..mathematics.losses import (aggregate, clip_fraction, clipped_policy_loss, clipped_value_loss,
-                                  sft_loss)
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.microbatches import Part, descend_in_parts, in_parts, memory_advice, share
-from ..models.tokens import TokenBatch, encode, token_logprobs
 from ..machinery.precision import check_precision, computing_in, sampling_dtype
-from ..machinery.processes import (first_only, gather, own_generator, own_share, resume_sampler,
-                                   same_weights)
+from ..machinery.processes import (
+    first_only,
+    gather,
+    own_generator,
+    own_share,
+    resume_sampler,
+    same_weights,
+)
+from ..machinery.training import (
+    Price,
+    adam,
+    check_apart,
+    check_positive,
+    check_settings,
+    check_shares,
+    column,
+    compile_layers,
+    freeze,
+    prompt_table,
+    recompute_activations,
+    rollout_record,
+    rows_of_step,
+    score,
+    set_learning_rate,
+    take,
+    together,
+    train_without_dropout,
+    warn_if_constant,
+)
+from ..mathematics.advantages import (
+    explained_variance,
+    gae,
+    masked_mean,
+    masked_whiten,
+    token_rewards,
+)
+from ..mathematics.kl import AdaptiveKL, k1
+from ..mathematics.losses import (
+    aggregate,
+    clip_fraction,
+    clipped_policy_loss,
+    clipped_value_loss,
+    sft_loss,
+)
 from ..models.reward_model import SharedCritic, check_one_output, state_values
 from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, sample
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (Price, adam, check_apart, check_positive, check_settings,
-                                  check_shares, column, compile_layers, freeze, prompt_table,
-                                  recompute_activations, rollout_record, rows_of_step, score,
-                                  set_learning_rate, take, together, train_without_dropout,
-                                  warn_if_constant)
+from ..models.tokens import TokenBatch, encode, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -57,22 +90,22 @@ class PPOConfig:
     mini_batch_size: int = 32  # completions of one update
     num_ppo_epochs: int = 2  # passes over each batch
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
-    beta: float = .1  # reward per nat of KL
+    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    beta: float = 0.1  # reward per nat of KL
     target_kl: float | None = None  # nats per completion; given one, beta adapts to it
     kl_horizon: int = 640  # completions over which an adaptive beta moves by its error
-    epsilon: float = .2  # clip of the policy ratio
+    epsilon: float = 0.2  # clip of the policy ratio
     dual_clip: float | None = None  # bound of the ratio where the advantage is negative
-    epsilon_value: float | None = .2  # clip of the critic's move; None for no clip
-    value_coefficient: float = .1  # weight of the value loss; for a shared trunk only
-    gamma: float = 1.  # discount of a token
-    lam: float = .95  # λ of generalised advantage estimation
-    missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
-    ptx_coefficient: float = 0.  # weight of the SFT loss on `ptx`, against lost ability
+    epsilon_value: float | None = 0.2  # clip of the critic's move; None for no clip
+    value_coefficient: float = 0.1  # weight of the value loss; for a shared trunk only
+    gamma: float = 1.0  # discount of a token
+    lam: float = 0.95  # λ of generalised advantage estimation
+    missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
+    ptx_coefficient: float = 0.0  # weight of the SFT loss on `ptx`, against lost ability
     learning_rate: float = 3e-4  # of the policy
     critic_learning_rate: float = 5e-4  # of the critic
     warmup_steps: int = 3  # a cold Adam takes its largest steps first; this keeps them small
-    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
     microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
     torch_compile: bool = False  # fuse the layers of all models; the first step takes longer
@@ -123,13 +156,24 @@ class PPO:
 
     beta = Price()
 
-    def __init__(self, policy, reference, critic, tokenizer, reward: RewardFunction, dataset,
-                 config: PPOConfig = PPOConfig(), ptx=None):
+    def __init__(
+        self,
+        policy,
+        reference,
+        critic,
+        tokenizer,
+        reward: RewardFunction,
+        dataset,
+        config: PPOConfig = PPOConfig(),
+        ptx=None,
+    ):
         check_settings(config)
         check_positive(config, "num_ppo_epochs", "critic_learning_rate")
         if config.ptx_coefficient and ptx is None:
-            raise ValueError(f"ptx is None at ptx_coefficient={config.ptx_coefficient}; expected a "
-                             "dataset with the columns prompt and completion")
+            raise ValueError(
+                f"ptx is None at ptx_coefficient={config.ptx_coefficient}; expected a "
+                "dataset with the columns prompt and completion"
+            )
         if critic is not None:
             check_one_output("critic", critic)
         self.shared = critic is None
@@ -143,8 +187,11 @@ class PPO:
         self.microbatch_tokens = config.microbatch_tokens
         self.ptx = [column(ptx, name) for name in ("prompt", "completion")] if ptx else None
         self.beta = config.beta
-        self.controller = AdaptiveKL(config.target_kl, config.kl_horizon) \
-            if config.target_kl is not None else None
+        self.controller = (
+            AdaptiveKL(config.target_kl, config.kl_horizon)
+            if config.target_kl is not None
+            else None
+        )
         freeze(reference)
         for model in (policy, critic):
             train_without_dropout(model)
@@ -174,8 +221,15 @@ class PPO:
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
         prompts, columns = take(self.data, own_share(rows))
-        rollout = sample(self.policy, self.tokenizer, prompts, c.max_new_tokens, c.temperature,
-                         self.sampler, dtype=sampling_dtype(c, self.policy.device))
+        rollout = sample(
+            self.policy,
+            self.tokenizer,
+            prompts,
+            c.max_new_tokens,
+            c.temperature,
+            self.sampler,
+            dtype=sampling_dtype(c, self.policy.device),
+        )
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
         return together(rollout, scores, self.tokenizer.pad_token_id)
 
@@ -183,10 +237,12 @@ class PPO:
         """Price, estimate advantages, update; the record of the step, but for the time."""
         c = self.config
         warn_if_constant(scores)
-        ref_logprobs = in_parts(lambda batch: self.logprobs(self.reference, batch), rollout,
-                                self.microbatch_tokens)
-        old_values = in_parts(self.values, rollout, self.microbatch_tokens) \
-            * rollout.completion_mask
+        ref_logprobs = in_parts(
+            lambda batch: self.logprobs(self.reference, batch), rollout, self.microbatch_tokens
+        )
+        old_values = (
+            in_parts(self.values, rollout, self.microbatch_tokens) * rollout.completion_mask
+        )
         log_ratio = rollout.logprobs - ref_logprobs
         rewards = token_rewards(scores, log_ratio, rollout.completion_mask, self.beta)
         advantages, returns = gae(rewards, old_values, rollout.completion_mask, c.gamma, c.lam)
@@ -204,26 +260,40 @@ class PPO:
 
         kl = k1(log_ratio).sum(dim=1).mean().item()
         record = {
-            "step": self.step_number + 1, "reward": scores.mean().item(),
-            "reward_std": scores.std(correction=0).item(), "kl": kl,
-            "beta": self.beta, **rollout_record(rollout),
+            "step": self.step_number + 1,
+            "reward": scores.mean().item(),
+            "reward_std": scores.std(correction=0).item(),
+            "kl": kl,
+            "beta": self.beta,
+            **rollout_record(rollout),
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
-            "explained_variance": explained_variance(old_values, returns, rollout.completion_mask)}
+            "explained_variance": explained_variance(old_values, returns, rollout.completion_mask),
+        }
         if self.controller:
             self.beta = self.controller(self.beta, kl, c.batch_size)
         self.rollout = rollout
         return record
 
-    def update(self, rollout: Rollout, rows: Tensor, advantages: Tensor, old_values: Tensor,
-               returns: Tensor) -> dict:
+    def update(
+        self,
+        rollout: Rollout,
+        rows: Tensor,
+        advantages: Tensor,
+        old_values: Tensor,
+        returns: Tensor,
+    ) -> dict:
         """One gradient step of policy and critic on some rows of the batch."""
         c = self.config
         ptx = self.ptx_batch() if c.ptx_coefficient else None
 
         def value_loss(part: Part, values: Tensor) -> tuple[Tensor, dict]:
-            loss = aggregate(clipped_value_loss(
-                values, part.cut(old_values), part.cut(returns), c.epsilon_value), part.mask)
+            loss = aggregate(
+                clipped_value_loss(
+                    values, part.cut(old_values), part.cut(returns), c.epsilon_value
+                ),
+                part.mask,
+            )
             loss = loss * part.share()
             return loss, {"value_loss": loss.item()}
 
@@ -235,14 +305,21 @@ class PPO:
             else:
                 logprobs = self.logprobs(self.policy, part.batch)
             share_of_tokens = part.share()
-            loss = share_of_tokens * aggregate(clipped_policy_loss(
-                logprobs, old_logprobs, worth, c.epsilon, dual_clip=c.dual_clip), mask)
+            loss = share_of_tokens * aggregate(
+                clipped_policy_loss(
+                    logprobs, old_logprobs, worth, c.epsilon, dual_clip=c.dual_clip
+                ),
+                mask,
+            )
 
             logprobs = logprobs.detach()
             ratio = torch.exp(logprobs - old_logprobs)
             clipped = clip_fraction(logprobs, old_logprobs, worth, mask, c.epsilon)
-            found = {"policy_loss": loss.item(), "clip_fraction": clipped * share_of_tokens,
-                     "ratio_gap": (ratio - 1).abs().max().item()}
+            found = {
+                "policy_loss": loss.item(),
+                "clip_fraction": clipped * share_of_tokens,
+                "ratio_gap": (ratio - 1).abs().max().item(),
+            }
             if c.dual_clip is not None:
                 bounded = ((ratio > c.dual_clip) & (worth < 0)).float()
                 found["dual_clip_fraction"] = masked_mean(bounded, mask).item() * share_of_tokens
@@ -252,19 +329,30 @@ class PPO:
             yield loss, found
             if ptx is not None:
                 batch = ptx[part.places].trimmed
-                logprobs = self.logprobs(self.policy, batch, temperature=1.)
-                loss = sft_loss(logprobs, batch.completion_mask) \
-                    * share(batch.completion_mask, ptx.completion_mask)
+                logprobs = self.logprobs(self.policy, batch, temperature=1.0)
+                loss = sft_loss(logprobs, batch.completion_mask) * share(
+                    batch.completion_mask, ptx.completion_mask
+                )
                 yield c.ptx_coefficient * loss, {"ptx_loss": loss.item()}
 
         def value_losses(part: Part) -> Iterator[tuple[Tensor, dict]]:
             yield value_loss(part, self.values(part.batch))
 
-        record = descend_in_parts(self, self.critic if self.shared else self.policy,
-                                  self.optimizers["policy"], rollout, rows, policy_losses)
+        record = descend_in_parts(
+            self,
+            self.critic if self.shared else self.policy,
+            self.optimizers["policy"],
+            rollout,
+            rows,
+            policy_losses,
+        )
         if not self.shared:
-            record = descend_in_parts(self, self.critic, self.optimizers["critic"], rollout, rows,
-                                      value_losses) | record
+            record = (
+                descend_in_parts(
+                    self, self.critic, self.optimizers["critic"], rollout, rows, value_losses
+                )
+                | record
+            )
         self.updates += 1
         return record
 
@@ -281,10 +369,15 @@ class PPO:
     def ptx_batch(self) -> TokenBatch:
         """The next rows of `ptx`, as many as a minibatch has."""
         prompts, completions = self.ptx
-        rows = rows_of_step(len(prompts), self.config.mini_batch_size, self.updates,
-                            self.config.seed)
-        return encode(self.tokenizer, [prompts[i] for i in rows], [completions[i] for i in rows],
-                      self.policy.device)
+        rows = rows_of_step(
+            len(prompts), self.config.mini_batch_size, self.updates, self.config.seed
+        )
+        return encode(
+            self.tokenizer,
+            [prompts[i] for i in rows],
+            [completions[i] for i in rows],
+            self.policy.device,
+        )
 
     def __iter__(self) -> Iterator[dict]:
         while self.step_number < self.config.max_steps:
@@ -292,23 +385,34 @@ class PPO:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the models as `save_pretrained` folders, and the loop state."""
-        models = {"policy": self.policy} if self.shared else \
-            {"policy": self.policy, "critic": self.critic}
+        models = (
+            {"policy": self.policy}
+            if self.shared
+            else {"policy": self.policy, "critic": self.critic}
+        )
         models["tokenizer"] = self.tokenizer
-        state = {"step_number": self.step_number, "updates": self.updates, "beta": self.beta,
-                 "samplers": gather(self.sampler.get_state()),
-                 "shuffler": self.shuffler.get_state(),
-                 "value_head": self.critic.score.state_dict(),
-                 "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()}}
+        state = {
+            "step_number": self.step_number,
+            "updates": self.updates,
+            "beta": self.beta,
+            "samplers": gather(self.sampler.get_state()),
+            "shuffler": self.shuffler.get_state(),
+            "value_head": self.critic.score.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+        }
         first_only(lambda: save_checkpoint(folder, models, state))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
-        models = {"policy": self.policy} if self.shared else \
-            {"policy": self.policy, "critic": self.critic}
+        models = (
+            {"policy": self.policy}
+            if self.shared
+            else {"policy": self.policy, "critic": self.critic}
+        )
         state = load_checkpoint(folder, models)
         self.step_number, self.updates, self.beta = (
-            state[name] for name in ("step_number", "updates", "beta"))
+            state[name] for name in ("step_number", "updates", "beta")
+        )
         resume_sampler(self.sampler, state["samplers"])
         self.shuffler.set_state(state["shuffler"])
         self.critic.score.load_state_dict(state["value_head"])

@@ -5,25 +5,32 @@ their spread to 1 under the policy that will be trained. Both only fix what comp
 free or make arbitrary, so that β means the same from one reward model to the next.
 Chapters: reward-model, ppo-live.
 """
+
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ..worlds.data import pair_lengths
-from ..mathematics.losses import bradley_terry_loss
-from ..models.tokens import encode
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.processes import first_only, gather, own_share, same_weights
+from ..machinery.training import (
+    check_positive,
+    column,
+    descend,
+    rows_of_step,
+    set_learning_rate,
+    train_without_dropout,
+)
+from ..mathematics.losses import bradley_terry_loss
 from ..models.reward_model import check_one_output, new_reward_model, reward_scores
 from ..models.rewards import LearnedReward
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (check_positive, column, descend, rows_of_step, set_learning_rate,
-                                  train_without_dropout)
+from ..models.tokens import encode
+from ..worlds.data import pair_lengths
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ class RewardConfig:
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 3e-4  # peak; after the warm-up it falls linearly to 0
     warmup_steps: int = 10  # in which the learning rate rises to its value
-    weight_decay: float = .01  # of AdamW
-    center_rewards_coefficient: float = .01  # weight of the penalty that centres the scores
-    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    weight_decay: float = 0.01  # of AdamW
+    center_rewards_coefficient: float = 0.01  # weight of the penalty that centres the scores
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
     seed: int = 0  # order of the data
 
 
@@ -70,21 +77,30 @@ class RewardTraining:
     """
 
     def __init__(self, model, tokenizer, dataset, config: RewardConfig = RewardConfig()):
-        check_positive(config, "max_steps", "batch_size", "gradient_accumulation_steps",
-                       "learning_rate", "max_grad_norm")
+        check_positive(
+            config,
+            "max_steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "max_grad_norm",
+        )
         check_one_output("model", model)
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.prompts = column(dataset, "prompt")
         self.chosen, self.rejected = column(dataset, "chosen"), column(dataset, "rejected")
-        self.margins = [0.] * len(self.prompts)
+        self.margins = [0.0] * len(self.prompts)
         if "margin" in dataset.column_names:
             self.margins = column(dataset, "margin", (int, float))
         self.lengths = checked_lengths(model, tokenizer, self.prompts, self.chosen, self.rejected)
         train_without_dropout(model)
         same_weights(model)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-            betas=(.9, .98))
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+        )
         self.step_number = 0
 
     def step(self) -> dict:
@@ -93,15 +109,22 @@ class RewardTraining:
         c = self.config
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
         tally: list[tuple[float, int]] = []  # loss, and pairs ranked right, of each part
-        rate = c.learning_rate * min(1, (self.step_number + 1) / max(1, c.warmup_steps)) * \
-            (1 - self.step_number / c.max_steps)
+        rate = (
+            c.learning_rate
+            * min(1, (self.step_number + 1) / max(1, c.warmup_steps))
+            * (1 - self.step_number / c.max_steps)
+        )
         set_learning_rate(self.optimizer, rate)
         descend(self.model, self.optimizer, self.parts(rows, tally), c.max_grad_norm)
         tally = [entry for entries in gather(tally) for entry in entries]
         self.step_number += 1
-        return {"step": self.step_number, "loss": sum(loss for loss, _ in tally),
-                "accuracy": sum(right for _, right in tally) / len(rows), "learning_rate": rate,
-                "seconds": time.perf_counter() - start}
+        return {
+            "step": self.step_number,
+            "loss": sum(loss for loss, _ in tally),
+            "accuracy": sum(right for _, right in tally) / len(rows),
+            "learning_rate": rate,
+            "seconds": time.perf_counter() - start,
+        }
 
     def parts(self, rows: list[int], tally: list[tuple[float, int]]) -> Iterator[Tensor]:
         """The loss of a batch in `gradient_accumulation_steps` parts that add up to it."""
@@ -110,14 +133,15 @@ class RewardTraining:
         own = own_share(rows)
         size = max(1, -(-len(own) // self.config.gradient_accumulation_steps))
         for i in range(0, len(own), size):
-            part = own[i:i + size]
+            part = own[i : i + size]
             prompts = [self.prompts[j] for j in part]
             completions = [self.chosen[j] for j in part] + [self.rejected[j] for j in part]
             batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
             chosen, rejected = reward_scores(self.model, batch).chunk(2)
             margins = torch.tensor([self.margins[j] for j in part], device=chosen.device)
-            loss = bradley_terry_loss(chosen, rejected, margins,
-                                      centering=self.config.center_rewards_coefficient)
+            loss = bradley_terry_loss(
+                chosen, rejected, margins, centering=self.config.center_rewards_coefficient
+            )
             loss = loss * (len(part) / len(rows))
             tally.append((loss.item(), int((chosen > rejected).sum())))
             yield loss
@@ -128,9 +152,13 @@ class RewardTraining:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
-        first_only(lambda: save_checkpoint(
-            folder, {"model": self.model, "tokenizer": self.tokenizer},
-            {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()}))
+        first_only(
+            lambda: save_checkpoint(
+                folder,
+                {"model": self.model, "tokenizer": self.tokenizer},
+                {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()},
+            )
+        )
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
@@ -139,8 +167,9 @@ class RewardTraining:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def checked_lengths(model, tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
-                    ) -> list[int]:
+def checked_lengths(
+    model, tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
+) -> list[int]:
     """Tokens that each pair needs; refuses, before the first step, what would stop a later one.
 
     Chapter: reward-model.
@@ -151,14 +180,17 @@ def checked_lengths(model, tokenizer, prompts: list[str], chosen: list[str], rej
     context = getattr(model.config, "max_position_embeddings", None)
     for row, length in enumerate(lengths):
         if context is not None and length > context:
-            raise ValueError(f"pair {row} takes {length} tokens; expected at most {context}, the "
-                             f"context of this model (load_preferences(..., max_length={context}) "
-                             "leaves such pairs out)")
+            raise ValueError(
+                f"pair {row} takes {length} tokens; expected at most {context}, the "
+                f"context of this model (load_preferences(..., max_length={context}) "
+                "leaves such pairs out)"
+            )
     return lengths
 
 
-def reward_ensemble(policy, tokenizer, dataset, seeds: Sequence[int],
-                    config: RewardConfig = RewardConfig()) -> list[RewardTraining]:
+def reward_ensemble(
+    policy, tokenizer, dataset, seeds: Sequence[int], config: RewardConfig = RewardConfig()
+) -> list[RewardTraining]:
     """One training loop for each seed: the same pairs, another random head, another order of data.
 
     Each is stepped, saved and resumed like any other, and its `model` is the member. Members
@@ -181,8 +213,12 @@ def reward_ensemble(policy, tokenizer, dataset, seeds: Sequence[int],
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ValueError(f"seeds is {list(seeds)}; expected different ones, at least one")
-    return [RewardTraining(new_reward_model(policy, seed), tokenizer, dataset,
-                           replace(config, seed=seed)) for seed in seeds]
+    return [
+        RewardTraining(
+            new_reward_model(policy, seed), tokenizer, dataset, replace(config, seed=seed)
+        )
+        for seed in seeds
+    ]
 
 
 def pair_accuracy(model, tokenizer, dataset) -> float:
@@ -195,12 +231,13 @@ def pair_accuracy(model, tokenizer, dataset) -> float:
     reward = LearnedReward(model, tokenizer)
     chosen = torch.tensor(reward(list(dataset["prompt"]), list(dataset["chosen"])))
     rejected = torch.tensor(reward(list(dataset["prompt"]), list(dataset["rejected"])))
-    return ((chosen > rejected).float() + .5 * (chosen == rejected)).mean().item()
+    return ((chosen > rejected).float() + 0.5 * (chosen == rejected)).mean().item()
 
 
 @torch.no_grad()
-def standardise(model, tokenizer, prompts: list[str], completions: list[str]
-                ) -> tuple[float, float]:
+def standardise(
+    model, tokenizer, prompts: list[str], completions: list[str]
+) -> tuple[float, float]:
     """Scale the head so that scores have standard deviation 1 on the given completions.
 
     Use completions of the policy that PPO will start from. Returns the mean and the standard
@@ -211,7 +248,9 @@ def standardise(model, tokenizer, prompts: list[str], completions: list[str]
     scores = torch.tensor(LearnedReward(model, tokenizer)(prompts, completions))
     mean, std = scores.mean().item(), scores.std().item()
     if not std > 0:
-        raise ValueError("the scores are all equal; expected a reward model that tells some of "
-                         "the given completions apart")
+        raise ValueError(
+            "the scores are all equal; expected a reward model that tells some of "
+            "the given completions apart"
+        )
     model.score.weight /= std
     return mean, std

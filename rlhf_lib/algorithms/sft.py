@@ -3,24 +3,31 @@
 Pretraining on the world's corpus is the same loop with other data. It leaves out packing several
 examples into one row: rows here are short, and a mask is easier to read. Chapter: sft.
 """
+
 from __future__ import annotations
 
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
 
-from ..mathematics.losses import sft_loss
-from ..machinery.microbatches import share
-from ..models.tokens import TokenBatch, encode, token_logprobs
-from ..machinery.processes import first_only, gather, own_share, same_weights
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (check_positive, column, descend, rows_of_step, set_learning_rate,
-                                  train_without_dropout)
+from ..machinery.microbatches import share
+from ..machinery.processes import first_only, gather, own_share, same_weights
+from ..machinery.training import (
+    check_positive,
+    column,
+    descend,
+    rows_of_step,
+    set_learning_rate,
+    train_without_dropout,
+)
+from ..mathematics.losses import sft_loss
+from ..models.tokens import TokenBatch, encode, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ class SFTConfig:
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 5e-4  # peak; after the warm-up it falls as a cosine to a tenth
     warmup_steps: int = 20  # in which the learning rate rises to its value
-    weight_decay: float = .01  # of AdamW
-    max_grad_norm: float = 1.  # longer gradients are clipped to it
+    weight_decay: float = 0.01  # of AdamW
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
     seed: int = 0  # order of the data
 
 
@@ -63,16 +70,25 @@ class SFT:
     """
 
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
-        check_positive(config, "max_steps", "batch_size", "gradient_accumulation_steps",
-                       "learning_rate", "max_grad_norm")
+        check_positive(
+            config,
+            "max_steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "max_grad_norm",
+        )
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.prompts = column(dataset, "prompt")
         self.completions = column(dataset, "completion")
         train_without_dropout(model)
         same_weights(model)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-            betas=(.9, .98))
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+        )
         self.step_number = 0
 
     def step(self) -> dict:
@@ -80,20 +96,32 @@ class SFT:
         start = time.perf_counter()
         c = self.config
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
-        batch = encode(self.tokenizer, [self.prompts[i] for i in rows],
-                       [self.completions[i] for i in rows], self.model.device)
+        batch = encode(
+            self.tokenizer,
+            [self.prompts[i] for i in rows],
+            [self.completions[i] for i in rows],
+            self.model.device,
+        )
         progress = self.step_number / c.max_steps
-        rate = c.learning_rate * min(1, (self.step_number + 1) / max(1, c.warmup_steps)) * \
-            (.1 + .45 * (1 + math.cos(math.pi * progress)))
+        rate = (
+            c.learning_rate
+            * min(1, (self.step_number + 1) / max(1, c.warmup_steps))
+            * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+        )
         set_learning_rate(self.optimizer, rate)
         losses: list[float] = []
-        gradient_norm = descend(self.model, self.optimizer, self.parts(batch, losses),
-                                c.max_grad_norm)
+        gradient_norm = descend(
+            self.model, self.optimizer, self.parts(batch, losses), c.max_grad_norm
+        )
         self.step_number += 1
-        return {"step": self.step_number, "loss": sum(map(sum, gather(losses))),
-                "learning_rate": rate,
-                "gradient_norm": gradient_norm, "tokens": int(batch.completion_mask.sum()),
-                "seconds": time.perf_counter() - start}
+        return {
+            "step": self.step_number,
+            "loss": sum(map(sum, gather(losses))),
+            "learning_rate": rate,
+            "gradient_norm": gradient_norm,
+            "tokens": int(batch.completion_mask.sum()),
+            "seconds": time.perf_counter() - start,
+        }
 
     def parts(self, batch: TokenBatch, losses: list[float]) -> Iterator[Tensor]:
         """The loss of a batch in `gradient_accumulation_steps` parts that add up to it.
@@ -105,8 +133,9 @@ class SFT:
         size = max(1, -(-len(rows) // self.config.gradient_accumulation_steps))
         for own in rows.split(size):
             part = batch[own]
-            loss = sft_loss(token_logprobs(self.model, part), part.completion_mask) \
-                * share(part.completion_mask, batch.completion_mask)
+            loss = sft_loss(token_logprobs(self.model, part), part.completion_mask) * share(
+                part.completion_mask, batch.completion_mask
+            )
             losses.append(loss.item())
             yield loss
 
@@ -116,9 +145,13 @@ class SFT:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
-        first_only(lambda: save_checkpoint(
-            folder, {"model": self.model, "tokenizer": self.tokenizer},
-            {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()}))
+        first_only(
+            lambda: save_checkpoint(
+                folder,
+                {"model": self.model, "tokenizer": self.tokenizer},
+                {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()},
+            )
+        )
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""

@@ -24,8 +24,9 @@ def check_writable(folder: str | os.PathLike) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")
     except OSError as error:
-        raise type(error)(f"folder is {str(folder)!r}; expected one to write to, and writing "
-                          f"failed: {error}") from error
+        raise type(error)(
+            f"folder is {str(folder)!r}; expected one to write to, and writing failed: {error}"
+        ) from error
 
 
 def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> None:
@@ -60,15 +61,19 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
         weights = model.state_dict() if hasattr(model, "state_dict") else {}  # a tokenizer has none
         for key, tensor in weights.items():
             if not torch.isfinite(tensor).all():
-                raise FloatingPointError(f"{name} has {key} with entries that are not finite; "
-                                         "expected numbers. Nothing was written: a checkpoint "
-                                         "that was there before is as it was")
+                raise FloatingPointError(
+                    f"{name} has {key} with entries that are not finite; "
+                    "expected numbers. Nothing was written: a checkpoint "
+                    "that was there before is as it was"
+                )
     folder = Path(os.path.abspath(folder))
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     strangers = set(os.listdir(folder)) - {*models, "state.pt"} if folder.exists() else set()
     if strangers:
-        raise FileExistsError(f"folder is {str(folder)!r}; expected an earlier checkpoint, an "
-                              f"empty folder or none, and it holds {', '.join(sorted(strangers))}")
+        raise FileExistsError(
+            f"folder is {str(folder)!r}; expected an earlier checkpoint, an "
+            f"empty folder or none, and it holds {', '.join(sorted(strangers))}"
+        )
     try:
         if fresh.exists():  # a save that died half-way
             shutil.rmtree(fresh)
@@ -85,9 +90,10 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
         shutil.rmtree(fresh, ignore_errors=True)
         if not isinstance(error, Exception):
             raise
-        raise OSError(f"folder is {str(folder)!r}; expected to write a checkpoint there, and "
-                      f"writing failed: {error}. A checkpoint that was there before is as it was"
-                      ) from error
+        raise OSError(
+            f"folder is {str(folder)!r}; expected to write a checkpoint there, and "
+            f"writing failed: {error}. A checkpoint that was there before is as it was"
+        ) from error
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
@@ -138,16 +144,19 @@ def load_checkpoint(folder: str | os.PathLike, models: dict) -> dict:
     if not folder.exists() and folder.with_name(folder.name + ".old").exists():
         folder = folder.with_name(folder.name + ".old")  # died between the two renames
     if not (folder / "state.pt").exists():
-        raise FileNotFoundError(f"folder is {str(folder)!r}; expected a checkpoint with state.pt, "
-                                "and found none there")
+        raise FileNotFoundError(
+            f"folder is {str(folder)!r}; expected a checkpoint with state.pt, and found none there"
+        )
     try:
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         weights = {name: load_file(folder / name / "model.safetensors") for name in models}
         for name, model in models.items():
             _check_fit(name, model, weights[name])
     except Exception as error:
-        raise ValueError(f"folder is {str(folder)!r}; expected a readable checkpoint, and reading "
-                         f"it failed: {error}") from error
+        raise ValueError(
+            f"folder is {str(folder)!r}; expected a readable checkpoint, and reading "
+            f"it failed: {error}"
+        ) from error
     for name, model in models.items():
         model.load_state_dict(weights[name], strict=False)  # tied weights are saved once
     return state
@@ -161,5 +170,6 @@ def _check_fit(name: str, model, weights: dict) -> None:
         raise ValueError(f"{name} lacks {sorted(missing)} and has {sorted(unexpected)} besides")
     for key, tensor in weights.items():
         if tensor.shape != own[key].shape:
-            raise ValueError(f"{name} has {key} of shape {tuple(tensor.shape)}; expected "
-                             f"{tuple(own[key].shape)}")
+            raise ValueError(
+                f"{name} has {key} of shape {tuple(tensor.shape)}; expected {tuple(own[key].shape)}"
+            )

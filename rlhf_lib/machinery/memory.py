@@ -5,6 +5,7 @@ them in real tensors. An estimate: the activations, which depend on the kernels 
 the allocator's rounding, the counter of 4 bytes that PyTorch's Adam keeps for each tensor, and
 the short-lived buffers of a step. Chapter: ppo-mechanics.
 """
+
 from __future__ import annotations
 
 import torch
@@ -65,10 +66,14 @@ def model_bytes(parameters: int, precision: str = "mixed", trained: bool = True)
     (16, 2)
     """
     if precision not in BYTES_PER_PARAMETER:
-        raise ValueError(f"precision is {precision!r}; expected one of "
-                         f"{', '.join(map(repr, BYTES_PER_PARAMETER))}")
-    return {part: parameters * size if trained or part == "weights" else 0
-            for part, size in BYTES_PER_PARAMETER[precision].items()}
+        raise ValueError(
+            f"precision is {precision!r}; expected one of "
+            f"{', '.join(map(repr, BYTES_PER_PARAMETER))}"
+        )
+    return {
+        part: parameters * size if trained or part == "weights" else 0
+        for part, size in BYTES_PER_PARAMETER[precision].items()
+    }
 
 
 def ppo_bytes(config, precision: str = "mixed") -> dict[str, dict[str, int]]:
@@ -78,9 +83,12 @@ def ppo_bytes(config, precision: str = "mixed") -> dict[str, dict[str, int]]:
     Chapter: ppo-mechanics.
     """
     language, scalar = parameter_count(config), parameter_count(config, "score")
-    return {"policy": model_bytes(language, precision), "critic": model_bytes(scalar, precision),
-            "reference": model_bytes(language, precision, trained=False),
-            "reward model": model_bytes(scalar, precision, trained=False)}
+    return {
+        "policy": model_bytes(language, precision),
+        "critic": model_bytes(scalar, precision),
+        "reference": model_bytes(language, precision, trained=False),
+        "reward model": model_bytes(scalar, precision, trained=False),
+    }
 
 
 def kv_cache_bytes(config, sequences: int, tokens: int, element_size: int = 2) -> int:
@@ -129,7 +137,13 @@ def _widths(config) -> tuple[int, int, int, int]:
     if config.model_type == "gpt2":
         return d, d, d, config.n_inner or 4 * d
     if config.model_type != "llama" or config.attention_bias or config.mlp_bias:
-        raise ValueError(f"config is of model_type {config.model_type!r}; expected 'gpt2', or "
-                         "'llama' without biases")
-    return (d, config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim, config.intermediate_size)
+        raise ValueError(
+            f"config is of model_type {config.model_type!r}; expected 'gpt2', or "
+            "'llama' without biases"
+        )
+    return (
+        d,
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+        config.intermediate_size,
+    )

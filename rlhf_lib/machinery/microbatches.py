@@ -5,12 +5,13 @@ its share of what the whole is divided by, and not by 1 / number of parts: a tok
 same wherever it falls. Like lengths go together, so that little is computed on padding.
 Chapter: gpt2-on-a-gpu.
 """
+
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class Part:
 
     def cut(self, x: Tensor) -> Tensor:
         """What belongs to this part in a table of the batch, (B, T) or (B, 1)."""
-        return x[self.rows, :self.mask.shape[1]]
+        return x[self.rows, : self.mask.shape[1]]
 
     def share(self, over: str = "tokens") -> float:
         """What `aggregate` over this part counts for in the aggregate over its minibatch."""
@@ -109,13 +110,15 @@ def parts(batch: TokenBatch, rows: Tensor, tokens: int | None) -> Iterator[Part]
     place = {row: i for i, row in enumerate(rows.tolist())}
     whole = batch.completion_mask[rows]
     for part in microbatches(batch, own_share(rows), tokens):
-        yield Part(part, torch.tensor([place[row] for row in part.tolist()]), batch[part].trimmed,
-                   whole)
+        yield Part(
+            part, torch.tensor([place[row] for row in part.tolist()]), batch[part].trimmed, whole
+        )
 
 
 @torch.no_grad()
-def in_parts(score: Callable[[TokenBatch], Tensor], batch: TokenBatch, tokens: int | None
-             ) -> Tensor:
+def in_parts(
+    score: Callable[[TokenBatch], Tensor], batch: TokenBatch, tokens: int | None
+) -> Tensor:
     """`score(batch)`, shape (B, T), computed in microbatches, and each process its own rows.
 
     Chapter: gpt2-on-a-gpu.
@@ -129,14 +132,16 @@ def in_parts(score: Callable[[TokenBatch], Tensor], batch: TokenBatch, tokens: i
         found = score(batch[part].trimmed)
         if scores is None:
             scores = found.new_zeros(batch.completion_mask.shape)
-        scores[part, :found.shape[1]] = found
+        scores[part, : found.shape[1]] = found
     return sum_over_processes(scores)
 
 
 # ---------------------------------------------------------------------------------- out of memory
 
-def descend_in_parts(loop, model, optimizer, rollout: TokenBatch, rows: Tensor, losses
-                     ) -> dict[str, float]:
+
+def descend_in_parts(
+    loop, model, optimizer, rollout: TokenBatch, rows: Tensor, losses
+) -> dict[str, float]:
     """One optimiser step on some rows of a batch; returns what was measured on the way.
 
     Out of memory while gradients add up, it begins again with half as many tokens at a time, once
@@ -165,6 +170,7 @@ def descend_in_parts(loop, model, optimizer, rollout: TokenBatch, rows: Tensor, 
             for loss, found in losses(part):
                 measured.append(found)
                 yield loss
+
     try:
         total = follow_back(optimizer, one_by_one())
     except torch.OutOfMemoryError:
@@ -174,16 +180,23 @@ def descend_in_parts(loop, model, optimizer, rollout: TokenBatch, rows: Tensor, 
     if total is None:
         before = loop.microbatch_tokens or rollout[rows].attention_mask.numel()
         loop.microbatch_tokens = max(1, before // 2)
-        warnings.warn(f"out of memory in an update: from here on microbatch_tokens is "
-                      f"{loop.microbatch_tokens}, half of what it was. What is learnt does not "
-                      "change", RuntimeWarning, stacklevel=5)
+        warnings.warn(
+            f"out of memory in an update: from here on microbatch_tokens is "
+            f"{loop.microbatch_tokens}, half of what it was. What is learnt does not "
+            "change",
+            RuntimeWarning,
+            stacklevel=5,
+        )
         total = follow_back(optimizer, one_by_one())
     norm = move(model, optimizer, total, loop.config.max_grad_norm)
     record = {"gradient_norm": norm}
     for found in (found for several in gather(measured) for found in several):
         for name, value in found.items():
-            record[name] = max(record.get(name, 0.), value) if name == "ratio_gap" else \
-                record.get(name, 0.) + value
+            record[name] = (
+                max(record.get(name, 0.0), value)
+                if name == "ratio_gap"
+                else record.get(name, 0.0) + value
+            )
     return record
 
 
@@ -202,4 +215,5 @@ def memory_advice(loop):
             f"{loop.microbatch_tokens}, batch_size={c.batch_size} and max_new_tokens="
             f"{c.max_new_tokens}. In an update lower microbatch_tokens or set "
             "gradient_checkpointing=True; while sampling lower batch_size or max_new_tokens; "
-            f"bf16=True halves activations and cache. PyTorch says: {error}") from error
+            f"bf16=True halves activations and cache. PyTorch says: {error}"
+        ) from error

@@ -11,10 +11,11 @@ in 16 bits there, forward and backward; what goes in and comes out is float32.
 Source: Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322, for
 bfloat16. Chapter: gpt2-on-a-gpu.
 """
+
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -57,15 +58,23 @@ def check_precision(config, device: torch.device) -> None:
 
     Chapter: gpt2-on-a-gpu.
     """
-    if (config.bf16 and device.type == "cpu" and config.torch_compile
-            and config.gradient_checkpointing):
-        raise ValueError("bf16, torch_compile and gradient_checkpointing are all True on a CPU; "
-                         "expected at most two of them there: a compiled layer that is computed "
-                         "again forgets in what precision")
+    if (
+        config.bf16
+        and device.type == "cpu"
+        and config.torch_compile
+        and config.gradient_checkpointing
+    ):
+        raise ValueError(
+            "bf16, torch_compile and gradient_checkpointing are all True on a CPU; "
+            "expected at most two of them there: a compiled layer that is computed "
+            "again forgets in what precision"
+        )
     if config.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise ValueError(f"bf16 is True on {torch.cuda.get_device_name(device)}; expected a GPU "
-                         "that multiplies in bfloat16 (compute capability 8.0 or more), or "
-                         "bf16=False")
+        raise ValueError(
+            f"bf16 is True on {torch.cuda.get_device_name(device)}; expected a GPU "
+            "that multiplies in bfloat16 (compute capability 8.0 or more), or "
+            "bf16=False"
+        )
 
 
 class BFloat16Products(TorchFunctionMode):

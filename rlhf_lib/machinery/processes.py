@@ -9,9 +9,11 @@ behind the computation, and models that do not fit on one device. With one proce
 here returns what it was given.
 Chapters: gpt2-on-a-gpu, scaling-out.
 """
+
 from __future__ import annotations
 
-from typing import Callable, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -37,7 +39,7 @@ def own_share(rows: T, each: int = 1) -> T:
     """
     rank, count = rank_and_count()
     groups = len(rows) // each
-    return rows[groups * rank // count * each:groups * (rank + 1) // count * each]
+    return rows[groups * rank // count * each : groups * (rank + 1) // count * each]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
@@ -82,11 +84,15 @@ def resume_sampler(sampler: torch.Generator, states: list[Tensor]) -> None:
     """Give a sampler the state that this process put into a checkpoint. Chapter: scaling-out."""
     rank, count = rank_and_count()
     if len(states) != count:
-        raise ValueError(f"the checkpoint has samplers of {len(states)} processes; expected "
-                         f"{count}, as many as run now")
+        raise ValueError(
+            f"the checkpoint has samplers of {len(states)} processes; expected "
+            f"{count}, as many as run now"
+        )
     if len(states[rank]) != len(sampler.get_state()):
-        raise ValueError(f"the checkpoint has a sampler of another kind of device; expected one of "
-                         f"{sampler.device}: random numbers do not go on elsewhere")
+        raise ValueError(
+            f"the checkpoint has a sampler of another kind of device; expected one of "
+            f"{sampler.device}: random numbers do not go on elsewhere"
+        )
     sampler.set_state(states[rank])
 
 

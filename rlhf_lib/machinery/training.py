@@ -2,26 +2,27 @@
 
 There is no base class. Each algorithm is a file that is read from top to bottom and calls these.
 """
+
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from numbers import Real
-from typing import Iterable
 
 import torch
 from torch import Tensor
 
 from ..mathematics.advantages import masked_mean
-from .precision import computing_in
 from ..models.policy import layers_of
-from .processes import gather, rank_and_count, sum_gradients
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import Rollout, join
-
+from .precision import computing_in
+from .processes import gather, rank_and_count, sum_gradients
 
 # ---------------------------------------------------------------------------------- data
+
 
 def rows_of_step(size: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Row numbers for one step, walking through reshuffled epochs of the data.
@@ -47,6 +48,7 @@ def rows_of_step(size: int, batch_size: int, step: int, seed: int) -> list[int]:
 
 
 # ---------------------------------------------------------------------------------- models
+
 
 def freeze(model) -> None:
     """No gradient, no dropout: how a reference stays what it was.
@@ -109,22 +111,27 @@ def check_apart(**models) -> None:
     for i, name in enumerate(names):
         for other in names[:i]:
             if models[name] is models[other]:
-                raise ValueError(f"{name} and {other} are the same model; expected a copy "
-                                 "(copy.deepcopy)")
+                raise ValueError(
+                    f"{name} and {other} are the same model; expected a copy (copy.deepcopy)"
+                )
             if models[name].device != models[other].device:
-                raise ValueError(f"{name} is on {models[name].device}; expected "
-                                 f"{models[other].device}, where {other} is")
+                raise ValueError(
+                    f"{name} is on {models[name].device}; expected "
+                    f"{models[other].device}, where {other} is"
+                )
 
 
 # ---------------------------------------------------------------------------------- optimising
+
 
 def adam(model, learning_rate: float) -> torch.optim.Optimizer:
     """Adam for a policy or a critic; no weight decay, which would pull away from the reference.
 
     Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
     """
-    return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(.9, .95), eps=1e-5,
-                             weight_decay=0.)
+    return torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0
+    )
 
 
 def set_learning_rate(optimizer, rate: float) -> None:
@@ -150,8 +157,8 @@ def follow_back(optimizer, loss: Tensor | Iterable[Tensor]) -> float:
     Chapter: ppo-mechanics.
     """
     optimizer.zero_grad()
-    total = 0.
-    for part in ([loss] if isinstance(loss, Tensor) else loss):
+    total = 0.0
+    for part in [loss] if isinstance(loss, Tensor) else loss:
         part.backward()
         total += part.item()
     return total
@@ -168,16 +175,23 @@ def move(model, optimizer, loss: float, max_grad_norm: float) -> float:
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     if not math.isfinite(norm):
         optimizer.zero_grad()
-        raise FloatingPointError(f"the gradient norm is {norm} at a loss of {loss}; the "
-                                 "update was refused and the weights are those before it")
+        raise FloatingPointError(
+            f"the gradient norm is {norm} at a loss of {loss}; the "
+            "update was refused and the weights are those before it"
+        )
     optimizer.step()
     return norm
 
 
 # ---------------------------------------------------------------------------------- sampling
 
-def score(reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float,
-          columns: dict[str, list] | None = None) -> Tensor:
+
+def score(
+    reward: RewardFunction,
+    rollout: Rollout,
+    missing_eos_penalty: float,
+    columns: dict[str, list] | None = None,
+) -> Tensor:
     """The reward of each completion, shape (B,), less the penalty where it was cut off.
 
     `columns` are what else the dataset knows of each prompt, such as the right answer.
@@ -196,8 +210,10 @@ def together(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollo
     if rank_and_count()[1] == 1:
         return rollout, scores
     found = gather((rollout.to("cpu"), scores.cpu()))
-    return (join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
-            torch.cat([scores for _, scores in found]).to(scores.device))
+    return (
+        join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
+        torch.cat([scores for _, scores in found]).to(scores.device),
+    )
 
 
 def warn_if_constant(scores: Tensor) -> None:
@@ -206,9 +222,13 @@ def warn_if_constant(scores: Tensor) -> None:
     Chapter: ppo-live.
     """
     if len(scores) > 1 and (scores == scores[0]).all():
-        warnings.warn(f"the reward is {scores[0].item():g} for each of the {len(scores)} "
-                      "completions of this step; expected some to be better than others. Only "
-                      "the KL is left to learn from", RuntimeWarning, stacklevel=4)
+        warnings.warn(
+            f"the reward is {scores[0].item():g} for each of the {len(scores)} "
+            "completions of this step; expected some to be better than others. Only "
+            "the KL is left to learn from",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def rollout_record(rollout: Rollout) -> dict:
@@ -216,13 +236,16 @@ def rollout_record(rollout: Rollout) -> dict:
 
     Chapter: ppo-live.
     """
-    return {"entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),
-            "length": rollout.lengths.float().mean().item(),
-            "finished": rollout.finished.float().mean().item(),
-            "distinct": len(set(rollout.completions)) / len(rollout.completions)}
+    return {
+        "entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),
+        "length": rollout.lengths.float().mean().item(),
+        "finished": rollout.finished.float().mean().item(),
+        "distinct": len(set(rollout.completions)) / len(rollout.completions),
+    }
 
 
 # ---------------------------------------------------------------------------------- settings
+
 
 def check_settings(config) -> None:
     """Refuse settings that would fail late or, worse, train something else."""
@@ -230,8 +253,10 @@ def check_settings(config) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
     if config.batch_size % config.mini_batch_size:
-        raise ValueError(f"batch_size is {config.batch_size}; expected a multiple of "
-                         f"mini_batch_size={config.mini_batch_size}")
+        raise ValueError(
+            f"batch_size is {config.batch_size}; expected a multiple of "
+            f"mini_batch_size={config.mini_batch_size}"
+        )
     check_positive(config, "temperature", "learning_rate", "epsilon", "max_grad_norm")
     check_beta(config.beta)
     if config.microbatch_tokens is not None:
@@ -244,8 +269,10 @@ def check_shares(config, prompts: int) -> None:
     """Refuse a batch that this number of processes cannot share. Chapter: scaling-out."""
     processes = rank_and_count()[1]
     if prompts < processes:
-        raise ValueError(f"batch_size={config.batch_size} has {prompts} prompts; expected one or "
-                         f"more for each of the {processes} processes")
+        raise ValueError(
+            f"batch_size={config.batch_size} has {prompts} prompts; expected one or "
+            f"more for each of the {processes} processes"
+        )
 
 
 def check_one_process(name: str) -> None:
@@ -306,13 +333,16 @@ def column(dataset, name: str, kind: type | tuple[type, ...] = str) -> list:
     ValueError: prompt[1] of the dataset is None; expected str
     """
     if name not in dataset.column_names:
-        raise ValueError(f"the dataset has the columns {', '.join(dataset.column_names)}; "
-                         f"expected {name!r} among them")
+        raise ValueError(
+            f"the dataset has the columns {', '.join(dataset.column_names)}; "
+            f"expected {name!r} among them"
+        )
     values = list(dataset[name])
     for i, value in enumerate(values):
         if not isinstance(value, kind):
-            expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple)
-                                                        else (kind,)))
+            expected = " or ".join(
+                k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))
+            )
             raise ValueError(f"{name}[{i}] of the dataset is {value!r}; expected {expected}")
     return values
 
@@ -323,7 +353,8 @@ def prompt_table(dataset) -> dict[str, list]:
     Chapter: ppo-live.
     """
     return {"prompt": column(dataset, "prompt")} | {
-        name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
+        name: list(dataset[name]) for name in dataset.column_names if name != "prompt"
+    }
 
 
 def take(table: dict[str, list], rows: list[int]) -> tuple[list[str], dict[str, list]]:

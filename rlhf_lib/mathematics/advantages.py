@@ -4,6 +4,7 @@ Axes: B batch, T completion tokens, G samples of one prompt. A mask is 1 on toke
 0 on padding, of the same shape as what it masks. Everything here is in units of reward.
 Chapters: policy-gradients, ppo-mechanics, grpo, grpo-variants.
 """
+
 from __future__ import annotations
 
 import torch
@@ -28,7 +29,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     _check_same_shape(values=values, mask=mask)
     if not mask.any():
         raise ValueError("mask is 0 everywhere; expected at least one token that counts")
-    return torch.where(mask.bool(), values, 0.).sum() / mask.sum()
+    return torch.where(mask.bool(), values, 0.0).sum() / mask.sum()
 
 
 def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
@@ -39,8 +40,9 @@ def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
 
 
-def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8
-                  ) -> Tensor:
+def masked_whiten(
+    values: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8
+) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all tokens that count; 0 elsewhere.
 
     The variance is the biased one. Padding takes no part: over padded zeros the statistics would
@@ -65,10 +67,10 @@ def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: fl
     """
     mean, variance = masked_mean(values, mask), masked_variance(values, mask)
     whitened = (values - mean) * torch.rsqrt(variance + eps)
-    return torch.where(mask.bool(), whitened if shift_mean else whitened + mean, 0.)
+    return torch.where(mask.bool(), whitened if shift_mean else whitened + mean, 0.0)
 
 
-def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.) -> Tensor:
+def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """What is still to come from each token on: Σ_{s ≥ t} γ^(s−t) r_s.
 
     Source: REINFORCE++, Hu 2025, arXiv:2501.03262, uses it whitened over the batch.
@@ -90,11 +92,12 @@ def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.) -> Tensor:
     >>> returns_to_go(torch.tensor([[-1., -1., 5.]]), torch.ones(1, 3))
     tensor([[3., 4., 5.]])
     """
-    return gae(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.)[0]
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.0)[0]
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: float = .95
-        ) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation over the tokens of each completion.
 
     A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t; after the last token both V and A
@@ -131,7 +134,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: f
     for name, x in (("gamma", gamma), ("lam", lam)):
         if not 0 <= x <= 1:
             raise ValueError(f"{name} is {x}; expected a number in [0, 1]")
-    rewards, values = (torch.where(mask.bool(), x, 0.) for x in (rewards, values))
+    rewards, values = (torch.where(mask.bool(), x, 0.0) for x in (rewards, values))
     advantages = torch.zeros_like(values)
     following = torch.zeros_like(values[:, 0])  # A_{t+1}
     next_value = torch.zeros_like(values[:, 0])  # V_{t+1}
@@ -143,8 +146,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1., lam: f
     return advantages, advantages + values
 
 
-def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
-                     scale: str = "std", eps: float = 1e-4) -> Tensor:
+def group_advantages(
+    rewards: Tensor, group_size: int, baseline: str = "mean", scale: str = "std", eps: float = 1e-4
+) -> Tensor:
     """Compare each reward with the other samples of its prompt.
 
     Source: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2 ("mean", "std"); RLOO,
@@ -180,8 +184,10 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
     if group_size < 2:
         raise ValueError(f"group_size is {group_size}; expected at least 2")
     if rewards.dim() != 1 or len(rewards) % group_size:
-        raise ValueError(f"rewards has shape {tuple(rewards.shape)}; expected one entry per "
-                         f"completion, a multiple of group_size={group_size}")
+        raise ValueError(
+            f"rewards has shape {tuple(rewards.shape)}; expected one entry per "
+            f"completion, a multiple of group_size={group_size}"
+        )
     if baseline not in ("mean", "leave_one_out", "none"):
         raise ValueError(f"baseline is {baseline!r}; expected 'mean', 'leave_one_out' or 'none'")
     if scale not in ("std", "batch", "none"):
@@ -198,7 +204,7 @@ def group_advantages(rewards: Tensor, group_size: int, baseline: str = "mean",
         std = groups.std(dim=1, keepdim=True) if scale == "std" else rewards.std()
         advantages = advantages / (std + eps)
     if baseline != "none":  # a rounded mean, over a spread near 0, would pass for an advantage
-        advantages = advantages.masked_fill(all_equal(groups)[:, None], 0.)
+        advantages = advantages.masked_fill(all_equal(groups)[:, None], 0.0)
     return advantages.flatten()
 
 
@@ -236,8 +242,10 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
     """
     _check_same_shape(rewards=rewards, squared_norms=squared_norms)
     if not (squared_norms >= 0).all() or not squared_norms.any():
-        raise ValueError("squared_norms is 0 everywhere, or somewhere negative or not a number; "
-                         "expected numbers of at least 0, and one above it")
+        raise ValueError(
+            "squared_norms is 0 everywhere, or somewhere negative or not a number; "
+            "expected numbers of at least 0, and one above it"
+        )
     return (rewards * squared_norms).sum() / squared_norms.sum()
 
 
@@ -267,12 +275,14 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     """
     _check_rows("log_ratio", log_ratio, mask)
     if scores.shape != (len(mask),):
-        raise ValueError(f"scores has shape {tuple(scores.shape)}; expected ({len(mask)},), one "
-                         "for each row of mask")
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)}; expected ({len(mask)},), one "
+            "for each row of mask"
+        )
     rewards = -beta * log_ratio.detach() * mask
     last = mask.sum(dim=1, keepdim=True) - 1
     rewards = rewards.scatter_add(1, last.long(), scores[:, None].to(rewards.dtype))
-    return rewards + 0.  # turns -0. into 0.
+    return rewards + 0.0  # turns -0. into 0.
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
@@ -288,13 +298,17 @@ def _check_same_shape(**tensors: Tensor) -> None:
     (first, reference), *others = tensors.items()
     for name, tensor in others:
         if tensor.shape != reference.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected "
-                             f"{tuple(reference.shape)}, the shape of {first}")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected "
+                f"{tuple(reference.shape)}, the shape of {first}"
+            )
 
 
 def _check_rows(name: str, values: Tensor, mask: Tensor) -> None:
     if values.shape != mask.shape or values.dim() != 2:
-        raise ValueError(f"mask has shape {tuple(mask.shape)} beside {name} of shape "
-                         f"{tuple(values.shape)}; expected the same (B, T)")
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)} beside {name} of shape "
+            f"{tuple(values.shape)}; expected the same (B, T)"
+        )
     if not mask.any(dim=1).all():
         raise ValueError("mask has a row of zeros; expected a token in every completion")

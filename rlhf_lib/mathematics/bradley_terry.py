@@ -6,6 +6,7 @@ Newton's method; `fit_by_gradient` is the slow way that a network has to take.
 
 Axes: N items, M comparisons, D features. Scores are log-odds. Chapter: preferences.
 """
+
 from __future__ import annotations
 
 import math
@@ -36,7 +37,7 @@ def win_probabilities(scores: Vector) -> Vector:
     return np.exp(-np.logaddexp(0, -gaps))  # never overflows, however large the gap
 
 
-def loss(scores: Vector, wins: Vector, ridge: float = 0.) -> float:
+def loss(scores: Vector, wins: Vector, ridge: float = 0.0) -> float:
     """Σ wins_ij · −log σ(s_i − s_j) + ridge/2 · Σ s_i², in nats, summed over comparisons.
 
     Source: the likelihood of Bradley and Terry 1952. Chapter: preferences.
@@ -79,7 +80,7 @@ def surplus(scores: Vector, wins: Vector) -> Vector:
     return np.sum(wins, axis=1) - (games * win_probabilities(scores)).sum(axis=1)
 
 
-def fit_scores(wins: Vector, ridge: float = 0.) -> Vector:
+def fit_scores(wins: Vector, ridge: float = 0.0) -> Vector:
     """The scores of the smallest `loss`, with mean 0, by Newton's method.
 
     Source: existence, Ford 1957, doi:10.2307/2308513. Chapter: preferences.
@@ -109,9 +110,11 @@ def fit_scores(wins: Vector, ridge: float = 0.) -> Vector:
         raise ValueError(f"ridge is {ridge}; expected at least 0")
     groups = beaten_groups(wins)
     if ridge == 0 and len(groups) > 1:
-        raise ValueError(f"wins has no finite fit: nothing in {groups[0]} ever lost to another "
-                         f"item, of {len(groups)} such groups; expected one group, or a ridge "
-                         "above 0")
+        raise ValueError(
+            f"wins has no finite fit: nothing in {groups[0]} ever lost to another "
+            f"item, of {len(groups)} such groups; expected one group, or a ridge "
+            "above 0"
+        )
     games, scores = wins + wins.T, np.zeros(len(wins))
 
     def newton(scores):
@@ -119,11 +122,13 @@ def fit_scores(wins: Vector, ridge: float = 0.) -> Vector:
         weights = games * p * (1 - p)  # information of the comparisons of each pair
         hessian = np.diag(weights.sum(axis=1) + ridge) - weights
         return surplus(scores, wins) - ridge * scores, hessian + 1 / len(wins)
+
     return _descend(newton, lambda scores: loss(scores, wins, ridge), scores)
 
 
-def fit_by_gradient(wins: Vector, steps: int, rate: float, ridge: float = 0.,
-                    scores: Vector | None = None) -> Vector:
+def fit_by_gradient(
+    wins: Vector, steps: int, rate: float, ridge: float = 0.0, scores: Vector | None = None
+) -> Vector:
     """`steps` steps of plain gradient ascent on the log-likelihood, from `scores` or from 0.
 
     Definition: s ← s + rate/M · (surplus − ridge · s), for M comparisons. Chapter: preferences.
@@ -148,7 +153,7 @@ def fit_by_gradient(wins: Vector, steps: int, rate: float, ridge: float = 0.,
     return scores
 
 
-def fit_weights(differences: Vector, ridge: float = 0.) -> Vector:
+def fit_weights(differences: Vector, ridge: float = 0.0) -> Vector:
     """Weights w of a linear score: chosen over rejected with probability σ(w · difference).
 
     Logistic regression without an intercept, as a comparison has no side of its own.
@@ -189,10 +194,12 @@ def fit_weights(differences: Vector, ridge: float = 0.) -> Vector:
         p = np.exp(-np.logaddexp(0, -(differences @ weights)))
         gradient = differences.T @ (1 - p) - ridge * weights
         return gradient, (differences.T * (p * (1 - p))) @ differences + ridge * np.eye(
-            len(weights))
+            len(weights)
+        )
 
     def objective(weights):
         return np.logaddexp(0, -(differences @ weights)).sum() + ridge / 2 * weights @ weights
+
     return _descend(newton, objective, np.zeros(differences.shape[1]))
 
 
@@ -201,7 +208,7 @@ def _descend(newton, objective, x: Vector) -> Vector:
     for _ in range(100):
         gradient, hessian = newton(x)
         step = np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0]
-        if gradient @ step < 1e-18 * max(1., objective(x)):
+        if gradient @ step < 1e-18 * max(1.0, objective(x)):
             return x + step
         while objective(x + step) > objective(x):
             step = step / 2
@@ -210,8 +217,10 @@ def _descend(newton, objective, x: Vector) -> Vector:
         x = x + step
         if np.abs(x).max() > 30:  # odds of 10 to the 13: nothing holds it back
             break
-    raise ValueError("the fit runs off to infinity: some direction is never contradicted; "
-                     "expected a ridge above 0")
+    raise ValueError(
+        "the fit runs off to infinity: some direction is never contradicted; "
+        "expected a ridge above 0"
+    )
 
 
 def beaten_groups(wins: Vector) -> list[list[int]]:
@@ -291,14 +300,18 @@ def fleiss_kappa(counts: Vector) -> float:
     counts = np.asarray(counts, dtype=float)
     raters = counts.sum(axis=1) if counts.ndim == 2 and counts.size else np.zeros(1)
     if not (raters == raters[0]).all() or raters[0] < 2 or (counts < 0).any():
-        raise ValueError(f"counts has rows that sum to {sorted(set(raters.tolist()))[:4]}; "
-                         "expected the same number of annotators, at least 2, in each")
+        raise ValueError(
+            f"counts has rows that sum to {sorted(set(raters.tolist()))[:4]}; "
+            "expected the same number of annotators, at least 2, in each"
+        )
     m = raters[0]
-    agreement = ((counts ** 2).sum(axis=1) - m).mean() / (m * (m - 1))
+    agreement = ((counts**2).sum(axis=1) - m).mean() / (m * (m - 1))
     chance = (counts.mean(axis=0) / m) @ (counts.mean(axis=0) / m)
-    if math.isclose(chance, 1.):
-        raise ValueError("counts uses one category only; expected at least two, else agreement "
-                         "beyond chance is undefined")
+    if math.isclose(chance, 1.0):
+        raise ValueError(
+            "counts uses one category only; expected at least two, else agreement "
+            "beyond chance is undefined"
+        )
     return float((agreement - chance) / (1 - chance))
 
 
@@ -309,6 +322,8 @@ def _check_wins(wins: Vector) -> Vector:
     if not np.isfinite(wins).all() or (wins < 0).any():
         raise ValueError("wins has an entry that is negative or not finite; expected counts")
     if np.diag(wins).any():
-        raise ValueError(f"wins[{int(np.diag(wins).argmax())}] counts an item against itself; "
-                         "expected zeros on the diagonal")
+        raise ValueError(
+            f"wins[{int(np.diag(wins).argmax())}] counts an item against itself; "
+            "expected zeros on the diagonal"
+        )
     return wins

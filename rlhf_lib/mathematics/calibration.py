@@ -7,6 +7,7 @@ the annotators' choice every outcome would be 1.
 
 Axes: M predictions. Chapter: reward-model.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -79,8 +80,9 @@ def reliability(probabilities: Vector, outcomes: Vector, bins: int = 10) -> np.n
     if bins < 1:
         raise ValueError(f"bins is {bins}; expected at least 1")
     index = np.minimum((p * bins).astype(int), bins - 1)
-    return np.array([[p[index == k].mean(), y[index == k].mean(), (index == k).sum()]
-                     for k in np.unique(index)])
+    return np.array(
+        [[p[index == k].mean(), y[index == k].mean(), (index == k).sum()] for k in np.unique(index)]
+    )
 
 
 def expected_calibration_error(probabilities: Vector, outcomes: Vector, bins: int = 10) -> float:
@@ -129,13 +131,16 @@ def fit_temperature(log_odds: Vector, outcomes: Vector) -> float:
     z, y = _check(log_odds, outcomes, "log_odds")
 
     def slope(log_scale: float) -> float:  # of the loss in 1/T; it rises with 1/T
-        p = .5 + .5 * np.tanh(np.exp(log_scale) * z / 2)  # σ, without overflow
+        p = 0.5 + 0.5 * np.tanh(np.exp(log_scale) * z / 2)  # σ, without overflow
         return float(np.mean((p - y) * z))
-    low, high = -12., 12.  # of log 1/T, in units of the typical |z|
-    unit = -np.log(np.abs(z).mean()) if z.any() else 0.
+
+    low, high = -12.0, 12.0  # of log 1/T, in units of the typical |z|
+    unit = -np.log(np.abs(z).mean()) if z.any() else 0.0
     if not slope(low + unit) < 0 < slope(high + unit):
-        raise ValueError("log_odds are all on the right side of 0, or no better than guessing; "
-                         "expected predictions of which some fail, and most do not")
+        raise ValueError(
+            "log_odds are all on the right side of 0, or no better than guessing; "
+            "expected predictions of which some fail, and most do not"
+        )
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle + unit) < 0 else (low, middle)
@@ -145,12 +150,14 @@ def fit_temperature(log_odds: Vector, outcomes: Vector) -> float:
 def _check(predictions: Vector, outcomes: Vector, name: str = "probabilities"):
     p, y = np.asarray(predictions, dtype=float), np.asarray(outcomes, dtype=float)
     if p.ndim != 1 or p.shape != y.shape or not p.size:
-        raise ValueError(f"{name} has shape {p.shape} and outcomes {y.shape}; expected one shape "
-                         "(M,), not empty")
+        raise ValueError(
+            f"{name} has shape {p.shape} and outcomes {y.shape}; expected one shape (M,), not empty"
+        )
     for label, values in ((name, p), ("outcomes", y)):
         if not np.isfinite(values).all():
             raise ValueError(f"{label} has entries that are not finite")
         if not (label == "log_odds" or ((values >= 0) & (values <= 1)).all()):
-            raise ValueError(f"{label} runs from {values.min():g} to {values.max():g}; expected 0 "
-                             "to 1")
+            raise ValueError(
+                f"{label} runs from {values.min():g} to {values.max():g}; expected 0 to 1"
+            )
     return p, y

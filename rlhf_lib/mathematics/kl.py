@@ -4,6 +4,7 @@ Everywhere the direction is KL(π‖π_ref), the reverse, mode-seeking one, in n
 `log π(y) − log π_ref(y)` at samples y from π. Axes: B batch, T completion tokens, V vocabulary.
 Chapters: kl-estimators, ppo-live.
 """
+
 from __future__ import annotations
 
 import math
@@ -49,7 +50,7 @@ def k2(log_ratio: Tensor) -> Tensor:
 
     Source: as k1. Chapter: kl-estimators.
     """
-    return log_ratio ** 2 / 2
+    return log_ratio**2 / 2
 
 
 def k3(log_ratio: Tensor) -> Tensor:
@@ -96,5 +97,5 @@ class AdaptiveKL:
         self.target, self.horizon = target, horizon
 
     def __call__(self, beta: float, kl: float, completions: int) -> float:
-        error = max(-.2, min(.2, kl / self.target - 1))
+        error = max(-0.2, min(0.2, kl / self.target - 1))
         return beta * (1 + error * completions / self.horizon)

@@ -6,6 +6,7 @@ and `values`; everything from the sampler (`old_logprobs`, `advantages`, `old_va
 is data. A preference loss takes one number per completion and returns the mean.
 Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, dpo.
 """
+
 from __future__ import annotations
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from .advantages import _check_rows, _check_same_shape, masked_mean
 
-
 # ---------------------------------------------------------------------------------- supervised
+
 
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Mean negative log-likelihood of the completion tokens, in nats per token.
@@ -32,8 +33,9 @@ def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     return -masked_mean(logprobs, mask)
 
 
-def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.,
-                       centering: float = 0.) -> Tensor:
+def bradley_terry_loss(
+    chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0, centering: float = 0.0
+) -> Tensor:
     """−log σ(r_chosen − r_rejected − margin), averaged over pairs, in nats.
 
     Source: Bradley and Terry 1952; Ouyang et al. 2022, eq. 1; margin from Touvron et al. 2023,
@@ -64,6 +66,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float 
 
 # ---------------------------------------------------------------------------------- policy
 
+
 def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     """−A log π, per token: its gradient is the policy gradient for samples of the policy itself.
 
@@ -88,9 +91,14 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     return -advantages.detach() * logprobs
 
 
-def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor,
-                        epsilon: float = .2, epsilon_high: float | None = None,
-                        dual_clip: float | None = None) -> Tensor:
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    dual_clip: float | None = None,
+) -> Tensor:
     """PPO's clipped surrogate, per token: −min(ρA, clip(ρ, 1 − ε, 1 + ε_high)A).
 
     ρ = exp(logprobs − old_logprobs) compares the policy with the one that sampled, not with the
@@ -133,15 +141,17 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
     objective = torch.min(ratio * advantages, clipped * advantages)
     if dual_clip is not None:
         if not dual_clip > 1 + high:
-            raise ValueError(f"dual_clip is {dual_clip}; expected more than {1 + high}, the "
-                             "upper clip")
+            raise ValueError(
+                f"dual_clip is {dual_clip}; expected more than {1 + high}, the upper clip"
+            )
         bounded = torch.max(objective, dual_clip * advantages)
         objective = torch.where(advantages < 0, bounded, objective)
     return -objective
 
 
-def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: float = 5.
-               ) -> Tensor:
+def cispo_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: float = 5.0
+) -> Tensor:
     """−min(ρ, cap) A log π, per token, with the weight held constant: every token keeps a gradient.
 
     PPO's clip silences a token whose ratio has gone too far; here the token goes on speaking, with
@@ -192,12 +202,18 @@ def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Ten
     tensor([-3.])
     """
     _check_rows("values", logprobs, mask)
-    total = torch.where(mask.bool(), logprobs, 0.).sum(dim=1)
+    total = torch.where(mask.bool(), logprobs, 0.0).sum(dim=1)
     return total / mask.sum(dim=1) if mean else total
 
 
-def gspo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
-              epsilon: float = 3e-4, epsilon_high: float | None = 4e-4) -> Tensor:
+def gspo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 3e-4,
+    epsilon_high: float | None = 4e-4,
+) -> Tensor:
     """The clipped surrogate of one ratio per completion: the geometric mean of its tokens' ratios.
 
     Such a mean hardly leaves 1, so its clip is hundreds of times narrower than PPO's.
@@ -217,13 +233,17 @@ def gspo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
     """
     per_sequence = clipped_policy_loss(
         sequence_logprobs(logprobs, mask, mean=True)[:, None],
-        sequence_logprobs(old_logprobs, mask, mean=True)[:, None], advantages, epsilon,
-        epsilon_high)
+        sequence_logprobs(old_logprobs, mask, mean=True)[:, None],
+        advantages,
+        epsilon,
+        epsilon_high,
+    )
     return per_sequence.expand_as(logprobs)
 
 
-def rloo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
-              epsilon: float = .2) -> Tensor:
+def rloo_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float = 0.2
+) -> Tensor:
     """The clipped surrogate of the ratio of whole completions, π(y | x)/π_old(y | x).
 
     RLOO treats a completion as one action. On the first pass over a batch the ratio is 1 and this
@@ -244,12 +264,21 @@ def rloo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
     """
     per_sequence = clipped_policy_loss(
         sequence_logprobs(logprobs, mask)[:, None],
-        sequence_logprobs(old_logprobs, mask)[:, None], advantages, epsilon)
+        sequence_logprobs(old_logprobs, mask)[:, None],
+        advantages,
+        epsilon,
+    )
     return per_sequence.expand_as(logprobs)
 
 
-def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor,
-                  epsilon: float = .2, epsilon_high: float | None = None) -> float:
+def clip_fraction(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+) -> float:
     """Share of tokens whose gradient the clip removes.
 
     Definition: the share of ρ > 1 + ε_high with A > 0, and of ρ < 1 − ε with A < 0. Shapes as in
@@ -261,8 +290,9 @@ def clip_fraction(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, ma
     return masked_mean(inactive.float(), mask).item()
 
 
-def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens",
-              budget: int | None = None) -> Tensor:
+def aggregate(
+    per_token_loss: Tensor, mask: Tensor, over: str = "tokens", budget: int | None = None
+) -> Tensor:
     """Turn a per-token loss into a scalar, and say what is averaged.
 
     Source: Liu et al. 2025, arXiv:2503.20783, section 3.1, for what each choice favours.
@@ -295,16 +325,20 @@ def aggregate(per_token_loss: Tensor, mask: Tensor, over: str = "tokens",
         return sequence_logprobs(per_token_loss, mask, mean=True).mean()
     if over == "budget":
         if budget is None or budget < mask.sum(dim=1).max():
-            raise ValueError(f"budget is {budget}; expected at least the longest completion, "
-                             f"{int(mask.sum(dim=1).max())} tokens")
-        return torch.where(mask.bool(), per_token_loss, 0.).sum() / (len(mask) * budget)
+            raise ValueError(
+                f"budget is {budget}; expected at least the longest completion, "
+                f"{int(mask.sum(dim=1).max())} tokens"
+            )
+        return torch.where(mask.bool(), per_token_loss, 0.0).sum() / (len(mask) * budget)
     raise ValueError(f"over is {over!r}; expected 'tokens', 'sequences' or 'budget'")
 
 
 # ---------------------------------------------------------------------------------- value
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor,
-                       epsilon: float | None = .2) -> Tensor:
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, epsilon: float | None = 0.2
+) -> Tensor:
     """Half the squared error of the critic, per token, the worse of clipped and not.
 
     Source: the clip is from OpenAI's PPO code, described in Huang et al. 2022, "The 37
@@ -331,8 +365,15 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor,
 
 # ---------------------------------------------------------------------------------- preferences
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor,
-             beta: float = .1, label_smoothing: float = 0.) -> Tensor:
+
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Bradley–Terry on the implicit reward β (log π − log π_ref), averaged over pairs, in nats.
 
     Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
@@ -355,14 +396,16 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     >>> dpo_loss(same, same, same, same)
     tensor(0.6931)
     """
-    _check_same_shape(chosen=chosen, rejected=rejected, ref_chosen=ref_chosen,
-                      ref_rejected=ref_rejected)
+    _check_same_shape(
+        chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
+    )
     gap = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     return ((1 - label_smoothing) * F.softplus(-gap) + label_smoothing * F.softplus(gap)).mean()
 
 
-def ipo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor,
-             beta: float = .1) -> Tensor:
+def ipo_loss(
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float = 0.1
+) -> Tensor:
     """Squared distance of the gap of log-ratios from 1/(2β): a gap that is large enough is enough.
 
     Where DPO's loss always asks for more, this one stops, so pairs that are never contradicted do
@@ -382,13 +425,14 @@ def ipo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     >>> ipo_loss(torch.tensor([5.]), torch.tensor([0.]), torch.zeros(1), torch.zeros(1), beta=.1)
     tensor(0.)
     """
-    _check_same_shape(chosen=chosen, rejected=rejected, ref_chosen=ref_chosen,
-                      ref_rejected=ref_rejected)
+    _check_same_shape(
+        chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
+    )
     gap = (chosen - ref_chosen) - (rejected - ref_rejected)
     return ((gap - 1 / (2 * beta)) ** 2).mean()
 
 
-def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2., margin: float = 1.) -> Tensor:
+def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2.0, margin: float = 1.0) -> Tensor:
     """Bradley–Terry with a margin on log-probabilities per token; there is no reference.
 
     Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
@@ -410,8 +454,14 @@ def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2., margin: float
     return bradley_terry_loss(beta * chosen, beta * rejected, margin)
 
 
-def kto_loss(log_ratio: Tensor, desirable: Tensor, kl: Tensor | float, beta: float = .1,
-             desirable_weight: float = 1., undesirable_weight: float = 1.) -> Tensor:
+def kto_loss(
+    log_ratio: Tensor,
+    desirable: Tensor,
+    kl: Tensor | float,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
     """λ − λ σ(±(β log-ratio − β KL)): single completions, each marked good or bad.
 
     Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
@@ -443,6 +493,8 @@ def kto_loss(log_ratio: Tensor, desirable: Tensor, kl: Tensor | float, beta: flo
 def _check_advantages(advantages: Tensor, logprobs: Tensor) -> None:
     """One advantage a completion must come as (B, 1): as (B,) it would be read along the tokens."""
     if advantages.dim() != logprobs.dim():
-        raise ValueError(f"advantages has shape {tuple(advantages.shape)} beside logprobs of shape "
-                         f"{tuple(logprobs.shape)}; expected (B, T), or (B, 1) for one a "
-                         "completion")
+        raise ValueError(
+            f"advantages has shape {tuple(advantages.shape)} beside logprobs of shape "
+            f"{tuple(logprobs.shape)}; expected (B, T), or (B, 1) for one a "
+            "completion"
+        )

@@ -9,10 +9,12 @@ training started from, so that it is 0 at d = 0. Both forms are linear in their 
 It leaves out how α and β depend on the size of the reward model and of its data.
 Axes: M measurements, S seeds. Chapter: over-optimization.
 """
+
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,11 +42,13 @@ def _terms(form: str, d) -> np.ndarray:
         raise ValueError(f"form is {form!r}; expected one of {', '.join(map(repr, FORMS))}")
     d = np.asarray(d, dtype=float)
     if not (np.isfinite(d) & (d >= 0)).all():
-        raise ValueError(f"d has the entry {d[~(np.isfinite(d) & (d >= 0))][0]}; expected finite "
-                         "distances √KL of 0 or more")
+        raise ValueError(
+            f"d has the entry {d[~(np.isfinite(d) & (d >= 0))][0]}; expected finite "
+            "distances √KL of 0 or more"
+        )
     if form == "best_of_n":
         return np.stack([d, -d * d], axis=-1)
-    return np.stack([d, -d * np.log(np.where(d > 0, d, 1.))], axis=-1)  # d log d is 0 at 0
+    return np.stack([d, -d * np.log(np.where(d > 0, d, 1.0))], axis=-1)  # d log d is 0 at 0
 
 
 def gain(form: str, d, alpha: float, beta: float) -> np.ndarray:
@@ -97,12 +101,15 @@ def fit(form: str, d, gains, se=None) -> Fit:
     """
     terms, gains = _terms(form, d), np.asarray(gains, dtype=float)
     if terms.ndim != 2 or gains.shape != terms.shape[:1]:
-        raise ValueError(f"gains has shape {gains.shape}; expected that of d, {np.shape(d)}, in "
-                         "one dimension")
+        raise ValueError(
+            f"gains has shape {gains.shape}; expected that of d, {np.shape(d)}, in one dimension"
+        )
     kept = np.asarray(d, dtype=float) > 0
     if len(set(np.asarray(d, dtype=float)[kept])) < 3:
-        raise ValueError(f"d has {len(set(np.asarray(d)[kept]))} different distances above 0; "
-                         "expected at least 3, to fit two coefficients and see an error")
+        raise ValueError(
+            f"d has {len(set(np.asarray(d)[kept]))} different distances above 0; "
+            "expected at least 3, to fit two coefficients and see an error"
+        )
     terms, gains = terms[kept], gains[kept]
     se = np.ones(len(gains)) if se is None else np.asarray(se, dtype=float)[kept]
     if not (np.isfinite(se) & (se > 0)).all():
@@ -113,7 +120,7 @@ def fit(form: str, d, gains, se=None) -> Fit:
     misses = gains - terms @ coefficients
     scale = np.square(misses * weight).sum() / (len(gains) - 2)
     alpha_se, beta_se = np.sqrt(scale * np.diag(np.linalg.inv(a.T @ a)))
-    spread = np.square((gains - np.average(gains, weights=weight ** 2)) * weight).sum()
+    spread = np.square((gains - np.average(gains, weights=weight**2)) * weight).sum()
     r2 = 1 - np.square(misses * weight).sum() / spread if spread > 0 else float("nan")
     return Fit(*map(float, (*coefficients, alpha_se, beta_se, r2)))
 
@@ -132,10 +139,10 @@ def peak(form: str, alpha: float, beta: float) -> tuple[float, float]:
     >>> peak("rl", alpha=1., beta=1.)
     (1.0, 1.0)
     """
-    _terms(form, 0.)
+    _terms(form, 0.0)
     if beta <= 0:
         return math.inf, math.inf
-    d = max(0., alpha / (2 * beta)) if form == "best_of_n" else math.exp(alpha / beta - 1)
+    d = max(0.0, alpha / (2 * beta)) if form == "best_of_n" else math.exp(alpha / beta - 1)
     return d, float(gain(form, d, alpha, beta))
 
 
@@ -162,7 +169,7 @@ def at_kl(kl: Sequence[float], values: Sequence[float], where: float) -> float |
         if reached >= where:
             if i == 0:
                 return float(values[0])
-            low, high = math.sqrt(max(0., kl[i - 1])), math.sqrt(reached)
+            low, high = math.sqrt(max(0.0, kl[i - 1])), math.sqrt(reached)
             share = (math.sqrt(where) - low) / (high - low)
             return float(values[i - 1] + share * (values[i] - values[i - 1]))
     return None

@@ -52,7 +52,7 @@ class Decoder:
         `going` tells, for the rows of the last logits, which those are; `token` has one for each.
         """
         self.rows = self.rows[going]
-        if len(self.rows) <= .75 * len(self.mask):
+        if len(self.rows) <= 0.75 * len(self.mask):
             self.keep(self.rows)
         ids = token.new_zeros(len(self.mask), 1)
         ids[self.rows, 0] = token
@@ -71,9 +71,14 @@ class Decoder:
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
-            return self.model(input_ids=ids, attention_mask=self.mask.long(),
-                              position_ids=positions, past_key_values=self.cache, use_cache=True,
-                              logits_to_keep=1).logits[:, -1]
+            return self.model(
+                input_ids=ids,
+                attention_mask=self.mask.long(),
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
 
 
 @contextmanager
@@ -117,36 +122,54 @@ class GPT2Decoder(Decoder):
         if type(model) is not GPT2LMHeadModel:
             return False
         c = model.config
-        if (c.add_cross_attention or c.reorder_and_upcast_attn or not c.scale_attn_weights
-                or c.scale_attn_by_inverse_layer_idx):
+        if (
+            c.add_cross_attention
+            or c.reorder_and_upcast_attn
+            or not c.scale_attn_weights
+            or c.scale_attn_by_inverse_layer_idx
+        ):
             return False
         for m in model.modules():
             dropout = isinstance(m, torch.nn.Dropout) and m.training and m.p
             if dropout or m._forward_hooks or m._forward_pre_hooks:
                 return False
-        return all(type(m) is Conv1D for b in model.transformer.h
-                   for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj))
+        return all(
+            type(m) is Conv1D
+            for b in model.transformer.h
+            for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj)
+        )
 
     @staticmethod
     def weights_of(model) -> list[Tensor]:
         """Three tables, twelve tensors for each layer, and the last norm."""
         t = model.transformer
-        layers = [m for b in t.h for m in (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2,
-                                           b.mlp.c_fc, b.mlp.c_proj)]
-        return [w.detach() for w in (t.wte.weight, t.wpe.weight, model.lm_head.weight,
-                                     *(x for m in (*layers, t.ln_f) for x in (m.weight, m.bias)))]
+        layers = [
+            m
+            for b in t.h
+            for m in (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj)
+        ]
+        return [
+            w.detach()
+            for w in (
+                t.wte.weight,
+                t.wpe.weight,
+                model.lm_head.weight,
+                *(x for m in (*layers, t.ln_f) for x in (m.weight, m.bias)),
+            )
+        ]
 
     def open(self, B: int, P: int) -> None:
         c = self.config
         self.used = 0
-        self.cache = [self.weights[0].new_empty(
-            2, B, c.n_head, P + self.max_new_tokens, c.n_embd // c.n_head)
-            for _ in range(c.n_layer)]  # keys and values
+        self.cache = [
+            self.weights[0].new_empty(2, B, c.n_head, P + self.max_new_tokens, c.n_embd // c.n_head)
+            for _ in range(c.n_layer)
+        ]  # keys and values
 
     def reorder(self, rows: Tensor) -> None:
         for i, old in enumerate(self.cache):
             new = old.new_empty(2, len(rows), *old.shape[2:])
-            new[:, :, :, :self.used] = old[:, rows, :, :self.used]
+            new[:, :, :, : self.used] = old[:, rows, :, : self.used]
             self.cache[i] = new
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -160,8 +183,9 @@ class GPT2Decoder(Decoder):
         start, self.used = self.used, self.used + T
 
         def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
-            cache[0, :, :, start:self.used], cache[1, :, :, start:self.used] = kv
-            return cache[:, :, :, :self.used]
+            cache[0, :, :, start : self.used], cache[1, :, :, start : self.used] = kv
+            return cache[:, :, :, : self.used]
+
         return self.logits_after(ids, positions, mask, remember)
 
     def logits_after(self, ids: Tensor, positions: Tensor, mask: Tensor | None, remember) -> Tensor:
@@ -175,8 +199,9 @@ class GPT2Decoder(Decoder):
         norm = partial(F.layer_norm, normalized_shape=(c.n_embd,), eps=c.layer_norm_epsilon)
         x = (F.embedding(ids, embed) + F.embedding(positions, place)).flatten(0, 1)
         for i, cache in enumerate(self.cache):  # x is (B·T, E): one product for all rows
-            w1, b1, mix, mix_b, join, join_b, w2, b2, up, up_b, down, down_b = \
-                weights[12 * i:12 * i + 12]
+            w1, b1, mix, mix_b, join, join_b, w2, b2, up, up_b, down, down_b = weights[
+                12 * i : 12 * i + 12
+            ]
             qkv = torch.addmm(mix_b, norm(x, weight=w1, bias=b1), mix)
             q, *kv = qkv.view(B, T, 3, c.n_head, -1).permute(2, 0, 3, 1, 4)
             keys, values = remember(cache, kv)
@@ -212,8 +237,18 @@ class FixedDecoder(GPT2Decoder):
     CHECK = 8  # steps between two looks at whether all rows have ended
     made: WeakKeyDictionary = WeakKeyDictionary()  # model -> the decoders made for it last
 
-    def __init__(self, model, B: int, P: int, T: int, temperature: float, greedy: bool, eos: int,
-                 pad: int, dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        model,
+        B: int,
+        P: int,
+        T: int,
+        temperature: float,
+        greedy: bool,
+        eos: int,
+        pad: int,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__(model, T, dtype)
         self.P, self.temperature, self.greedy, self.eos, self.pad = P, temperature, greedy, eos, pad
         self.graph = None
@@ -227,8 +262,9 @@ class FixedDecoder(GPT2Decoder):
         self.going = torch.zeros(B, dtype=torch.bool, device=device)
         self.logits = self.weights[0].new_zeros(B, V)
         self.noise = torch.ones(B, V, device=device)
-        self.tokens, self.written = (torch.zeros(B, T, dtype=torch.long, device=device)
-                                     for _ in range(2))
+        self.tokens, self.written = (
+            torch.zeros(B, T, dtype=torch.long, device=device) for _ in range(2)
+        )
         self.logprobs, self.entropies = (torch.zeros(B, T, device=device) for _ in range(2))
 
     @staticmethod
@@ -255,8 +291,8 @@ class FixedDecoder(GPT2Decoder):
             state.zero_()
         left = self.P - prompts.used  # slots that no prompt reaches
         for mine, read in zip(self.cache, prompts.cache):
-            mine[:, :, :, left:self.P] = read[:, rows, :, :prompts.used]
-        self.mask[:, left:self.P] = prompts.mask[rows]
+            mine[:, :, :, left : self.P] = read[:, rows, :, : prompts.used]
+        self.mask[:, left : self.P] = prompts.mask[rows]
         self.positions.copy_(prompts.positions[rows, -1:] + 1)
         self.logits.copy_(logits[rows])
         self.tokens.fill_(self.pad)
@@ -271,9 +307,12 @@ class FixedDecoder(GPT2Decoder):
         token = torch.where(self.going, token, self.pad)
         chosen = logprobs.gather(1, token[:, None])[:, 0]
         entropy = -(probabilities * logprobs).sum(dim=-1)
-        for table, value in ((self.tokens, token), (self.written, self.going.long()),
-                             (self.logprobs, torch.where(self.going, chosen, 0.)),
-                             (self.entropies, torch.where(self.going, entropy, 0.))):
+        for table, value in (
+            (self.tokens, token),
+            (self.written, self.going.long()),
+            (self.logprobs, torch.where(self.going, chosen, 0.0)),
+            (self.entropies, torch.where(self.going, entropy, 0.0)),
+        ):
             table.index_copy_(1, self.column, value[:, None])
         self.going &= token != self.eos
         self.mask.index_fill_(1, self.slot, True)
@@ -282,8 +321,10 @@ class FixedDecoder(GPT2Decoder):
             for kept, new in zip(cache, kv):
                 kept.index_copy_(2, self.slot, new)
             return cache
-        self.logits.copy_(self.logits_after(token[:, None], self.positions,
-                                            self.mask[:, None, None, :], remember))
+
+        self.logits.copy_(
+            self.logits_after(token[:, None], self.positions, self.mask[:, None, None, :], remember)
+        )
         for place in (self.slot, self.column, self.positions):
             place += 1
 
@@ -307,8 +348,9 @@ class FixedDecoder(GPT2Decoder):
                 place.zero_()
             self.advance()
 
-    def run(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor,
-            generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def run(
+        self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """All tokens of all rows; what `step_by_step` returns."""
         if self.graph is None and self.logits.is_cuda:
             self.record()
@@ -329,5 +371,5 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
 
     Chapter: gpt2-on-a-gpu.
     """
-    logits = logits if temperature == 1. else logits.float() / temperature
+    logits = logits if temperature == 1.0 else logits.float() / temperature
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 
-
 # ---------------------------------------------------------------------------------- scales
 
 SCALES = {
     # about 1M parameters: trains on two CPU cores in a minute
-    "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, init_std=.06),
+    "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, init_std=0.06),
     # GPT-2 small, 124M parameters with its 50,257 rows of vocabulary
-    "gpt2": dict(n_embd=768, n_layer=12, n_head=12, n_positions=1024, init_std=.02,
-                 vocab_size=50_257),
+    "gpt2": dict(
+        n_embd=768, n_layer=12, n_head=12, n_positions=1024, init_std=0.02, vocab_size=50_257
+    ),
     # 0.35M parameters: enough for the sums world, whose tokens are 15 characters
-    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=.06),
+    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=0.06),
 }
 
 
@@ -38,8 +38,9 @@ def choose_scale(scale: str | None = None) -> str:
         If the argument or `RLHF_SCALE` names no scale.
     """
     source = "scale" if scale is not None else "RLHF_SCALE"
-    scale = scale or os.environ.get("RLHF_SCALE") or ("gpt2" if torch.cuda.is_available()
-                                                      else "tiny")
+    scale = (
+        scale or os.environ.get("RLHF_SCALE") or ("gpt2" if torch.cuda.is_available() else "tiny")
+    )
     if scale not in SCALES:
         raise ValueError(f"{source} is {scale!r}; expected one of {', '.join(map(repr, SCALES))}")
     return scale
@@ -71,10 +72,17 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     size = dict(SCALES[choose_scale(scale)])
     std = size.pop("init_std")
     config = GPT2Config(
-        vocab_size=size.pop("vocab_size", len(tokenizer)), initializer_range=std,
-        activation_function="gelu_pytorch_tanh", resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, **size)
+        vocab_size=size.pop("vocab_size", len(tokenizer)),
+        initializer_range=std,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        **size,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config)
@@ -128,8 +136,10 @@ def load_pretrained(auto_class, source: str | os.PathLike, **options):
     folder = Path(source)
     on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME
     if not (folder / "config.json").exists() and (folder.exists() or not on_the_hub):
-        raise FileNotFoundError(f"source is {str(source)!r}; expected a checkpoint folder with "
-                                "config.json and model.safetensors, and found none there")
+        raise FileNotFoundError(
+            f"source is {str(source)!r}; expected a checkpoint folder with "
+            "config.json and model.safetensors, and found none there"
+        )
     from transformers.utils import logging
 
     progress = logging.is_progress_bar_enabled()
@@ -137,8 +147,10 @@ def load_pretrained(auto_class, source: str | os.PathLike, **options):
     try:
         return auto_class.from_pretrained(source, **options)
     except Exception as error:  # transformers and safetensors raise many kinds; all mean this
-        raise ValueError(f"source is {str(source)!r}; expected a readable checkpoint, and reading "
-                         f"it failed: {error}") from error
+        raise ValueError(
+            f"source is {str(source)!r}; expected a readable checkpoint, and reading "
+            f"it failed: {error}"
+        ) from error
     finally:
         if progress:
             logging.enable_progress_bar()

@@ -6,6 +6,7 @@ squashed score would shrink below the KL penalty it is weighed against.
 
 Axes: B batch, P prompt tokens, T completion tokens. Chapters: reward-model, ppo-mechanics.
 """
+
 from __future__ import annotations
 
 import copy
@@ -42,7 +43,7 @@ def new_reward_model(policy, seed: int = 0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config)
-        torch.nn.init.normal_(model.score.weight, std=.02)
+        torch.nn.init.normal_(model.score.weight, std=0.02)
     model.base_model.load_state_dict(policy.base_model.state_dict())
     return model.to(policy.device, policy.dtype).eval()
 
@@ -72,8 +73,10 @@ def check_one_output(name: str, model) -> None:
     Chapter: reward-model.
     """
     if not hasattr(model, "score") and hasattr(model, "classifier"):
-        raise ValueError(f"{name} is a {type(model).__name__}; expected a sequence classifier on "
-                         "a decoder, with a head called score")
+        raise ValueError(
+            f"{name} is a {type(model).__name__}; expected a sequence classifier on "
+            "a decoder, with a head called score"
+        )
     if model.config.num_labels != 1:
         raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
 
@@ -106,7 +109,7 @@ def state_values(critic, batch: TokenBatch) -> Tensor:
     Chapter: ppo-mechanics.
     """
     P = batch.prompt_ids.shape[1]
-    return token_values(critic, batch)[:, P - 1:-1]
+    return token_values(critic, batch)[:, P - 1 : -1]
 
 
 class SharedCritic(torch.nn.Module):
@@ -126,20 +129,22 @@ class SharedCritic(torch.nn.Module):
     def __init__(self, policy):
         super().__init__()
         self.policy, self.config, self.base_model = policy, policy.config, policy.base_model
-        self.score = torch.nn.Linear(policy.config.hidden_size, 1, bias=False, device=policy.device,
-                                     dtype=policy.dtype)
+        self.score = torch.nn.Linear(
+            policy.config.hidden_size, 1, bias=False, device=policy.device, dtype=policy.dtype
+        )
         torch.nn.init.zeros_(self.score.weight)
 
     @property
     def device(self) -> torch.device:
         return self.policy.device
 
-    def logprobs_and_values(self, batch: TokenBatch, temperature: float = 1.
-                            ) -> tuple[Tensor, Tensor]:
+    def logprobs_and_values(
+        self, batch: TokenBatch, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """`token_logprobs` and `state_values` of one forward pass, each (B, T)."""
         check_context(self, batch.input_ids.shape[1])
         hidden = self.base_model(**batch.model_inputs).last_hidden_state
-        hidden = hidden[:, batch.prompt_ids.shape[1] - 1:-1]  # the state before each token
+        hidden = hidden[:, batch.prompt_ids.shape[1] - 1 : -1]  # the state before each token
         logits = self.policy.get_output_embeddings()(hidden) / temperature
         logprobs = selected_logprobs(logits, batch.completion_ids) * batch.completion_mask
         return logprobs, self.score(hidden).squeeze(-1).float()

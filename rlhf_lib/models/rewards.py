@@ -14,18 +14,19 @@ a float for each completion. That is TRL's signature, so a reward moves between 
 
 Chapters: ppo-live, grpo, reward-sources.
 """
+
 from __future__ import annotations
 
 import logging
 import math
 import string
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .tokens import check_context, encode, encode_prompts, position_ids
 from .reward_model import check_one_output, reward_scores
+from .tokens import check_context, encode, encode_prompts, position_ids
 
 RewardFunction = Callable[..., list[float]]
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 
 # ---------------------------------------------------------------------------------- learned
+
 
 class LearnedReward:
     """A reward model as a reward function.
@@ -65,6 +67,7 @@ class LearnedReward:
 
 # ---------------------------------------------------------------------------------- several
 
+
 class CombinedReward:
     """Several reward functions as one; made by `ensemble`, `weighted_sum` and `rule_reward`.
 
@@ -80,19 +83,22 @@ class CombinedReward:
         Standard deviation across the parts (unbiased), averaged over the last call.
     """
 
-    def __init__(self, rewards: Sequence[RewardFunction], combine: Callable[[Tensor], Tensor],
-                 name: str):
+    def __init__(
+        self, rewards: Sequence[RewardFunction], combine: Callable[[Tensor], Tensor], name: str
+    ):
         self.rewards, self.combine, self.__name__ = list(rewards), combine, name
         if not self.rewards:
             raise ValueError("rewards is empty; expected at least one reward function")
         names = [_name(reward) for reward in self.rewards]
-        self.names = [f"{name}_{i + 1}" if names.count(name) > 1 else name
-                      for i, name in enumerate(names)]
+        self.names = [
+            f"{name}_{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)
+        ]
         self.table: Tensor | None = None
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        self.table = torch.stack([call_reward(reward, prompts, completions, **columns)
-                                  for reward in self.rewards]).double()
+        self.table = torch.stack(
+            [call_reward(reward, prompts, completions, **columns) for reward in self.rewards]
+        ).double()
         return self.combine(self.table).tolist()
 
     @property
@@ -104,8 +110,9 @@ class CombinedReward:
         return math.nan if self.table is None else self.table.std(dim=0).mean().item()
 
 
-def ensemble(rewards: Sequence[RewardFunction], combine: str = "mean",
-             k: float = 1.) -> CombinedReward:
+def ensemble(
+    rewards: Sequence[RewardFunction], combine: str = "mean", k: float = 1.0
+) -> CombinedReward:
     """Several rewards for the same thing, such as reward models from different seeds, as one.
 
     Source: Coste et al. 2023, arXiv:2310.02743, section 3, who call the three mean, worst-case
@@ -130,18 +137,23 @@ def ensemble(rewards: Sequence[RewardFunction], combine: str = "mean",
     >>> ensemble([short, vowels], "min")(["x", "x"], ["a", "banana"])
     [-1.0, -6.0]
     """
-    combinations = {"mean": lambda table: table.mean(dim=0), "min": lambda table: table.amin(dim=0),
-                    "mean_minus_std": lambda table: table.mean(dim=0) - k * table.std(dim=0)}
+    combinations = {
+        "mean": lambda table: table.mean(dim=0),
+        "min": lambda table: table.amin(dim=0),
+        "mean_minus_std": lambda table: table.mean(dim=0) - k * table.std(dim=0),
+    }
     if combine not in combinations:
-        raise ValueError(f"combine is {combine!r}; expected one of "
-                         f"{', '.join(map(repr, combinations))}")
+        raise ValueError(
+            f"combine is {combine!r}; expected one of {', '.join(map(repr, combinations))}"
+        )
     if combine == "mean_minus_std" and len(rewards) == 1:
         raise ValueError("rewards has 1 entry; expected at least 2, as one member cannot disagree")
     return CombinedReward(rewards, combinations[combine], f"ensemble_{combine}")
 
 
-def weighted_sum(rewards: Sequence[RewardFunction], weights: Sequence[float],
-                 name: str = "weighted_sum") -> CombinedReward:
+def weighted_sum(
+    rewards: Sequence[RewardFunction], weights: Sequence[float], name: str = "weighted_sum"
+) -> CombinedReward:
     """Rewards for different things, added up with weights; `parts` has the unweighted means.
 
     Chapter: reward-sources.
@@ -156,13 +168,16 @@ def weighted_sum(rewards: Sequence[RewardFunction], weights: Sequence[float],
     {'right': 0.5, 'length_penalty': -2.0}
     """
     if len(weights) != len(rewards):
-        raise ValueError(f"weights has {len(weights)} entries; expected one for each of the "
-                         f"{len(rewards)} rewards")
+        raise ValueError(
+            f"weights has {len(weights)} entries; expected one for each of the "
+            f"{len(rewards)} rewards"
+        )
     column = torch.tensor(weights, dtype=torch.float64)[:, None]
     return CombinedReward(rewards, lambda table: (column * table).sum(dim=0), name)
 
 
 # ---------------------------------------------------------------------------------- checked
+
 
 class VerifiableReward:
     """A verifier as a reward function: what it returns for each completion, and 0 where it fails.
@@ -191,15 +206,21 @@ class VerifiableReward:
     ([1.0, 0.0], 1)
     """
 
-    def __init__(self, verifier: Callable[..., bool | float], name: str | None = None,
-                 columns: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        verifier: Callable[..., bool | float],
+        name: str | None = None,
+        columns: tuple[str, ...] = (),
+    ):
         self.verifier, self.columns, self.errors = verifier, columns, 0
         self.__name__ = name or _name(verifier)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         taken = [_column(columns, name, len(completions)) for name in self.columns]
-        return [self.verdict(prompt, completion, dict(zip(self.columns, values)))
-                for prompt, completion, *values in zip(prompts, completions, *taken, strict=True)]
+        return [
+            self.verdict(prompt, completion, dict(zip(self.columns, values)))
+            for prompt, completion, *values in zip(prompts, completions, *taken, strict=True)
+        ]
 
     def verdict(self, prompt: str, completion: str, columns: dict) -> float:
         try:
@@ -210,14 +231,20 @@ class VerifiableReward:
         except Exception as error:
             self.errors += 1
             if self.errors == 1:
-                log.warning("verifier %r failed (%s: %s) on %.80r; failures count as wrong, and "
-                            "`errors` counts them", self.__name__, type(error).__name__, error,
-                            completion)
-            return 0.
+                log.warning(
+                    "verifier %r failed (%s: %s) on %.80r; failures count as wrong, and "
+                    "`errors` counts them",
+                    self.__name__,
+                    type(error).__name__,
+                    error,
+                    completion,
+                )
+            return 0.0
 
 
-def rule_reward(rules: dict[str, tuple[float, Callable[[str, str], bool | float]]],
-                name: str = "rules") -> CombinedReward:
+def rule_reward(
+    rules: dict[str, tuple[float, Callable[[str, str], bool | float]]], name: str = "rules"
+) -> CombinedReward:
     """A weighted sum of rules; `parts` has the share of completions that each holds for.
 
     Chapter: reward-sources.
@@ -235,8 +262,11 @@ def rule_reward(rules: dict[str, tuple[float, Callable[[str, str], bool | float]
     >>> reward(["write to ben."] * 3, ["hello ben", "hello ben !", "no !"])
     [1.0, 0.5, -0.5]
     """
-    return weighted_sum([VerifiableReward(check, rule) for rule, (_, check) in rules.items()],
-                        [weight for weight, _ in rules.values()], name)
+    return weighted_sum(
+        [VerifiableReward(check, rule) for rule, (_, check) in rules.items()],
+        [weight for weight, _ in rules.values()],
+        name,
+    )
 
 
 class ProcessReward:
@@ -274,33 +304,50 @@ class ProcessReward:
     ([0.5], [[1.0, 0.0]])
     """
 
-    AGGREGATES = {"product": math.prod, "min": min, "last": lambda scores: scores[-1],
-                  "mean": lambda scores: sum(scores) / len(scores)}
+    AGGREGATES = {
+        "product": math.prod,
+        "min": min,
+        "last": lambda scores: scores[-1],
+        "mean": lambda scores: sum(scores) / len(scores),
+    }
 
-    def __init__(self, split: Callable[[str], list], score: Callable[[str, list], list[float]],
-                 aggregate: str = "product", no_steps: float = 0.):
+    def __init__(
+        self,
+        split: Callable[[str], list],
+        score: Callable[[str, list], list[float]],
+        aggregate: str = "product",
+        no_steps: float = 0.0,
+    ):
         if aggregate not in self.AGGREGATES:
-            raise ValueError(f"aggregate is {aggregate!r}; expected one of "
-                             f"{', '.join(map(repr, self.AGGREGATES))}")
+            raise ValueError(
+                f"aggregate is {aggregate!r}; expected one of "
+                f"{', '.join(map(repr, self.AGGREGATES))}"
+            )
         self.split, self.score, self.aggregate, self.no_steps = split, score, aggregate, no_steps
         self.step_scores: list[list[float]] = []
         self.__name__ = f"process_{aggregate}"
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        self.step_scores = [self._scores(prompt, self.split(completion))
-                            for prompt, completion in zip(prompts, completions, strict=True)]
-        return [float(self.AGGREGATES[self.aggregate](scores)) if scores else self.no_steps
-                for scores in self.step_scores]
+        self.step_scores = [
+            self._scores(prompt, self.split(completion))
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return [
+            float(self.AGGREGATES[self.aggregate](scores)) if scores else self.no_steps
+            for scores in self.step_scores
+        ]
 
     def _scores(self, prompt: str, steps: list) -> list[float]:
         scores = list(self.score(prompt, steps)) if steps else []
         if len(scores) != len(steps):
-            raise ValueError(f"score returned {len(scores)} scores; expected {len(steps)}, one "
-                             "for each step")
+            raise ValueError(
+                f"score returned {len(scores)} scores; expected {len(steps)}, one for each step"
+            )
         return scores
 
 
 # ---------------------------------------------------------------------------------- judged
+
 
 class JudgeReward:
     """A language model as judge of one reply: the probability that it answers "yes", not "no".
@@ -328,16 +375,24 @@ class JudgeReward:
         If the template lacks a field, or an answer is not one token that the tokenizer knows.
     """
 
-    def __init__(self, model, tokenizer, template: str, answers: tuple[str, str] = ("yes", "no"),
-                 batch_size: int = 64):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        template: str,
+        answers: tuple[str, str] = ("yes", "no"),
+        batch_size: int = 64,
+    ):
         _check_template(template, {"prompt", "completion"})
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.answers, self.batch_size = _answer_ids(tokenizer, answers), batch_size
         self.__name__ = "judge"
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        texts = [self.template.format(prompt=prompt, completion=completion)
-                 for prompt, completion in zip(prompts, completions, strict=True)]
+        texts = [
+            self.template.format(prompt=prompt, completion=completion)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
         return torch.sigmoid(_answer_log_odds(self, texts)).tolist()
 
 
@@ -364,22 +419,32 @@ class PairwiseJudge:
     batch_size : int
     """
 
-    def __init__(self, model, tokenizer, template: str, answers: tuple[str, str] = ("1", "2"),
-                 against: str = "reference", batch_size: int = 64):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        template: str,
+        answers: tuple[str, str] = ("1", "2"),
+        against: str = "reference",
+        batch_size: int = 64,
+    ):
         _check_template(template, {"prompt", "first", "second"})
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.answers, self.batch_size = _answer_ids(tokenizer, answers), batch_size
         self.against, self.__name__ = against, "pairwise_judge"
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        return self.compare(prompts, completions,
-                            _column(columns, self.against, len(completions)))
+        return self.compare(prompts, completions, _column(columns, self.against, len(completions)))
 
     def log_odds(self, prompts: list[str], first: list[str], second: list[str]) -> Tensor:
         """Log-odds that the reply shown first is better, in nats, shape (B,): one order only."""
-        return _answer_log_odds(self, [
-            self.template.format(prompt=prompt, first=a, second=b)
-            for prompt, a, b in zip(prompts, first, second, strict=True)])
+        return _answer_log_odds(
+            self,
+            [
+                self.template.format(prompt=prompt, first=a, second=b)
+                for prompt, a, b in zip(prompts, first, second, strict=True)
+            ],
+        )
 
     def compare(self, prompts: list[str], a: list[str], b: list[str]) -> list[float]:
         """The probability that reply a is better than reply b, from both orders.
@@ -401,8 +466,10 @@ class PairwiseJudge:
             the order.
         """
         forward, backward = self.log_odds(prompts, a, b), self.log_odds(prompts, b, a)
-        return {"bias": ((forward + backward) / 2).mean().item(),
-                "flips": ((forward > 0) == (backward > 0)).float().mean().item()}
+        return {
+            "bias": ((forward + backward) / 2).mean().item(),
+            "flips": ((forward > 0) == (backward > 0)).float().mean().item(),
+        }
 
 
 @torch.no_grad()
@@ -410,11 +477,21 @@ def _answer_log_odds(judge: JudgeReward | PairwiseJudge, texts: list[str]) -> Te
     """log P(first answer) − log P(second answer) after each text, in nats, shape (B,)."""
     parts = []
     for i in range(0, len(texts), judge.batch_size):
-        ids, mask = encode_prompts(judge.tokenizer, texts[i:i + judge.batch_size],
-                                   judge.model.device)
+        ids, mask = encode_prompts(
+            judge.tokenizer, texts[i : i + judge.batch_size], judge.model.device
+        )
         check_context(judge.model, ids.shape[1])
-        logits = judge.model(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask),
-                             use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        logits = (
+            judge.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position_ids(mask),
+                use_cache=False,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
         parts.append(logits[:, judge.answers[0]] - logits[:, judge.answers[1]])
     return torch.cat(parts)
 
@@ -423,9 +500,11 @@ def _answer_ids(tokenizer, answers: tuple[str, str]) -> list[int]:
     rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
     for answer, row in zip(answers, rows):
         if len(row) != 1 or row[0] == tokenizer.unk_token_id:
-            raise ValueError(f"answers has {answer!r}, which this tokenizer reads as "
-                             f"{tokenizer.convert_ids_to_tokens(row)}; expected one token that it "
-                             "knows")
+            raise ValueError(
+                f"answers has {answer!r}, which this tokenizer reads as "
+                f"{tokenizer.convert_ids_to_tokens(row)}; expected one token that it "
+                "knows"
+            )
     if len(rows) != 2 or rows[0] == rows[1]:
         raise ValueError(f"answers is {answers!r}; expected two different tokens")
     return [row[0] for row in rows]
@@ -434,11 +513,13 @@ def _answer_ids(tokenizer, answers: tuple[str, str]) -> list[int]:
 def _check_template(template: str, expected: set[str]) -> None:
     fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
     if fields != expected:
-        raise ValueError(f"template has the fields {sorted(fields)}; expected {sorted(expected)}, "
-                         "each in braces")
+        raise ValueError(
+            f"template has the fields {sorted(fields)}; expected {sorted(expected)}, each in braces"
+        )
 
 
 # ---------------------------------------------------------------------------------- shaped
+
 
 def length_penalty(per_unit: float, tokenizer=None) -> RewardFunction:
     """−`per_unit` for each token of the completion, or each word where there is no tokenizer.
@@ -447,8 +528,10 @@ def length_penalty(per_unit: float, tokenizer=None) -> RewardFunction:
 
     Chapter: reward-sources.
     """
+
     def length_penalty(prompts: list[str], completions: list[str], **columns) -> list[float]:
         return [-per_unit * length for length in _lengths(completions, tokenizer)]
+
     return length_penalty
 
 
@@ -472,23 +555,30 @@ def soft_overlong_punishment(max_length: int, cache: int, tokenizer=None) -> Rew
     if not 0 <= cache <= max_length:
         raise ValueError(f"cache is {cache}; expected 0 to max_length={max_length}")
 
-    def soft_overlong_punishment(prompts: list[str], completions: list[str],
-                                 **columns) -> list[float]:
+    def soft_overlong_punishment(
+        prompts: list[str], completions: list[str], **columns
+    ) -> list[float]:
         over = [length - (max_length - cache) for length in _lengths(completions, tokenizer)]
-        return [0. if n <= 0 else -1. if n > cache else -n / cache for n in over]
+        return [0.0 if n <= 0 else -1.0 if n > cache else -n / cache for n in over]
+
     return soft_overlong_punishment
 
 
 def _lengths(completions: list[str], tokenizer) -> list[int]:
-    rows = [completion.split() for completion in completions] if tokenizer is None else \
-        tokenizer(completions, add_special_tokens=False)["input_ids"]
+    rows = (
+        [completion.split() for completion in completions]
+        if tokenizer is None
+        else tokenizer(completions, add_special_tokens=False)["input_ids"]
+    )
     return [len(row) for row in rows]
 
 
 # ---------------------------------------------------------------------------------- calling
 
-def call_reward(reward: RewardFunction, prompts: list[str], completions: list[str],
-                **columns) -> Tensor:
+
+def call_reward(
+    reward: RewardFunction, prompts: list[str], completions: list[str], **columns
+) -> Tensor:
     """Call a reward function and check what comes back: a tensor of shape (B,), in fp32.
 
     Chapter: reward-sources.
@@ -510,20 +600,27 @@ def call_reward(reward: RewardFunction, prompts: list[str], completions: list[st
     try:
         values = reward(prompts=prompts, completions=completions, **columns)
     except Exception as error:
-        raise RuntimeError(f"reward function {name!r} raised {type(error).__name__}: {error}"
-                           ) from error
+        raise RuntimeError(
+            f"reward function {name!r} raised {type(error).__name__}: {error}"
+        ) from error
     try:
         rewards = torch.as_tensor(values, dtype=torch.float32).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"reward function {name!r} returned {type(values).__name__} that is no "
-                         f"list of floats ({error}); expected one float per completion") from error
+        raise ValueError(
+            f"reward function {name!r} returned {type(values).__name__} that is no "
+            f"list of floats ({error}); expected one float per completion"
+        ) from error
     if rewards.shape != (len(completions),):
-        raise ValueError(f"reward function {name!r} returned {_size(rewards)}; expected "
-                         f"{len(completions)}, one for each completion")
+        raise ValueError(
+            f"reward function {name!r} returned {_size(rewards)}; expected "
+            f"{len(completions)}, one for each completion"
+        )
     for i, value in enumerate(rewards.tolist()):
         if not math.isfinite(value):
-            raise ValueError(f"reward function {name!r} returned {value} for completion {i} "
-                             f"({completions[i]!r}); expected a finite number")
+            raise ValueError(
+                f"reward function {name!r} returned {value} for completion {i} "
+                f"({completions[i]!r}); expected a finite number"
+            )
     return rewards
 
 
@@ -534,14 +631,21 @@ def _name(reward: Callable) -> str:
 def _column(columns: dict, name: str, size: int) -> list:
     """One column of the dataset, checked: a missing one is a mistake in the set-up, not a 0."""
     if name not in columns:
-        raise ValueError(f"column {name!r} is missing; expected it beside prompts and "
-                         f"completions, got {sorted(columns)}")
+        raise ValueError(
+            f"column {name!r} is missing; expected it beside prompts and "
+            f"completions, got {sorted(columns)}"
+        )
     if len(columns[name]) != size:
-        raise ValueError(f"column {name!r} has {len(columns[name])} entries; expected {size}, "
-                         "one for each completion")
+        raise ValueError(
+            f"column {name!r} has {len(columns[name])} entries; expected {size}, "
+            "one for each completion"
+        )
     return columns[name]
 
 
 def _size(rewards: Tensor) -> str:
-    return f"{len(rewards)} rewards" if rewards.dim() == 1 else \
-        f"an array of shape {tuple(rewards.shape)}"
+    return (
+        f"{len(rewards)} rewards"
+        if rewards.dim() == 1
+        else f"an array of shape {tuple(rewards.shape)}"
+    )

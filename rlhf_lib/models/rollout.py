@@ -39,15 +39,27 @@ class Rollout(TokenBatch):
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)
-                                if f.name not in ("prompts", "completions")})
+        return replace(
+            self,
+            **{
+                f.name: getattr(self, f.name).to(device)
+                for f in fields(self)
+                if f.name not in ("prompts", "completions")
+            },
+        )
 
     def select(self, rows: list[int]) -> Rollout:
         """The rollout of some rows; `rollout[rows]` gives only their tokens."""
-        tensors = {f.name: getattr(self, f.name)[rows] for f in fields(self)
-                   if f.name not in ("prompts", "completions")}
-        return Rollout(**tensors, prompts=[self.prompts[i] for i in rows],
-                       completions=[self.completions[i] for i in rows])
+        tensors = {
+            f.name: getattr(self, f.name)[rows]
+            for f in fields(self)
+            if f.name not in ("prompts", "completions")
+        }
+        return Rollout(
+            **tensors,
+            prompts=[self.prompts[i] for i in rows],
+            completions=[self.completions[i] for i in rows],
+        )
 
 
 def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
@@ -63,19 +75,38 @@ def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
         for rollout in rollouts:
             x = getattr(rollout, name)
             room = (P if is_prompt else T) - x.shape[1] if x.dim() == 2 else 0
-            rows.append(F.pad(x, (room, 0) if is_prompt else (0, room),
-                              value=pad_token_id if name.endswith("ids") else 0))
+            rows.append(
+                F.pad(
+                    x,
+                    (room, 0) if is_prompt else (0, room),
+                    value=pad_token_id if name.endswith("ids") else 0,
+                )
+            )
         return torch.cat(rows)
 
-    tensors = {f.name: together(f.name) for f in fields(Rollout)
-               if f.name not in ("prompts", "completions")}
-    return Rollout(**tensors, prompts=[p for r in rollouts for p in r.prompts],
-                   completions=[c for r in rollouts for c in r.completions])
+    tensors = {
+        f.name: together(f.name)
+        for f in fields(Rollout)
+        if f.name not in ("prompts", "completions")
+    }
+    return Rollout(
+        **tensors,
+        prompts=[p for r in rollouts for p in r.prompts],
+        completions=[c for r in rollouts for c in r.completions],
+    )
 
 
-def step_by_step(decoder: Decoder, rows: Tensor, logits: Tensor, T: int, temperature: float,
-                 greedy: bool, eos: int, pad: int, generator: torch.Generator | None
-                 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def step_by_step(
+    decoder: Decoder,
+    rows: Tensor,
+    logits: Tensor,
+    T: int,
+    temperature: float,
+    greedy: bool,
+    eos: int,
+    pad: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Draw token after token until every row has ended, leaving those behind that have.
 
     Row i of the batch continues row `rows[i]` of what the decoder has read, after `logits[rows[i]]`.
@@ -110,13 +141,20 @@ def step_by_step(decoder: Decoder, rows: Tensor, logits: Tensor, T: int, tempera
         logits = decoder.step(token, going)
     finished = torch.ones(B, dtype=torch.bool, device=device)
     finished[running] = False
-    return *(table[:, :t + 1] for table in (tokens, mask, logprobs, entropies)), finished
+    return *(table[:, : t + 1] for table in (tokens, mask, logprobs, entropies)), finished
 
 
 @torch.no_grad()
-def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 1.,
-           generator: torch.Generator | None = None, greedy: bool = False,
-           dtype: torch.dtype | None = None) -> Rollout:
+def sample(
+    policy,
+    tokenizer,
+    prompts: list[str],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    greedy: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Rollout:
     """Sample one completion for each prompt; repeat a prompt to get more of them.
 
     Chapter: ppo-mechanics.
@@ -149,8 +187,10 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
         tokenizer cannot tell padding from the end of a completion.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a positive number "
-                         "(greedy=True takes the most likely token)")
+        raise ValueError(
+            f"temperature is {temperature}; expected a positive number "
+            "(greedy=True takes the most likely token)"
+        )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
 
@@ -172,11 +212,15 @@ def sample(policy, tokenizer, prompts: list[str], max_new_tokens: int, temperatu
         if fixed:  # prompts of about the same length share a recording
             slots = 16 * math.ceil(P / 16)
             tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(
-                decoder, rows, logits, generator)
+                decoder, rows, logits, generator
+            )
         else:
             tables = step_by_step(decoder, rows, logits, *settings, generator)
     tokens, mask, logprobs, entropies, finished = tables
-    completions = [tokenizer.decode(row[keep], skip_special_tokens=True)
-                   for row, keep in zip(tokens.cpu(), mask.cpu().bool())]  # one copy, not 2 a row
-    return Rollout(prompt_ids, prompt_mask, tokens, mask, logprobs, entropies, finished, prompts,
-                   completions)
+    completions = [
+        tokenizer.decode(row[keep], skip_special_tokens=True)
+        for row, keep in zip(tokens.cpu(), mask.cpu().bool())
+    ]  # one copy, not 2 a row
+    return Rollout(
+        prompt_ids, prompt_mask, tokens, mask, logprobs, entropies, finished, prompts, completions
+    )

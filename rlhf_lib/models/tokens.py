@@ -15,14 +15,14 @@ Chapters: sft, ppo-mechanics.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable
 
 import torch
 from torch import Tensor
 
-
 # ---------------------------------------------------------------------------------- encoding
+
 
 @dataclass
 class TokenBatch:
@@ -48,24 +48,36 @@ class TokenBatch:
     def model_inputs(self) -> dict[str, Tensor]:
         """What a transformers model is called with."""
         mask = self.attention_mask
-        return dict(input_ids=self.input_ids, attention_mask=mask,
-                    position_ids=position_ids(mask), use_cache=False)
+        return dict(
+            input_ids=self.input_ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask),
+            use_cache=False,
+        )
 
     @property
     def trimmed(self) -> TokenBatch:
         """The same without the columns that are padding in every row."""
         start = int(self.prompt_mask.any(dim=0).int().argmax())
         T = int(self.completion_mask.sum(dim=1).max())
-        return TokenBatch(self.prompt_ids[:, start:], self.prompt_mask[:, start:],
-                          self.completion_ids[:, :T], self.completion_mask[:, :T])
+        return TokenBatch(
+            self.prompt_ids[:, start:],
+            self.prompt_mask[:, start:],
+            self.completion_ids[:, :T],
+            self.completion_mask[:, :T],
+        )
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
     def __getitem__(self, rows) -> TokenBatch:
         """The same record for some rows: an index tensor or a slice."""
-        return TokenBatch(self.prompt_ids[rows], self.prompt_mask[rows],
-                          self.completion_ids[rows], self.completion_mask[rows])
+        return TokenBatch(
+            self.prompt_ids[rows],
+            self.prompt_mask[rows],
+            self.completion_ids[rows],
+            self.completion_mask[rows],
+        )
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -109,16 +121,19 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
     """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None or eos is None or pad == eos:
-        raise ValueError(f"tokenizer has pad_token_id={pad} and eos_token_id={eos}; expected two "
-                         "different tokens (load_policy adds a pad token where there is none)")
+        raise ValueError(
+            f"tokenizer has pad_token_id={pad} and eos_token_id={eos}; expected two "
+            "different tokens (load_policy adds a pad token where there is none)"
+        )
     prompts = texts("prompts", prompts)
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
     rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     for i, row in enumerate(rows):
         if not row:
-            raise ValueError(f"prompts[{i}] is {prompts[i]!r}; expected text with at least one "
-                             "token")
+            raise ValueError(
+                f"prompts[{i}] is {prompts[i]!r}; expected text with at least one token"
+            )
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
@@ -137,16 +152,21 @@ def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") 
     """
     prompts, completions = texts("prompts", prompts), texts("completions", completions)
     if len(prompts) != len(completions):
-        raise ValueError(f"completions has {len(completions)} entries; expected one for each of "
-                         f"the {len(prompts)} prompts")
+        raise ValueError(
+            f"completions has {len(completions)} entries; expected one for each of "
+            f"the {len(prompts)} prompts"
+        )
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, device)
-    rows = [row + [tokenizer.eos_token_id]
-            for row in tokenizer(completions, add_special_tokens=False)["input_ids"]]
+    rows = [
+        row + [tokenizer.eos_token_id]
+        for row in tokenizer(completions, add_special_tokens=False)["input_ids"]
+    ]
     width = max(map(len, rows))
     ids = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
     mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    return TokenBatch(prompt_ids, prompt_mask, torch.tensor(ids, device=device),
-                      torch.tensor(mask, device=device))
+    return TokenBatch(
+        prompt_ids, prompt_mask, torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    )
 
 
 def check_context(model, length: int) -> None:
@@ -156,13 +176,16 @@ def check_context(model, length: int) -> None:
     """
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and length > context:
-        raise ValueError(f"the longest prompt and its completion take {length} tokens; expected "
-                         f"at most {context}, the context of this model")
+        raise ValueError(
+            f"the longest prompt and its completion take {length} tokens; expected "
+            f"at most {context}, the context of this model"
+        )
 
 
 # ---------------------------------------------------------------------------------- scoring
 
-def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:
+
+def completion_logits(model, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """The logits that predict each completion token, divided by the sampling temperature.
 
     Chapter: ppo-mechanics.
@@ -176,7 +199,7 @@ def completion_logits(model, batch: TokenBatch, temperature: float = 1.) -> Tens
     check_context(model, batch.input_ids.shape[1])
     T = batch.completion_ids.shape[1]
     logits = model(**batch.model_inputs, logits_to_keep=T + 1).logits[:, :-1]
-    return logits / temperature if temperature != 1. else logits
+    return logits / temperature if temperature != 1.0 else logits
 
 
 def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -223,7 +246,7 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 
-def token_logprobs(model, batch: TokenBatch, temperature: float = 1.) -> Tensor:
+def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """log π(y_t | x, y_<t) of every completion token, shape (B, T), in nats; 0 on padding.
 
     The temperature must be the one that the completions were sampled at: at another one these

@@ -20,6 +20,7 @@ The flag of a setting is made from the field of the algorithm's settings datacla
 default, and the comment beside it. Nothing is imported before a command needs it.
 Chapters: ppo-live, grpo, dpo.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -55,54 +56,89 @@ class Command:
 
 COMMANDS = {
     "sft": Command(
-        "fine-tune a policy on demonstrations", "demonstrations", "prompt, completion",
-        ("policy",), {"learning_rate": "sft"},
-        ("sft --out runs/sft", "sft --data pairs.jsonl --policy gpt2 --scale gpt2 --out runs/sft")),
+        "fine-tune a policy on demonstrations",
+        "demonstrations",
+        "prompt, completion",
+        ("policy",),
+        {"learning_rate": "sft"},
+        ("sft --out runs/sft", "sft --data pairs.jsonl --policy gpt2 --scale gpt2 --out runs/sft"),
+    ),
     "reward-model": Command(
-        "train a reward model on compared pairs", "comparisons", "prompt, chosen, rejected",
-        ("policy",), {"learning_rate": "reward"},
-        ("reward-model --out runs/reward",
-         "reward-model --data Anthropic/hh-rlhf --split 'train[:4000]' --policy runs/sft/model "
-         "--scale gpt2 --out runs/reward")),
+        "train a reward model on compared pairs",
+        "comparisons",
+        "prompt, chosen, rejected",
+        ("policy",),
+        {"learning_rate": "reward"},
+        (
+            "reward-model --out runs/reward",
+            "reward-model --data Anthropic/hh-rlhf --split 'train[:4000]' --policy runs/sft/model "
+            "--scale gpt2 --out runs/reward",
+        ),
+    ),
     "ppo": Command(
-        "train a policy against a reward, with a critic, near a reference", "prompts", "prompt",
+        "train a policy against a reward, with a critic, near a reference",
+        "prompts",
+        "prompt",
         ("policy", "reference", "reward", "critic", "ptx"),
         {"learning_rate": "policy", "critic_learning_rate": "critic"},
-        ("ppo --beta 0.05 --out runs/weak-anchor",
-         "ppo --data prompts.jsonl --policy runs/sft/model --reward runs/reward/model "
-         "--scale gpt2 --out runs/ppo")),
+        (
+            "ppo --beta 0.05 --out runs/weak-anchor",
+            "ppo --data prompts.jsonl --policy runs/sft/model --reward runs/reward/model "
+            "--scale gpt2 --out runs/ppo",
+        ),
+    ),
     "grpo": Command(
-        "train a policy against a reward, each completion compared with its group", "prompts",
-        "prompt", ("policy", "reference", "reward"), {"learning_rate": "policy"},
-        ("grpo --reward gold --out runs/grpo",
-         "grpo --num-generations 16 --reward my_rewards:brevity --out runs/brief")),
+        "train a policy against a reward, each completion compared with its group",
+        "prompts",
+        "prompt",
+        ("policy", "reference", "reward"),
+        {"learning_rate": "policy"},
+        (
+            "grpo --reward gold --out runs/grpo",
+            "grpo --num-generations 16 --reward my_rewards:brevity --out runs/brief",
+        ),
+    ),
     "dpo": Command(
-        "train a policy on compared pairs, without a reward model", "comparisons",
-        "prompt, chosen, rejected", ("policy", "reference"), {"learning_rate": "policy"},
-        ("dpo --out runs/dpo",
-         "dpo --loss-type ipo --data pairs.jsonl --policy runs/sft/model --out runs/ipo")),
+        "train a policy on compared pairs, without a reward model",
+        "comparisons",
+        "prompt, chosen, rejected",
+        ("policy", "reference"),
+        {"learning_rate": "policy"},
+        (
+            "dpo --out runs/dpo",
+            "dpo --loss-type ipo --data pairs.jsonl --policy runs/sft/model --out runs/ipo",
+        ),
+    ),
     "best-of-n": Command(
-        "sample n completions for each prompt and choose the best", "prompts", "prompt",
-        ("policy", "reward"), {},
-        ("best-of-n --num-generations 64 --out runs/best-of-64",
-         "best-of-n --policy runs/ppo/model --reward gold --out runs/ppo-best")),
+        "sample n completions for each prompt and choose the best",
+        "prompts",
+        "prompt",
+        ("policy", "reward"),
+        {},
+        (
+            "best-of-n --num-generations 64 --out runs/best-of-64",
+            "best-of-n --policy runs/ppo/model --reward gold --out runs/ppo-best",
+        ),
+    ),
 }
 MODELS = {
     "policy": "folder or hub name of the model to start from (default: what the world ships: the "
-              "base model for sft, the SFT model for the others; sums has one for both)",
+    "base model for sft, the SFT model for the others; sums has one for both)",
     "reference": "folder or hub name of π_ref (default: the policy as it starts)",
     "reward": "folder or hub name of a reward model; gold, strict or lenient, of the world; or "
-              "MODULE:FUNCTION, with TRL's signature (default: the learned reward that letters "
-              "ships; strict for sums)",
+    "MODULE:FUNCTION, with TRL's signature (default: the learned reward that letters "
+    "ships; strict for sums)",
     "critic": "folder or hub name of a critic, or shared for a value head on the policy's trunk "
-              "(default: a copy of the reward model, or of the policy with a new head)",
-    "ptx": "demonstrations that a ptx coefficient mixes in (default: those of the world)"}
+    "(default: a copy of the reward model, or of the policy with a new head)",
+    "ptx": "demonstrations that a ptx coefficient mixes in (default: those of the world)",
+}
 SHOWN = ("reward", "best_reward", "kl", "loss", "accuracy")  # beside the progress bar
 FREE = ("threads", "save_every")  # may change when a run is resumed
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
 # ------------------------------------------------------------------ flags
+
 
 class Parser(argparse.ArgumentParser):
     """Raises what is wrong instead of printing the usage: every error looks the same."""
@@ -113,28 +149,41 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(name: str | None) -> tuple[Parser, dict]:
     """The parser, with the flags of the command `name` alone, and the defaults of its settings."""
-    style = dict(allow_abbrev=False, formatter_class=partial(
-        argparse.RawDescriptionHelpFormatter, max_help_position=27))
+    style = dict(
+        allow_abbrev=False,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=27),
+    )
     about, _, _ = __doc__.replace(" ::", "").partition("\n\nThe flag of")
     parser = Parser(prog="python -m rlhf_lib", description=about, **style)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     defaults: dict = {}
     for command, spec in COMMANDS.items():
         sub = commands.add_parser(
-            command, help=spec.does, description=f"{spec.does.capitalize()}.",
+            command,
+            help=spec.does,
+            description=f"{spec.does.capitalize()}.",
             usage=f"python -m rlhf_lib {command} --out FOLDER [flags]",
             epilog="\n".join(["examples:", *(f"  python -m rlhf_lib {e}" for e in spec.examples)]),
-            argument_default=argparse.SUPPRESS, **style)
+            argument_default=argparse.SUPPRESS,
+            **style,
+        )
         if command == name:
             add_flags(sub, command, spec, defaults)
     sub = commands.add_parser(
-        "report", help="make the report of a run again, or compare several runs",
+        "report",
+        help="make the report of a run again, or compare several runs",
         description="Make the report of a run again, or one of several runs side by side.",
         epilog="examples:\n  python -m rlhf_lib report runs/ppo runs/grpo --out runs/compared",
-        argument_default=argparse.SUPPRESS, **style)
+        argument_default=argparse.SUPPRESS,
+        **style,
+    )
     sub.add_argument("folders", nargs="+", metavar="FOLDER", help="folder of a run")
-    sub.add_argument("--out", metavar="FOLDER", help="for report.md and report.png, which are "
-                     "replaced (default: the folder of the run; needed for several runs)")
+    sub.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="for report.md and report.png, which are "
+        "replaced (default: the folder of the run; needed for several runs)",
+    )
     sub.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands.add_parser("artifacts", help="rebuild, or check, the models that the package ships")
     return parser, defaults
@@ -154,14 +203,20 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
             options["type"] = kind
             if "choices" not in options:
                 options.setdefault("metavar", kind.__name__.upper())
-        group.add_argument("--" + name.replace("_", "-"), help=(text + known).replace("%", "%%"),
-                           **options)
+        group.add_argument(
+            "--" + name.replace("_", "-"), help=(text + known).replace("%", "%%"), **options
+        )
 
     run = parser.add_argument_group("the run")
-    run.add_argument("--out", required=True, metavar="FOLDER",
-                     help="folder for all that the run leaves; it must be new or empty")
-    run.add_argument("--resume", action="store_true",
-                     help="continue the run in --out with the settings it has")
+    run.add_argument(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="folder for all that the run leaves; it must be new or empty",
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="continue the run in --out with the settings it has"
+    )
     add(run, "save_every", int, 10, "steps between checkpoints")
     add(run, "device", str, None, "such as cpu or cuda (default: a GPU if there is one)")
     add(run, "threads", int, None, "of the CPU (default: what PyTorch takes)")
@@ -169,34 +224,70 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
     run.add_argument("--traceback", action="store_true", help="show where an error came from")
 
     start = parser.add_argument_group("data and models")
-    add(start, "world", str, "letters", "a small world whose true reward is known",
-        choices=("letters", "sums"))
-    add(start, "data", str, None, f"in place of a world: a file (json, jsonl, csv, parquet), a "
-        f"folder or a hub name of {spec.data}, with columns {spec.columns}", metavar="SOURCE")
+    add(
+        start,
+        "world",
+        str,
+        "letters",
+        "a small world whose true reward is known",
+        choices=("letters", "sums"),
+    )
+    add(
+        start,
+        "data",
+        str,
+        None,
+        f"in place of a world: a file (json, jsonl, csv, parquet), a "
+        f"folder or a hub name of {spec.data}, with columns {spec.columns}",
+        metavar="SOURCE",
+    )
     add(start, "split", str, "train", "of the data, such as 'train[:1000]'")
     add(start, "data_dir", str, None, "folder inside the data, such as harmless-base")
-    add(start, "rows", int, None, "how many rows to take (default: all; of a world, what the "
-        "chapters take)")
+    add(
+        start,
+        "rows",
+        int,
+        None,
+        "how many rows to take (default: all; of a world, what the chapters take)",
+    )
     if command != "best-of-n":
         add(start, "eval_rows", int, 200, "rows held out, for measuring before and after")
-    add(start, "scale", str, "tiny", "of a world's models; gpt2 also brings the lower learning "
-        "rates that a model of its size takes", choices=("tiny", "gpt2"))
+    add(
+        start,
+        "scale",
+        str,
+        "tiny",
+        "of a world's models; gpt2 also brings the lower learning "
+        "rates that a model of its size takes",
+        choices=("tiny", "gpt2"),
+    )
     for name in spec.models:
         add(start, name, str, None, MODELS[name], metavar="SOURCE")
 
     config = ALGORITHMS[command][1]
     settings = parser.add_argument_group(f"settings ({config.__name__})")
     if variants := variants_of(config):
-        add(settings, "variant", str, None, "published settings; flags beside it override them",
-            choices=tuple(variants))
+        add(
+            settings,
+            "variant",
+            str,
+            None,
+            "published settings; flags beside it override them",
+            choices=tuple(variants),
+        )
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(config), re.M))
     hints = get_type_hints(config)
     for field in fields(config):
         kinds = get_args(hints[field.name]) or (hints[field.name],)
         kind = next(kind for kind in kinds if kind is not NoneType)
         text = comments.get(field.name, "")
-        add(settings, field.name, or_none(kind) if NoneType in kinds else kind, field.default,
-            f'"{field.default}" {text}' if text.startswith("or ") else text)
+        add(
+            settings,
+            field.name,
+            or_none(kind) if NoneType in kinds else kind,
+            field.default,
+            f'"{field.default}" {text}' if text.startswith("or ") else text,
+        )
 
 
 def variants_of(config: type) -> dict:
@@ -205,8 +296,10 @@ def variants_of(config: type) -> dict:
 
 def or_none(kind: type):
     """A parser of `kind` that also takes the word none."""
+
     def parse(text: str):
         return None if text.lower() == "none" else kind(text)
+
     parse.__name__ = kind.__name__
     return parse
 
@@ -218,20 +311,26 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
     """
     if resume:
         if not (out / "settings.json").exists():
-            raise FileNotFoundError(f"out is {str(out)!r}; expected the folder of a run to resume, "
-                                    "with settings.json, and found none there")
+            raise FileNotFoundError(
+                f"out is {str(out)!r}; expected the folder of a run to resume, "
+                "with settings.json, and found none there"
+            )
         from .log import read_json
 
         saved = read_json(out / "settings.json")
         before = {**defaults, **saved["settings"], "command": saved["command"]}
         for name, value in {"command": command, **given}.items():
             if value != before[name] and name not in FREE:
-                raise ValueError(f"{name} is {value!r}; expected {before[name]!r}, as in the run "
-                                 "to resume (leave it out, or start a run in another folder)")
+                raise ValueError(
+                    f"{name} is {value!r}; expected {before[name]!r}, as in the run "
+                    "to resume (leave it out, or start a run in another folder)"
+                )
         return {**defaults, **saved["settings"], **given}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"out is {str(out)!r}, which is there already; expected a new "
-                              "folder, or --resume to continue the run in it")
+        raise FileExistsError(
+            f"out is {str(out)!r}, which is there already; expected a new "
+            "folder, or --resume to continue the run in it"
+        )
     if "world" in given and "data" in given:
         raise ValueError("world and data are both given; expected one of them")
     from . import artifacts, commands
@@ -239,13 +338,17 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
     world = {"world": None} if "data" in given else {}
     if world == {} and "max_new_tokens" in defaults:
         world = {"max_new_tokens": commands.WORLDS[given.get("world", "letters")].MAX_NEW_TOKENS}
-    rates = {name: artifacts.RATES["gpt2"][role] for name, role in COMMANDS[command].rates.items()
-             } if given.get("scale") == "gpt2" else {}
+    rates = (
+        {name: artifacts.RATES["gpt2"][role] for name, role in COMMANDS[command].rates.items()}
+        if given.get("scale") == "gpt2"
+        else {}
+    )
     variants = variants_of(commands.COMMANDS[command][1])
     return {**defaults, **world, **rates, **variants.get(given.get("variant"), {}), **given}
 
 
 # ------------------------------------------------------------------ a run
+
 
 class Stop:
     """Ctrl-C (or SIGTERM) asks for a stop after the step; a second one stops at once."""
@@ -253,8 +356,10 @@ class Stop:
     def __enter__(self) -> Stop:
         self.asked, self.before = False, {}
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.ask)
-                           for number in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {
+                number: signal.signal(number, self.ask)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
     def ask(self, number, frame) -> None:
@@ -274,17 +379,22 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     from tqdm.auto import tqdm
     from transformers.utils import logging
 
-    from . import commands
-    from .report import measurements, read_run, write_report
     from ..machinery.checkpoints import check_writable
+    from . import commands
     from .log import RunLog, read_json
+    from .report import measurements, read_run, write_report
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would all write the same files
-        raise ValueError("the command line runs in one process; expected a script that makes the "
-                         "loop itself, as rlhf_lib.machinery.processes says, for `accelerate launch`")
+        raise ValueError(
+            "the command line runs in one process; expected a script that makes the "
+            "loop itself, as rlhf_lib.machinery.processes says, for `accelerate launch`"
+        )
     logging.disable_progress_bar()  # there is one bar: that of the run
-    out, resume, quiet = Path(given.pop("out")), given.pop("resume", False), \
-        given.pop("quiet", False)
+    out, resume, quiet = (
+        Path(given.pop("out")),
+        given.pop("resume", False),
+        given.pop("quiet", False),
+    )
     settings = settle(command, given, defaults, out, resume)
     check_writable(out)
     try:
@@ -294,7 +404,8 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             if getattr(s, name, None) is not None and getattr(s, name) < least:
                 raise ValueError(f"{name} is {getattr(s, name)}; expected at least {least}")
         settings["device"] = s.device = usable(
-            s.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            s.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        )
         if s.threads is not None:
             torch.set_num_threads(s.threads)
         make, Config = commands.COMMANDS[command]
@@ -307,12 +418,22 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
 
     loop, last = task.loop, task.loop.config.max_steps
     if not resume:
-        write_json(out / "settings.json", {
-            "command": command, "command_line": command_line, "settings": settings,
-            "hardware": hardware(s.device), "versions": versions()})
+        write_json(
+            out / "settings.json",
+            {
+                "command": command,
+                "command_line": command_line,
+                "settings": settings,
+                "hardware": hardware(s.device),
+                "versions": versions(),
+            },
+        )
     try:
-        evaluation = read_json(out / "evaluation.json") if (out / "evaluation.json").exists() \
+        evaluation = (
+            read_json(out / "evaluation.json")
+            if (out / "evaluation.json").exists()
             else {"before": task.measure()}
+        )
     except USER_ERRORS:
         if not resume:  # nothing has been trained: the corrected command shall find no folder
             (out / "settings.json").unlink()
@@ -322,20 +443,30 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     write_json(out / "evaluation.json", evaluation)
     if resume:
         take_up(loop, out)
-    with RunLog(out / "log.jsonl", resume_at=loop.step_number) as log, Stop() as stop, \
-            tqdm(total=last, initial=loop.step_number, desc=command, unit="step",
-                 disable=quiet or not sys.stderr.isatty()) as bar:
+    with (
+        RunLog(out / "log.jsonl", resume_at=loop.step_number) as log,
+        Stop() as stop,
+        tqdm(
+            total=last,
+            initial=loop.step_number,
+            desc=command,
+            unit="step",
+            disable=quiet or not sys.stderr.isatty(),
+        ) as bar,
+    ):
         while loop.step_number < last and not stop.asked:
             try:
                 record = loop.step()
             except FloatingPointError as error:  # the weights are those before: worth keeping
                 loop.save(out / "checkpoint")
-                raise FloatingPointError(f"step {loop.step_number + 1}: {error}. The run has "
-                                         "stopped, saved; --resume takes the step again"
-                                         ) from error
+                raise FloatingPointError(
+                    f"step {loop.step_number + 1}: {error}. The run has "
+                    "stopped, saved; --resume takes the step again"
+                ) from error
             log.write(record)
-            bar.set_postfix({name: f"{record[name]:.3f}" for name in SHOWN if name in record},
-                            refresh=False)
+            bar.set_postfix(
+                {name: f"{record[name]:.3f}" for name in SHOWN if name in record}, refresh=False
+            )
             bar.update()
             if stop.asked or loop.step_number % s.save_every == 0 or loop.step_number == last:
                 loop.save(out / "checkpoint")
@@ -363,7 +494,8 @@ def take_up(loop, out: Path) -> None:
         if last > read_json(out / "settings.json")["settings"]["save_every"]:
             raise FileNotFoundError(
                 f"out is {str(out)!r}, whose log goes to step {last}; expected its checkpoint, and "
-                "it is gone (move the folder away to start again)") from error
+                "it is gone (move the folder away to start again)"
+            ) from error
 
 
 def usable(device: str) -> str:
@@ -372,8 +504,9 @@ def usable(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}; expected one that PyTorch finds here, such as "
-                         f"cpu: {error}") from error
+        raise ValueError(
+            f"device is {device!r}; expected one that PyTorch finds here, such as cpu: {error}"
+        ) from error
     return device
 
 
@@ -394,8 +527,13 @@ def versions() -> dict:
     import transformers
 
     from .. import __version__
-    return {"rlhf_lib": __version__, "python": platform.python_version(),
-            "torch": torch.__version__, "transformers": transformers.__version__}
+
+    return {
+        "rlhf_lib": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -407,6 +545,7 @@ def write_json(path: Path, content: dict) -> None:
 
 # ------------------------------------------------------------------ all commands
 
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns 0, or 2 after an error of the user, or 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(map(str, arguments))
@@ -414,6 +553,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if name == "artifacts":
             from . import artifacts
+
             try:
                 artifacts.main(arguments[1:])
             except AssertionError as error:  # a model below the quality it was shipped for
@@ -426,12 +566,12 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "report":
             report(**given)
         else:
-            run(name, dict(given), defaults,
-                shlex.join(["python", "-m", "rlhf_lib", *arguments]))
+            run(name, dict(given), defaults, shlex.join(["python", "-m", "rlhf_lib", *arguments]))
         return 0
     except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", "rlhf_lib", str(name), "--out",
-                            str(given.get("out")), "--resume"])
+        again = shlex.join(
+            ["python", "-m", "rlhf_lib", str(name), "--out", str(given.get("out")), "--resume"]
+        )
         begun = "out" in given and Path(given["out"], "settings.json").exists()
         print(f"stopped; continue with: {again}" if begun else "stopped", file=sys.stderr)
         return 130
@@ -446,7 +586,7 @@ def report(folders: list[str], out: str | None = None) -> None:
     from .report import write_report
 
     if out is None and len(folders) > 1:
-        raise ValueError(f"out is not given; expected a folder for the report on {len(folders)} "
-                         "runs")
+        raise ValueError(
+            f"out is not given; expected a folder for the report on {len(folders)} runs"
+        )
     print(f"report: {write_report(folders, out or folders[0])}")
-

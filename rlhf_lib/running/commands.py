@@ -3,6 +3,7 @@
 `set_up` is the command line's way into the algorithms, and reads like the first cell of a chapter:
 load a policy, load data, load a reward, make the loop. Chapters: ppo-live, grpo, dpo.
 """
+
 from __future__ import annotations
 
 import copy
@@ -10,32 +11,31 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable
 
 import torch
 
-from . import artifacts
-from ..worlds import data
 from ..algorithms.best_of_n import best_of_n as choose
 from ..algorithms.best_of_n import best_of_n_curve
 from ..algorithms.dpo import DPO, DPOConfig
-from .evaluation import evaluate
 from ..algorithms.grpo import GRPO, GRPOConfig
-from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy
 from ..algorithms.ppo import PPO, PPOConfig
-from ..models.reward_model import load_reward_model, new_reward_model
 from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
-from ..models.rewards import LearnedReward, RewardFunction
-from .log import read_log
 from ..algorithms.sft import SFT, SFTConfig
-from ..mathematics.tilt import best_of_n_kl_bound
 from ..machinery.training import check_positive
-from ..worlds import letters, sums
+from ..mathematics.tilt import best_of_n_kl_bound
+from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy
+from ..models.reward_model import load_reward_model, new_reward_model
+from ..models.rewards import LearnedReward, RewardFunction
+from ..worlds import data, letters, sums
+from . import artifacts
+from .evaluation import evaluate
+from .log import read_log
 
 WORLDS = {"letters": letters, "sums": sums}
 TRUE_REWARD = {"letters": "gold", "sums": "strict"}
@@ -43,6 +43,7 @@ REWARDS = {"gold": "gold_reward", "strict": "strict_verifier", "lenient": "lenie
 
 
 # ------------------------------------------------------------------ where a run starts
+
 
 def start_model(s: SimpleNamespace, source: str | None, name: str):
     """(model, tokenizer) from the source given, or else the world's model of that name."""
@@ -65,9 +66,11 @@ def start_model(s: SimpleNamespace, source: str | None, name: str):
     else:
         flag, command = ("reward", "reward-model") if name == "reward" else ("policy", "sft")
         where = f"--world {s.world} --scale {s.scale}" if s.world else f"--data {s.data}"
-        raise ValueError(f"{flag} is not given, and none is shipped for {where}; expected a "
-                         "folder or hub name, such as the model/ that `python -m rlhf_lib "
-                         f"{command} {where} --out FOLDER` leaves")
+        raise ValueError(
+            f"{flag} is not given, and none is shipped for {where}; expected a "
+            "folder or hub name, such as the model/ that `python -m rlhf_lib "
+            f"{command} {where} --out FOLDER` leaves"
+        )
     return model.to(s.device), tokenizer
 
 
@@ -82,8 +85,9 @@ def start_reward(s: SimpleNamespace) -> RewardFunction:
         return getattr(import_module(module) if module else WORLDS.get(s.world), name)
     except (ImportError, AttributeError) as error:
         owner = module or s.world or "a world"
-        raise ValueError(f"reward is {source!r}; expected a function of {owner}, and finding it "
-                         f"failed: {error}") from error
+        raise ValueError(
+            f"reward is {source!r}; expected a function of {owner}, and finding it failed: {error}"
+        ) from error
 
 
 def start_data(s: SimpleNamespace, kind: str, policy, tokenizer):
@@ -91,8 +95,10 @@ def start_data(s: SimpleNamespace, kind: str, policy, tokenizer):
     if s.data is not None:
         table = getattr(data, f"load_{kind}")(s.data, s.split, s.data_dir, tokenizer=tokenizer)
         if len(table) <= s.eval_rows:
-            raise ValueError(f"data has {len(table)} rows; expected more than "
-                             f"eval_rows={s.eval_rows}, which are held out")
+            raise ValueError(
+                f"data has {len(table)} rows; expected more than "
+                f"eval_rows={s.eval_rows}, which are held out"
+            )
         last = min(len(table), s.eval_rows + (s.rows or len(table)))
         return table.select(range(s.eval_rows, last)), table.select(range(s.eval_rows))
     world, rows = WORLDS[s.world], {} if s.rows is None else {"n": s.rows}
@@ -102,8 +108,9 @@ def start_data(s: SimpleNamespace, kind: str, policy, tokenizer):
     if kind == "demonstrations":
         return world.demonstrations(**rows, seed=s.seed), held_out
     if s.world != "letters":
-        raise ValueError(f"world is {s.world!r}, which has no annotators; expected letters, or "
-                         "data with pairs")
+        raise ValueError(
+            f"world is {s.world!r}, which has no annotators; expected letters, or data with pairs"
+        )
     note("sampling pairs from the policy, for the world's annotators to compare")
     return artifacts.compare(policy, tokenizer, s.rows or artifacts.PAIRS, s.seed), held_out
 
@@ -115,6 +122,7 @@ def note(text: str) -> None:
 
 
 # ------------------------------------------------------------------ the commands
+
 
 @dataclass
 class Task:
@@ -143,12 +151,13 @@ def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
 
     def measure() -> dict:
         share = pair_accuracy(model, tokenizer, held_out)
-        return {"accuracy": share, "accuracy_se": (share * (1 - share) / len(held_out)) ** .5}
+        return {"accuracy": share, "accuracy_se": (share * (1 - share) / len(held_out)) ** 0.5}
 
     def finish() -> None:  # so that β means the same from one reward model to the next
         prompts = train["prompt"][:500]
         found = evaluate(policy, tokenizer, prompts, {}, seed=s.seed, batch_size=50)
         standardise(model, tokenizer, prompts, found["completions"])
+
     return Task(RewardTraining(model, tokenizer, train, config), measure, model, tokenizer, finish)
 
 
@@ -161,10 +170,19 @@ def ppo(s: SimpleNamespace, config: PPOConfig) -> Task:
         ptx = data.load_demonstrations(s.ptx, tokenizer=tokenizer)
     elif config.ptx_coefficient and s.world:
         ptx = WORLDS[s.world].demonstrations(seed=s.seed)
-    loop = PPO(policy, reference, start_critic(s, policy, tokenizer, reward), tokenizer, reward,
-               train, config, ptx)
-    return Task(loop, measure_policy(s, policy, tokenizer, held_out, reward, reference),
-                policy, tokenizer)
+    loop = PPO(
+        policy,
+        reference,
+        start_critic(s, policy, tokenizer, reward),
+        tokenizer,
+        reward,
+        train,
+        config,
+        ptx,
+    )
+    return Task(
+        loop, measure_policy(s, policy, tokenizer, held_out, reward, reference), policy, tokenizer
+    )
 
 
 def grpo(s: SimpleNamespace, config: GRPOConfig) -> Task:
@@ -172,8 +190,9 @@ def grpo(s: SimpleNamespace, config: GRPOConfig) -> Task:
     train, held_out = start_data(s, "prompts", policy, tokenizer)
     reference, reward = start_reference(s, policy), start_reward(s)
     loop = GRPO(policy, reference, tokenizer, reward, train, config)
-    return Task(loop, measure_policy(s, policy, tokenizer, held_out, reward, reference),
-                policy, tokenizer)
+    return Task(
+        loop, measure_policy(s, policy, tokenizer, held_out, reward, reference), policy, tokenizer
+    )
 
 
 def dpo(s: SimpleNamespace, config: DPOConfig) -> Task:
@@ -181,8 +200,9 @@ def dpo(s: SimpleNamespace, config: DPOConfig) -> Task:
     train, held_out = start_data(s, "preferences", policy, tokenizer)
     reference = start_reference(s, policy)
     loop = DPO(policy, None if config.loss_type == "simpo" else reference, tokenizer, train, config)
-    return Task(loop, measure_policy(s, policy, tokenizer, held_out, reference=reference),
-                policy, tokenizer)
+    return Task(
+        loop, measure_policy(s, policy, tokenizer, held_out, reference=reference), policy, tokenizer
+    )
 
 
 def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
@@ -192,7 +212,7 @@ def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
         table = data.load_prompts(s.data, s.split, s.data_dir, tokenizer)
     else:
         table = WORLDS[s.world].prompts(s.rows or 200, seed=s.seed + 9, held_out=True)
-    columns = {name: table[name][:s.rows] for name in table.column_names}
+    columns = {name: table[name][: s.rows] for name in table.column_names}
     prompts = columns.pop("prompt")
     loop = Sampling(policy, tokenizer, reward, prompts, columns, true_reward(s), config)
     return Task(loop, loop.measure)
@@ -218,8 +238,9 @@ def true_reward(s: SimpleNamespace) -> dict[str, RewardFunction]:
     return {name: getattr(WORLDS[s.world], REWARDS[name])} if name else {}
 
 
-def measure_policy(s: SimpleNamespace, policy, tokenizer, held_out, reward=None, reference=None
-                   ) -> Callable[[], dict]:
+def measure_policy(
+    s: SimpleNamespace, policy, tokenizer, held_out, reward=None, reference=None
+) -> Callable[[], dict]:
     """A function that samples a completion of each held-out prompt and measures it."""
     rewards = true_reward(s)
     if reward is not None and reward not in rewards.values():
@@ -228,14 +249,25 @@ def measure_policy(s: SimpleNamespace, policy, tokenizer, held_out, reward=None,
     longest = getattr(s, "max_new_tokens", getattr(WORLDS.get(s.world), "MAX_NEW_TOKENS", 32))
 
     def measure() -> dict:
-        found = evaluate(policy, tokenizer, held_out["prompt"][:], rewards, reference, longest,
-                         getattr(s, "temperature", 1.), s.seed, batch_size=50)
+        found = evaluate(
+            policy,
+            tokenizer,
+            held_out["prompt"][:],
+            rewards,
+            reference,
+            longest,
+            getattr(s, "temperature", 1.0),
+            s.seed,
+            batch_size=50,
+        )
         del found["values"]
         return found
+
     return measure
 
 
 # ------------------------------------------------------------------ best-of-n as a loop
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -245,8 +277,8 @@ class SamplingConfig:
     batch_size: int = 16  # prompts a step
     max_steps: int | None = None  # steps; none for all prompts
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.  # of sampling and scoring; at 1 the policy itself
-    missing_eos_penalty: float = 1.  # taken off the score of a completion that was cut off
+    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     seed: int = 0  # prompts and samples
 
 
@@ -267,11 +299,24 @@ class Sampling:
     config : SamplingConfig
     """
 
-    def __init__(self, policy, tokenizer, reward: RewardFunction, prompts: list[str],
-                 columns: dict[str, list], others: dict[str, RewardFunction],
-                 config: SamplingConfig = SamplingConfig()):
-        check_positive(config, "num_generations", "batch_size", "max_new_tokens", "temperature",
-                       *["max_steps"] * (config.max_steps is not None))
+    def __init__(
+        self,
+        policy,
+        tokenizer,
+        reward: RewardFunction,
+        prompts: list[str],
+        columns: dict[str, list],
+        others: dict[str, RewardFunction],
+        config: SamplingConfig = SamplingConfig(),
+    ):
+        check_positive(
+            config,
+            "num_generations",
+            "batch_size",
+            "max_new_tokens",
+            "temperature",
+            *["max_steps"] * (config.max_steps is not None),
+        )
         self.policy, self.tokenizer, self.prompts = policy, tokenizer, prompts
         self.columns, self.reward, self.others = columns, reward, others
         steps = -(-len(prompts) // config.batch_size)
@@ -285,30 +330,50 @@ class Sampling:
         c = self.config
         at = self.step_number * c.batch_size
         generator = torch.Generator(self.policy.device).manual_seed(  # a function of the step:
-            c.seed * 1_000_003 + self.step_number)                    # a resumed run needs no state
+            c.seed * 1_000_003 + self.step_number
+        )  # a resumed run needs no state
         rows = slice(at, at + c.batch_size)
-        found = choose(self.policy, self.tokenizer, self.prompts[rows], self.reward,
-                       c.num_generations, c.max_new_tokens, c.temperature, generator,
-                       c.missing_eos_penalty,
-                       columns={name: values[rows] for name, values in self.columns.items()})
+        found = choose(
+            self.policy,
+            self.tokenizer,
+            self.prompts[rows],
+            self.reward,
+            c.num_generations,
+            c.max_new_tokens,
+            c.temperature,
+            generator,
+            c.missing_eos_penalty,
+            columns={name: values[rows] for name, values in self.columns.items()},
+        )
         others = {name: found.score_all(reward).tolist() for name, reward in self.others.items()}
         for i, prompt in enumerate(found.prompts):
-            self.rows.append({
-                "prompt": prompt, "completion": found.completions[i],
-                "score": found.scores[i].max().item(), "scores": found.scores[i].tolist(),
-                **{name: table[i] for name, table in others.items()}, "samples": found.samples[i]})
+            self.rows.append(
+                {
+                    "prompt": prompt,
+                    "completion": found.completions[i],
+                    "score": found.scores[i].max().item(),
+                    "scores": found.scores[i].tolist(),
+                    **{name: table[i] for name, table in others.items()},
+                    "samples": found.samples[i],
+                }
+            )
         self.step_number += 1
-        return {"step": self.step_number, "reward": found.scores.mean().item(),
-                "best_reward": found.scores.max(dim=1).values.mean().item(),
-                "finished": found.finished.float().mean().item(),
-                "seconds": time.perf_counter() - start}
+        return {
+            "step": self.step_number,
+            "reward": found.scores.mean().item(),
+            "best_reward": found.scores.max(dim=1).values.mean().item(),
+            "finished": found.finished.float().mean().item(),
+            "seconds": time.perf_counter() - start,
+        }
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write all lines so far, in one move, to `completions.jsonl` beside the folder."""
         path = Path(folder).parent / "completions.jsonl"
         fresh = path.with_name(path.name + ".new")
-        fresh.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows),
-                         encoding="utf-8")
+        fresh.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows),
+            encoding="utf-8",
+        )
         fresh.replace(path)
 
     def resume(self, folder: str | os.PathLike) -> None:
@@ -321,22 +386,32 @@ class Sampling:
         if not self.rows:
             return {}
         scores = torch.tensor([row["scores"] for row in self.rows])
-        tables = {"reward": scores, **{name: torch.tensor([row[name] for row in self.rows])
-                                       for name in self.others}}
+        tables = {
+            "reward": scores,
+            **{name: torch.tensor([row[name] for row in self.rows]) for name in self.others},
+        }
         curves = {name: best_of_n_curve(scores, table) for name, table in tables.items()}
         n = scores.shape[1]
         curve = []
-        for k in [2 ** i for i in range(n.bit_length()) if 2 ** i < n] + [n]:
+        for k in [2**i for i in range(n.bit_length()) if 2**i < n] + [n]:
             point = {"n": k, "kl_bound": best_of_n_kl_bound(k)}
             for name, values in curves.items():
                 point[name] = values[:, k - 1].mean().item()
-                point[f"{name}_se"] = (values[:, k - 1].std() / len(values) ** .5).item()
+                point[f"{name}_se"] = (values[:, k - 1].std() / len(values) ** 0.5).item()
             curve.append(point)
-        return {"curve": curve, "prompts": [row["prompt"] for row in self.rows[:20]],
-                "first": [row["samples"][0] for row in self.rows[:20]],
-                "completions": [row["completion"] for row in self.rows[:20]]}
+        return {
+            "curve": curve,
+            "prompts": [row["prompt"] for row in self.rows[:20]],
+            "first": [row["samples"][0] for row in self.rows[:20]],
+            "completions": [row["completion"] for row in self.rows[:20]],
+        }
 
 
-COMMANDS = {"sft": (sft, SFTConfig), "reward-model": (reward_model, RewardConfig),
-            "ppo": (ppo, PPOConfig), "grpo": (grpo, GRPOConfig), "dpo": (dpo, DPOConfig),
-            "best-of-n": (best_of_n, SamplingConfig)}
+COMMANDS = {
+    "sft": (sft, SFTConfig),
+    "reward-model": (reward_model, RewardConfig),
+    "ppo": (ppo, PPOConfig),
+    "grpo": (grpo, GRPOConfig),
+    "dpo": (dpo, DPOConfig),
+    "best-of-n": (best_of_n, SamplingConfig),
+}

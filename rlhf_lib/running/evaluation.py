@@ -4,20 +4,29 @@ A curve over training batches mixes learning with the luck of the prompts; a rew
 reference's samples never moves. Held-out means new prompts and new samples. Chapters: ppo-live,
 grpo.
 """
+
 from __future__ import annotations
 
 import torch
 
 from ..mathematics.kl import exact_kl
-from ..models.tokens import completion_logits
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import sample
+from ..models.tokens import completion_logits
 
 
 @torch.no_grad()
-def evaluate(policy, tokenizer, prompts: list[str], rewards: dict[str, RewardFunction],
-             reference=None, max_new_tokens: int = 32, temperature: float = 1., seed: int = 0,
-             batch_size: int = 200) -> dict:
+def evaluate(
+    policy,
+    tokenizer,
+    prompts: list[str],
+    rewards: dict[str, RewardFunction],
+    reference=None,
+    max_new_tokens: int = 32,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 200,
+) -> dict:
     """Sample one completion a prompt and measure it.
 
     Chapter: evaluation.
@@ -43,22 +52,28 @@ def evaluate(policy, tokenizer, prompts: list[str], rewards: dict[str, RewardFun
     generator = torch.Generator(policy.device).manual_seed(seed)
     completions, lengths, kls = [], [], []
     for i in range(0, len(prompts), batch_size):
-        rollout = sample(policy, tokenizer, prompts[i:i + batch_size], max_new_tokens,
-                         temperature, generator)
+        rollout = sample(
+            policy, tokenizer, prompts[i : i + batch_size], max_new_tokens, temperature, generator
+        )
         completions += rollout.completions
         lengths += rollout.lengths.tolist()
         if reference is not None:
-            per_token = exact_kl(completion_logits(policy, rollout, temperature),
-                                 completion_logits(reference, rollout, temperature))
+            per_token = exact_kl(
+                completion_logits(policy, rollout, temperature),
+                completion_logits(reference, rollout, temperature),
+            )
             kls += (per_token * rollout.completion_mask).sum(dim=1).tolist()
-    measured = {name: call_reward(reward, prompts, completions) for name, reward in
-                rewards.items()}
+    measured = {name: call_reward(reward, prompts, completions) for name, reward in rewards.items()}
     if kls:
         measured["kl"] = torch.tensor(kls)
     measured["length"] = torch.tensor(lengths, dtype=torch.float)
     result = {}
     for name, values in measured.items():
         result[name] = values.mean().item()
-        result[f"{name}_se"] = (values.std() / len(values) ** .5).item()
-    return {**result, "prompts": list(prompts), "completions": completions,
-            "values": {name: values.tolist() for name, values in measured.items()}}
+        result[f"{name}_se"] = (values.std() / len(values) ** 0.5).item()
+    return {
+        **result,
+        "prompts": list(prompts),
+        "completions": completions,
+        "values": {name: values.tolist() for name, values in measured.items()},
+    }

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 
 class RunLog:
@@ -48,7 +48,7 @@ class RunLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a", encoding="utf-8")
         text = self.path.read_bytes()
-        whole = text[:text.rfind(b"\n") + 1].splitlines(keepends=True)
+        whole = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
         if resume_at is not None:
             read_log(self.path)  # names a damaged line
             whole = [line for line in whole if json.loads(line).get("step", 0) <= resume_at]
@@ -56,8 +56,11 @@ class RunLog:
             self.file.truncate(sum(map(len, whole)))  # steps only grow: what is cut is the end
 
     def write(self, record: dict) -> None:
-        finite = {name: value for name, value in record.items()
-                  if not isinstance(value, float) or math.isfinite(value)}
+        finite = {
+            name: value
+            for name, value in record.items()
+            if not isinstance(value, float) or math.isfinite(value)
+        }
         self.file.write(json.dumps(finite) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -93,7 +96,9 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged; expected JSON, as a run writes it: {error}") from error
+        raise ValueError(
+            f"{path} is damaged; expected JSON, as a run writes it: {error}"
+        ) from error
 
 
 def _records(path: Path) -> Iterator[dict]:
@@ -104,5 +109,6 @@ def _records(path: Path) -> Iterator[dict]:
                 yield json.loads(line)
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f"{path.name}, line {number}: expected a JSON object, got "
-                                 f"{line[:60]!r}") from error
+                raise ValueError(
+                    f"{path.name}, line {number}: expected a JSON object, got {line[:60]!r}"
+                ) from error

@@ -4,6 +4,7 @@ A run of `python -m rlhf_lib` leaves `settings.json`, `log.jsonl` and `evaluatio
 reads nothing else, so it can be made again at any time, and for several runs side by side.
 Chapter: ppo-live.
 """
+
 from __future__ import annotations
 
 import os
@@ -33,8 +34,9 @@ def read_run(folder: str | os.PathLike) -> dict:
     for name, needed in (("settings", True), ("evaluation", False)):
         path = folder / f"{name}.json"
         if needed and not path.exists():
-            raise FileNotFoundError(f"folder is {str(folder)!r}; expected a run with {path.name}, "
-                                    "and found none there")
+            raise FileNotFoundError(
+                f"folder is {str(folder)!r}; expected a run with {path.name}, and found none there"
+            )
         run[name] = read_json(path) if path.exists() else {}
     log = folder / "log.jsonl"
     run["records"] = read_log(log) if log.exists() else []
@@ -69,9 +71,15 @@ def write_report(folders: list[str | os.PathLike], out: str | os.PathLike) -> Pa
     runs = {name: read_run(folder) for name, folder in zip(names, folders)}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {', '.join(runs)}", *(provenance(name, run) for name, run in runs.items()),
-             differences(runs), measurements(runs), figure(runs, out / "report.png"),
-             learning_curves(runs), samples(runs)]
+    parts = [
+        f"# {', '.join(runs)}",
+        *(provenance(name, run) for name, run in runs.items()),
+        differences(runs),
+        measurements(runs),
+        figure(runs, out / "report.png"),
+        learning_curves(runs),
+        samples(runs),
+    ]
     path = out / "report.md"
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return path
@@ -79,22 +87,30 @@ def write_report(folders: list[str | os.PathLike], out: str | os.PathLike) -> Pa
 
 # ------------------------------------------------------------------ the parts, in their order
 
+
 def provenance(name: str, run: dict) -> str:
     """What was run, on what, and for how long."""
     settings, records = run["settings"], run["records"]
-    seconds = sum(record.get("seconds", 0.) for record in records)
+    seconds = sum(record.get("seconds", 0.0) for record in records)
     versions = ", ".join(f"{k} {v}" for k, v in settings.get("versions", {}).items())
-    return (f"**{name}**: `{settings.get('command_line', '?')}`. {len(records)} steps in "
-            f"{seconds:.0f} s on {settings.get('hardware', 'unknown hardware')}; {versions}.")
+    return (
+        f"**{name}**: `{settings.get('command_line', '?')}`. {len(records)} steps in "
+        f"{seconds:.0f} s on {settings.get('hardware', 'unknown hardware')}; {versions}."
+    )
 
 
 def differences(runs: dict[str, dict]) -> str:
     """The settings that all runs have and in which they differ."""
-    given = [{"command": run["settings"].get("command"), **run["settings"].get("settings", {})}
-             for run in runs.values()]
-    rows = [[key, *(str(settings[key]) for settings in given)] for key in given[0]
-            if all(key in settings for settings in given)
-            and any(settings[key] != given[0][key] for settings in given)]
+    given = [
+        {"command": run["settings"].get("command"), **run["settings"].get("settings", {})}
+        for run in runs.values()
+    ]
+    rows = [
+        [key, *(str(settings[key]) for settings in given)]
+        for key in given[0]
+        if all(key in settings for settings in given)
+        and any(settings[key] != given[0][key] for settings in given)
+    ]
     return "## Where the settings differ\n\n" + table(["setting", *runs], rows) if rows else ""
 
 
@@ -107,17 +123,31 @@ def measurements(runs: dict[str, dict]) -> str:
             if isinstance(value, float) and not metric.endswith("_se"):
                 rows.append([name, metric, with_error(before, metric), with_error(after, metric)])
         for point in after.get("curve", []):
-            points += [[name, str(point["n"]), metric, with_error(point, metric),
-                        f"{point['kl_bound']:.3f}"] for metric in curve_metrics([point])]
+            points += [
+                [
+                    name,
+                    str(point["n"]),
+                    metric,
+                    with_error(point, metric),
+                    f"{point['kl_bound']:.3f}",
+                ]
+                for metric in curve_metrics([point])
+            ]
     parts = []
     if rows:
-        parts += ["## Held out", narrow(runs, ["run", "metric", "before", "after"], rows),
-                  "Mean ± standard error, on data that the run does not train on; kl in nats per "
-                  "completion, length in tokens."]
+        parts += [
+            "## Held out",
+            narrow(runs, ["run", "metric", "before", "after"], rows),
+            "Mean ± standard error, on data that the run does not train on; kl in nats per "
+            "completion, length in tokens.",
+        ]
     if points:
         header = ["run", "n", "metric", "best of n", "KL at most, nats"]
-        parts += ["## Best of n", narrow(runs, header, points),
-                  "Mean ± standard error over prompts; the best is chosen by `reward`."]
+        parts += [
+            "## Best of n",
+            narrow(runs, header, points),
+            "Mean ± standard error over prompts; the best is chosen by `reward`.",
+        ]
     return "\n\n".join(parts)
 
 
@@ -126,13 +156,23 @@ def figure(runs: dict[str, dict], path: Path) -> str:
     from ..seeing import plots
 
     logs = {name: run["records"] for name, run in runs.items() if learns(run)}
-    curves = {name: run["evaluation"]["after"]["curve"] for name, run in runs.items()
-              if run["evaluation"].get("after", {}).get("curve")}
-    shown = [metric for metric in plots.LABELS if any(
-        len({record[metric] for record in log if metric in record}) > 1 for log in logs.values())]
+    curves = {
+        name: run["evaluation"]["after"]["curve"]
+        for name, run in runs.items()
+        if run["evaluation"].get("after", {}).get("curve")
+    }
+    shown = [
+        metric
+        for metric in plots.LABELS
+        if any(
+            len({record[metric] for record in log if metric in record}) > 1 for log in logs.values()
+        )
+    ]
     if shown:
-        drawn, over = plots.learning_curves(logs, shown[:8], window=WINDOW, labels=REWARD), \
-            "the step"
+        drawn, over = (
+            plots.learning_curves(logs, shown[:8], window=WINDOW, labels=REWARD),
+            "the step",
+        )
     elif curves:
         shown, over = curve_metrics([p for curve in curves.values() for p in curve]), "n"
         drawn = plots.best_of_n_curves(curves, shown, labels=REWARD)
@@ -146,20 +186,34 @@ def learning_curves(runs: dict[str, dict]) -> str:
     """The table of every metric in the logs: where it began, where it ended, and its best."""
     rows = []
     for name, run in runs.items():
-        for metric in dict.fromkeys(key for r in run["records"] for key in r) if learns(run) \
-                else ():
+        for metric in (
+            dict.fromkeys(key for r in run["records"] for key in r) if learns(run) else ()
+        ):
             steps, values = zip(*((r["step"], r[metric]) for r in run["records"] if metric in r))
             if metric not in NOT_MEASURED:
                 window = min(WINDOW, -(-len(values) // 2))
-                means = [sum(values[i:i + window]) / window
-                         for i in range(len(values) - window + 1)]
-                rows.append([name, metric, f"{means[0]:.4g}", f"{means[-1]:.4g}",
-                             best(metric, steps[window - 1:], means)])
+                means = [
+                    sum(values[i : i + window]) / window for i in range(len(values) - window + 1)
+                ]
+                rows.append(
+                    [
+                        name,
+                        metric,
+                        f"{means[0]:.4g}",
+                        f"{means[-1]:.4g}",
+                        best(metric, steps[window - 1 :], means),
+                    ]
+                )
     if not rows:
         return ""
     header = ["run", "metric", "first", "last", "best (at step)"]
-    return "\n\n".join(["## Training batches", narrow(runs, header, rows),
-                        f"Each entry is a mean over {WINDOW} steps, or half of a shorter run."])
+    return "\n\n".join(
+        [
+            "## Training batches",
+            narrow(runs, header, rows),
+            f"Each entry is a mean over {WINDOW} steps, or half of a shorter run.",
+        ]
+    )
 
 
 def learns(run: dict) -> bool:
@@ -167,8 +221,11 @@ def learns(run: dict) -> bool:
 
 
 def curve_metrics(points: list[dict]) -> list[str]:
-    return list(dict.fromkeys(name.removesuffix("_se") for point in points for name in point
-                              if name.endswith("_se")))
+    return list(
+        dict.fromkeys(
+            name.removesuffix("_se") for point in points for name in point if name.endswith("_se")
+        )
+    )
 
 
 def best(metric: str, steps, means) -> str:
@@ -188,14 +245,18 @@ def samples(runs: dict[str, dict], count: int = 3) -> str:
             found = run["evaluation"].get(when, {})
             if "completions" in found:
                 texts[next(iter(texts))] = found["prompts"]
-                texts |= {"First sample": found["first"], "Best of n": found["completions"]} \
-                    if "first" in found else {when.capitalize(): found["completions"]}
+                texts |= (
+                    {"First sample": found["first"], "Best of n": found["completions"]}
+                    if "first" in found
+                    else {when.capitalize(): found["completions"]}
+                )
         for row in list(zip(*texts.values()))[:count]:
             parts += [f"{title}:\n\n{quoted(text)}" for title, text in zip(texts, row)]
     return "\n\n".join(["## Samples", *parts]) if parts else ""
 
 
 # ------------------------------------------------------------------ Markdown
+
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns line up as plain text too.
@@ -207,8 +268,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     |--------|------|
     | kl     | 3.2  |
     """
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row]
-             for row in [header, *rows]]
+    cells = [
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]
+    ]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

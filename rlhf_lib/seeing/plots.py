@@ -3,38 +3,72 @@
 Every function returns the figure it drew; a notebook shows it by ending a cell with the call.
 Chapters: ppo-live, grpo.
 """
+
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 
 # Okabe and Ito's palette, which stays distinct under the common colour-vision deficiencies
-COLOURS = {"blue": "#0072b2", "orange": "#d55e00", "green": "#009e73", "purple": "#cc79a7",
-           "sky": "#56b4e9", "yellow": "#e69f00", "grey": "#7f7f7f", "black": "#222222"}
+COLOURS = {
+    "blue": "#0072b2",
+    "orange": "#d55e00",
+    "green": "#009e73",
+    "purple": "#cc79a7",
+    "sky": "#56b4e9",
+    "yellow": "#e69f00",
+    "grey": "#7f7f7f",
+    "black": "#222222",
+}
 STYLE = {
-    "figure.dpi": 100, "figure.facecolor": "white", "axes.facecolor": "white",
-    "savefig.facecolor": "white", "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": .25,
-    "legend.frameon": False, "legend.fontsize": 10, "lines.linewidth": 1.8,
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
     "axes.prop_cycle": plt.cycler(color=list(COLOURS.values())),
 }
 LABELS = {  # metric -> what an axis says
-    "reward": "learned reward", "gold": "gold utility", "kl": "KL to the reference, nats",
-    "entropy": "entropy, nats per token", "length": "length, tokens", "beta": "β",
-    "clip_fraction": "share of tokens clipped", "value_loss": "value loss",
-    "explained_variance": "explained variance", "loss": "loss, nats", "accuracy": "accuracy",
+    "reward": "learned reward",
+    "gold": "gold utility",
+    "kl": "KL to the reference, nats",
+    "entropy": "entropy, nats per token",
+    "length": "length, tokens",
+    "beta": "β",
+    "clip_fraction": "share of tokens clipped",
+    "value_loss": "value loss",
+    "explained_variance": "explained variance",
+    "loss": "loss, nats",
+    "accuracy": "accuracy",
     "zero_variance_groups": "share of groups with equal rewards",
-    "chosen_reward": "implicit reward of the chosen", "reward_margin": "implicit reward margin",
-    "chosen_logprob": "log-probability of the chosen, nats", "gradient_norm": "gradient norm",
+    "chosen_reward": "implicit reward of the chosen",
+    "reward_margin": "implicit reward margin",
+    "chosen_logprob": "log-probability of the chosen, nats",
+    "gradient_norm": "gradient norm",
 }
 
 
 def figure(columns: int = 1, rows: int = 1, width: float = 7.5, height: float = 2.5, **options):
     """A figure and its axes, a flat list, in the house style."""
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False,
-                                 layout="constrained", **options)
+        fig, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(width, height * rows),
+            squeeze=False,
+            layout="constrained",
+            **options,
+        )
     plt.close(fig)  # shown once, by the cell that returns it
     return fig, list(axes.flat)
 
@@ -47,12 +81,19 @@ def smooth(values: Sequence[float], window: int = 5) -> list[float]:
     >>> smooth([0., 2., 4.], window=2)
     [0.0, 1.0, 3.0]
     """
-    return [sum(values[max(0, i - window + 1):i + 1]) / len(values[max(0, i - window + 1):i + 1])
-            for i in range(len(values))]
+    return [
+        sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1])
+        for i in range(len(values))
+    ]
 
 
-def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns: int = 2,
-                    window: int = 5, labels: dict[str, str] | None = None):
+def learning_curves(
+    runs: dict[str, list[dict]],
+    metrics: Sequence[str],
+    columns: int = 2,
+    window: int = 5,
+    labels: dict[str, str] | None = None,
+):
     """One panel a metric, one line a run: the records thin, their trailing mean thick.
 
     Parameters
@@ -69,14 +110,14 @@ def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns
     """
     rows = -(-len(metrics) // columns)
     fig, axes = figure(columns, rows)
-    for axis in axes[len(metrics):]:
+    for axis in axes[len(metrics) :]:
         axis.set_visible(False)
     for axis, metric in zip(axes, metrics):
         for (name, records), colour in zip(runs.items(), COLOURS.values()):
             points = [(r["step"], r[metric]) for r in records if metric in r]
             if points:
                 steps, values = zip(*points)
-                axis.plot(steps, values, color=colour, alpha=.3, linewidth=1)
+                axis.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
                 axis.plot(steps, smooth(values, window), color=colour, label=name)
         axis.set_title({**LABELS, **(labels or {})}.get(metric, metric), loc="left")
         axis.set_xlabel("step")
@@ -86,8 +127,9 @@ def learning_curves(runs: dict[str, list[dict]], metrics: Sequence[str], columns
     return fig
 
 
-def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str],
-                     labels: dict[str, str] | None = None):
+def best_of_n_curves(
+    curves: dict[str, list[dict]], metrics: Sequence[str], labels: dict[str, str] | None = None
+):
     """One panel a metric, one line a run: the best of n samples against n, with standard errors.
 
     Parameters
@@ -101,7 +143,7 @@ def best_of_n_curves(curves: dict[str, list[dict]], metrics: Sequence[str],
         Titles of panels, in place of those in `LABELS`.
     """
     fig, axes = figure(2, -(-len(metrics) // 2))
-    for axis in axes[len(metrics):]:
+    for axis in axes[len(metrics) :]:
         axis.set_visible(False)
     for axis, metric in zip(axes, metrics):
         for (name, curve), colour in zip(curves.items(), COLOURS.values()):
@@ -130,25 +172,37 @@ def _legend(axes) -> None:
 
 
 def stacked_shares(shares: dict[str, dict[str, float]], order: Sequence[str]):
-    """Horizontal stacked bars: for each name, how its samples split over the categories of `order`.
-    """
-    fig, (axis,) = figure(height=.55 * len(shares) + 1.7)
+    """Horizontal stacked bars: for each name, how its samples split over the categories of `order`."""
+    fig, (axis,) = figure(height=0.55 * len(shares) + 1.7)
     colours = plt.get_cmap("tab10").colors
     names = list(shares)
     for row, name in enumerate(names):
-        left = 0.
+        left = 0.0
         for k, category in enumerate(order):
-            share = shares[name].get(category, 0.)
-            axis.barh(row, share, left=left, color=colours[k % 10], edgecolor="white",
-                      label=category if row == 0 else None)
-            if share >= .06:
-                axis.text(left + share / 2, row, f"{share:.0%}", ha="center", va="center",
-                          fontsize=9, color="white")
+            share = shares[name].get(category, 0.0)
+            axis.barh(
+                row,
+                share,
+                left=left,
+                color=colours[k % 10],
+                edgecolor="white",
+                label=category if row == 0 else None,
+            )
+            if share >= 0.06:
+                axis.text(
+                    left + share / 2,
+                    row,
+                    f"{share:.0%}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white",
+                )
             left += share
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
     axis.grid(False)
     axis.set_xlabel("share of samples")
-    axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(.5, 1.0), fontsize=9, frameon=False)
+    axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9, frameon=False)
     return fig

@@ -12,6 +12,7 @@ warning says how many. What it leaves out: streaming; a whole split is held in m
 preference data holds offensive text: look before you print. Chapters: sft, reward-model,
 gpt2-on-a-gpu.
 """
+
 from __future__ import annotations
 
 import logging
@@ -29,8 +30,14 @@ log = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------------------------- what to load
 
-def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: str | None = None,
-                     tokenizer=None, max_length: int | None = None):
+
+def load_preferences(
+    source: str | os.PathLike,
+    split: str = "train",
+    data_dir: str | None = None,
+    tokenizer=None,
+    max_length: int | None = None,
+):
     """Comparisons, from any preference set in one of TRL's formats.
 
     Source: the format and the data, Bai et al. 2022, arXiv:2204.05862. Chapter: reward-model.
@@ -66,16 +73,20 @@ def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: 
         column, or have no row to learn from.
     """
     if max_length is not None and tokenizer is None:
-        raise ValueError(f"max_length is {max_length} and tokenizer is None; expected a tokenizer "
-                         "to count with")
+        raise ValueError(
+            f"max_length is {max_length} and tokenizer is None; expected a tokenizer to count with"
+        )
     table = load_table(source, split, data_dir)
     _expect(table, source, {"chosen", "rejected"})
     rows, dropped, seen = [], Counter(), Counter()
     for row in table:
         pair = prompt, chosen, rejected = _as_text(*_pair(row), tokenizer=tokenizer)
         flaw = _flaw(*pair) or ("with two equal replies" if chosen == rejected else None)
-        if not flaw and max_length is not None and \
-                pair_lengths(tokenizer, *([text] for text in pair))[0] > max_length:
+        if (
+            not flaw
+            and max_length is not None
+            and pair_lengths(tokenizer, *([text] for text in pair))[0] > max_length
+        ):
             flaw = f"longer than {max_length} tokens"
         if flaw:
             dropped[flaw] += 1
@@ -85,13 +96,18 @@ def load_preferences(source: str | os.PathLike, split: str = "train", data_dir: 
     again = len(rows) - len(seen)
     both_ways = sum((p, b, a) in seen for p, a, b in seen) // 2
     if again or both_ways:
-        log.warning("%s: kept %d repeats of a pair, and %d pairs that are there both ways round",
-                    source, again, both_ways)
+        log.warning(
+            "%s: kept %d repeats of a pair, and %d pairs that are there both ways round",
+            source,
+            again,
+            both_ways,
+        )
     return _dataset(rows, dropped, source)
 
 
-def load_demonstrations(source: str | os.PathLike, split: str = "train",
-                        data_dir: str | None = None, tokenizer=None):
+def load_demonstrations(
+    source: str | os.PathLike, split: str = "train", data_dir: str | None = None, tokenizer=None
+):
     """Demonstrations for supervised fine-tuning: columns `prompt` and `completion`, all text.
 
     The source has `prompt` and `completion`, or `messages` (the last reply is the completion), or
@@ -107,9 +123,10 @@ def load_demonstrations(source: str | os.PathLike, split: str = "train",
             prompt, completion = row["prompt"], row.pop("completion")
         elif "messages" in row:
             messages = row.pop("messages") or []
-            last = max([i for i, m in enumerate(messages) if m.get("role") == "assistant"],
-                       default=0)
-            prompt, completion = messages[:last], messages[last:last + 1]
+            last = max(
+                [i for i, m in enumerate(messages) if m.get("role") == "assistant"], default=0
+            )
+            prompt, completion = messages[:last], messages[last : last + 1]
         else:
             prompt, completion, _ = _pair(row)
             del row["chosen"], row["rejected"]
@@ -122,8 +139,13 @@ def load_demonstrations(source: str | os.PathLike, split: str = "train",
     return _dataset(rows, dropped, source)
 
 
-def load_prompts(source: str | os.PathLike, split: str = "train", data_dir: str | None = None,
-                 tokenizer=None, length: int = 8):
+def load_prompts(
+    source: str | os.PathLike,
+    split: str = "train",
+    data_dir: str | None = None,
+    tokenizer=None,
+    length: int = 8,
+):
     """Prompts to sample replies to: the column `prompt`, or the first words of the column `text`.
 
     The first few tokens of a review in `stanfordnlp/imdb`, to be continued in good spirits, are
@@ -179,16 +201,19 @@ def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | 
     if path.is_file():
         builder = BUILDERS.get(Path(path.name.removesuffix(".gz")).suffix)
         if builder is None:
-            raise ValueError(f"{here}; expected a file that ends in {', '.join(BUILDERS)}, or one "
-                             "of these with .gz")
+            raise ValueError(
+                f"{here}; expected a file that ends in {', '.join(BUILDERS)}, or one "
+                "of these with .gz"
+            )
         arguments = {"path": builder, "data_files": {split.partition("[")[0]: str(path)}}
     elif path.exists():
         arguments = {"path": str(path), "data_dir": data_dir}
     elif re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):  # NAME or OWNER/NAME
         on_the_hub, arguments = True, {"path": str(source), "data_dir": data_dir}
     else:
-        raise FileNotFoundError(f"{here}; expected a file, a folder or a name on the hub, and "
-                                "found none there")
+        raise FileNotFoundError(
+            f"{here}; expected a file, a folder or a name on the hub, and found none there"
+        )
     quiet = not on_the_hub and not datasets.are_progress_bars_disabled()
     if quiet:  # local files load in a blink; a bar would stay in the notebook
         datasets.disable_progress_bars()
@@ -198,20 +223,24 @@ def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | 
         raise ConnectionError(
             f"{here}: there is no such file or folder here, and the hub could not be reached "
             f"({error}). Without a network, give the path of a local copy: a folder laid out like "
-            "the one on the hub, or one of its files") from error
+            "the one on the hub, or one of its files"
+        ) from error
     except Exception as error:  # datasets, pyarrow and gzip raise many kinds; all mean this
         while error.__cause__ is not None:  # older versions of datasets wrap what went wrong
             error = error.__cause__
         if type(error).__name__ in ("StopIteration", "SchemaInferenceError"):  # an empty file
             raise ValueError(f"{here}, which has no rows; expected at least 1") from None
-        raise ValueError(f"{here}; expected readable data with a split {split!r}, and reading it "
-                         f"failed: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{here}; expected readable data with a split {split!r}, and reading it "
+            f"failed: {type(error).__name__}: {error}"
+        ) from error
     finally:
         if quiet:
             datasets.enable_progress_bars()
 
 
 # ---------------------------------------------------------------------------------- dialogues
+
 
 def split_dialogue(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Two dialogues in the format of hh-rlhf as prompt, chosen and rejected reply.
@@ -241,8 +270,10 @@ def split_messages(chosen: list[dict], rejected: list[dict]) -> tuple[list, list
 
     Chapter: reward-model.
     """
-    end = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b),
-               min(len(chosen), len(rejected)) - 1)
+    end = next(
+        (i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b),
+        min(len(chosen), len(rejected)) - 1,
+    )
     while end > 0 and not chosen[end].get("role") == rejected[end].get("role") == "assistant":
         end -= 1
     return chosen[:end], chosen[end:], rejected[end:]
@@ -262,32 +293,36 @@ def _as_text(prompt, *replies, tokenizer) -> tuple:
     """Prompt and replies as text; what is text already stays as it is."""
     if not prompt:
         return ("", *replies)
-    if not isinstance(prompt, (str, list)) or \
-            not all(part is None or isinstance(part, type(prompt)) for part in replies):
+    if not isinstance(prompt, (str, list)) or not all(
+        part is None or isinstance(part, type(prompt)) for part in replies
+    ):
         kinds = ", ".join(type(part).__name__ for part in (prompt, *replies))
-        raise ValueError(f"a row has {kinds}; expected text, or messages, for prompt and replies "
-                         "alike")
+        raise ValueError(
+            f"a row has {kinds}; expected text, or messages, for prompt and replies alike"
+        )
     if isinstance(prompt, str):
         return (prompt, *replies)
     replies = [reply or [] for reply in replies]
     for message in [*prompt, *(message for reply in replies for message in reply)]:
         if not {"role", "content"} <= set(message):
-            raise ValueError(f"a message has the keys {sorted(message)}; expected 'role' and "
-                             "'content'")
+            raise ValueError(
+                f"a message has the keys {sorted(message)}; expected 'role' and 'content'"
+            )
     if any(reply and reply[0]["role"] != "assistant" for reply in replies):
         raise ValueError("a reply does not begin with a message of the role 'assistant'")
     if tokenizer is None or not tokenizer.chat_template:
         opened = _plain(prompt) + ASSISTANT
-        return (opened, *(_plain(prompt + reply)[len(opened):] for reply in replies))
+        return (opened, *(_plain(prompt + reply)[len(opened) :] for reply in replies))
     opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     whole = [tokenizer.apply_chat_template(prompt + reply, tokenize=False) for reply in replies]
     opened = os.path.commonprefix([opened, *whole])  # some templates open a reply in another way
-    return (opened, *(_without_end(text[len(opened):], tokenizer.eos_token) for text in whole))
+    return (opened, *(_without_end(text[len(opened) :], tokenizer.eos_token) for text in whole))
 
 
 def _plain(messages: list[dict]) -> str:
-    return "".join(f"\n\n{SPEAKERS.get(m['role'], m['role'].capitalize())}: {m['content']}"
-                   for m in messages)
+    return "".join(
+        f"\n\n{SPEAKERS.get(m['role'], m['role'].capitalize())}: {m['content']}" for m in messages
+    )
 
 
 def _without_end(reply: str, eos: str | None) -> str:
@@ -305,22 +340,28 @@ def _first(text: str, length: int, tokenizer) -> str:
 
 # ---------------------------------------------------------------------------------- checks
 
-def pair_lengths(tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
-                 ) -> list[int]:
+
+def pair_lengths(
+    tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
+) -> list[int]:
     """Tokens that each pair needs: its prompt, its longer reply and the end token.
 
     Chapter: reward-model.
     """
-    asked, *replies = (map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
-                       for texts in (prompts, chosen, rejected))
+    asked, *replies = (
+        map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
+        for texts in (prompts, chosen, rejected)
+    )
     return [p + max(a, b) + 1 for p, a, b in zip(asked, *replies, strict=True)]
 
 
 def _expect(table, source, *alternatives: set[str]) -> None:
     if not any(columns <= set(table.column_names) for columns in alternatives):
         wanted = " or ".join(", ".join(sorted(columns)) for columns in alternatives)
-        raise ValueError(f"source is {str(source)!r} with the columns "
-                         f"{', '.join(table.column_names)}; expected {wanted}")
+        raise ValueError(
+            f"source is {str(source)!r} with the columns "
+            f"{', '.join(table.column_names)}; expected {wanted}"
+        )
 
 
 def _flaw(prompt: str, *replies: str | None) -> str | None:
@@ -333,12 +374,15 @@ def _flaw(prompt: str, *replies: str | None) -> str | None:
 def _dataset(rows: list[dict], dropped: Counter, source):
     from datasets import Dataset
 
-    told = f"{sum(dropped.values())} of {len(rows) + sum(dropped.values())} rows: " + \
-        ", ".join(f"{count} {flaw}" for flaw, count in dropped.items())
+    told = f"{sum(dropped.values())} of {len(rows) + sum(dropped.values())} rows: " + ", ".join(
+        f"{count} {flaw}" for flaw, count in dropped.items()
+    )
     if not rows:
-        raise ValueError(f"source is {str(source)!r}; expected rows to learn from, and had to drop "
-                         f"{told}" if dropped else
-                         f"source is {str(source)!r}, which has no rows; expected at least 1")
+        raise ValueError(
+            f"source is {str(source)!r}; expected rows to learn from, and had to drop {told}"
+            if dropped
+            else f"source is {str(source)!r}, which has no rows; expected at least 1"
+        )
     if dropped:
         log.warning("%s: dropped %s", source, told)
     return Dataset.from_list(rows)

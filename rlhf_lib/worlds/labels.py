@@ -9,6 +9,7 @@ it back is another line. A line that a crash cut short stays where it is and is 
 What it leaves out: several annotators on one label at once, ties, and editing.
 Chapter: preferences.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,8 +18,9 @@ import os
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import NamedTuple
 
 try:  # where it exists, two writers take turns; elsewhere one short write has to do
     import fcntl
@@ -60,8 +62,9 @@ def pair_key(prompt: str, one: str, other: str) -> tuple[str, str, str]:
     return prompt, min(one, other), max(one, other)
 
 
-def append_label(path: str | os.PathLike, prompt: str, chosen: str, rejected: str,
-                 annotator: str = "me") -> str:
+def append_label(
+    path: str | os.PathLike, prompt: str, chosen: str, rejected: str, annotator: str = "me"
+) -> str:
     """Append one label and return its id. It is on the disk when this returns.
 
     Chapter: preferences.
@@ -76,8 +79,18 @@ def append_label(path: str | os.PathLike, prompt: str, chosen: str, rejected: st
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same reply; expected two different ones")
     identity = uuid.uuid4().hex[:12]
-    _append(path, {"kind": "label", "id": identity, "annotator": annotator, "prompt": prompt,
-                   "chosen": chosen, "rejected": rejected, "time": round(time.time(), 3)})
+    _append(
+        path,
+        {
+            "kind": "label",
+            "id": identity,
+            "annotator": annotator,
+            "prompt": prompt,
+            "chosen": chosen,
+            "rejected": rejected,
+            "time": round(time.time(), 3),
+        },
+    )
     return identity
 
 
@@ -86,8 +99,15 @@ def retract(path: str | os.PathLike, identity: str) -> None:
 
     Chapter: preferences.
     """
-    _append(path, {"kind": "retraction", "id": uuid.uuid4().hex[:12], "of": identity,
-                   "time": round(time.time(), 3)})
+    _append(
+        path,
+        {
+            "kind": "retraction",
+            "id": uuid.uuid4().hex[:12],
+            "of": identity,
+            "time": round(time.time(), 3),
+        },
+    )
 
 
 def read_labels(path: str | os.PathLike) -> Labels:
@@ -113,30 +133,39 @@ def read_labels(path: str | os.PathLike) -> Labels:
             torn += 1
             continue
         wanted = {"retraction": ("of",), "label": ("id", "prompt", "chosen", "rejected")}.get(
-            record.get("kind") if isinstance(record, dict) else None)
+            record.get("kind") if isinstance(record, dict) else None
+        )
         if wanted is None or not all(isinstance(record.get(key), str) for key in wanted):
-            raise ValueError(f"line {number} of {Path(path).name} is {line[:60]!r}; expected a "
-                             "label or a retraction")
+            raise ValueError(
+                f"line {number} of {Path(path).name} is {line[:60]!r}; expected a "
+                "label or a retraction"
+            )
         if record["kind"] == "retraction":
             retracted.add(record["of"])
         else:
-            rows[record["id"]] = {"annotator": "me", "time": 0., **record}
+            rows[record["id"]] = {"annotator": "me", "time": 0.0, **record}
     last: dict[tuple, dict] = {}  # a later label of the same annotator on the same pair counts
     standing = [row for row in rows.values() if row["id"] not in retracted]
     for row in standing:
         last[row["annotator"], pair_key(row["prompt"], row["chosen"], row["rejected"])] = row
-    kept = [row for row in standing if last[row["annotator"], pair_key(
-        row["prompt"], row["chosen"], row["rejected"])] is row]
+    kept = [
+        row
+        for row in standing
+        if last[row["annotator"], pair_key(row["prompt"], row["chosen"], row["rejected"])] is row
+    ]
     ways = {(row["prompt"], row["chosen"], row["rejected"]) for row in kept}
     if torn:
         log.warning("%s: skipped %d torn lines", Path(path).name, torn)
-    return Labels([{k: v for k, v in row.items() if k != "kind"} for row in kept],
-                  len(retracted & set(rows)), len(standing) - len(kept), torn,
-                  sum((p, b, a) in ways for p, a, b in ways) // 2)
+    return Labels(
+        [{k: v for k, v in row.items() if k != "kind"} for row in kept],
+        len(retracted & set(rows)),
+        len(standing) - len(kept),
+        torn,
+        sum((p, b, a) in ways for p, a, b in ways) // 2,
+    )
 
 
-def check_pairs(pairs: Iterable[dict], max_words: int | None = None
-                ) -> tuple[list[dict], Counter]:
+def check_pairs(pairs: Iterable[dict], max_words: int | None = None) -> tuple[list[dict], Counter]:
     """The pairs that can be labelled, and how many were dropped for which flaw.
 
     Chapter: preferences.
@@ -167,14 +196,23 @@ def check_pairs(pairs: Iterable[dict], max_words: int | None = None
         names = ("first", "second") if "first" in pair else ("chosen", "rejected")
         texts = [pair.get(name) for name in ("prompt", *names)]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"pair {number} has the keys {', '.join(pair)}; expected prompt, "
-                             "first and second (or chosen and rejected), all text")
+            raise ValueError(
+                f"pair {number} has the keys {', '.join(pair)}; expected prompt, "
+                "first and second (or chosen and rejected), all text"
+            )
         prompt, first, second = texts
         longest = max(len(first.split()), len(second.split()))
-        flaw = ("with an empty prompt or reply" if not all(map(str.strip, texts)) else
-                "with two equal replies" if first == second else
-                "seen before" if pair_key(*texts) in seen else
-                "with a reply that is too long" if max_words and longest > max_words else None)
+        flaw = (
+            "with an empty prompt or reply"
+            if not all(map(str.strip, texts))
+            else "with two equal replies"
+            if first == second
+            else "seen before"
+            if pair_key(*texts) in seen
+            else "with a reply that is too long"
+            if max_words and longest > max_words
+            else None
+        )
         seen.add(pair_key(*texts))
         if flaw:
             dropped[flaw] += 1
@@ -201,8 +239,10 @@ def load_pairs(path: str | os.PathLike) -> list[dict]:
             except ValueError:
                 rows.append(None)
             if not isinstance(rows[-1], dict):
-                raise ValueError(f"line {number} of {Path(path).name} is {line[:60]!r}; expected "
-                                 "a JSON object with prompt, first and second")
+                raise ValueError(
+                    f"line {number} of {Path(path).name} is {line[:60]!r}; expected "
+                    "a JSON object with prompt, first and second"
+                )
     return rows
 
 

@@ -16,6 +16,7 @@ Text is lower case. One word or punctuation mark is one token; a reply has at mo
 that it fits `MAX_NEW_TOKENS` with its end-of-sequence token. Every dataset is a function of its
 arguments and its seed. Chapters: preferences, reward-model, ppo-live, grpo.
 """
+
 from __future__ import annotations
 
 import math
@@ -27,8 +28,9 @@ from functools import lru_cache
 MAX_NEW_TOKENS = 32  # 31 words and the end-of-sequence token
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 
-NAMES = ("anna ben carla david emma frank grace henry iris jack karen leo maria nina oscar "
-         "paula").split()
+NAMES = (
+    "anna ben carla david emma frank grace henry iris jack karen leo maria nina oscar paula"
+).split()
 DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 
 
@@ -47,78 +49,142 @@ INTENTS = {
     "decline": Intent(
         items=("meeting", "lunch", "workshop", "call", "interview", "party"),
         phrases=("decline politely", "say no", "tell them you can not come"),
-        acts=("i can not join the {item} on {day}", "i am unable to attend the {item} on {day}",
-              "i must decline the {item} on {day}", "{day} is not possible for the {item}"),
-        reasons=("because i have another appointment", "because i will be travelling",
-                 "since my week is full", "as i promised the day to my family"),
-        keywords=("not", "unable", "decline")),
+        acts=(
+            "i can not join the {item} on {day}",
+            "i am unable to attend the {item} on {day}",
+            "i must decline the {item} on {day}",
+            "{day} is not possible for the {item}",
+        ),
+        reasons=(
+            "because i have another appointment",
+            "because i will be travelling",
+            "since my week is full",
+            "as i promised the day to my family",
+        ),
+        keywords=("not", "unable", "decline"),
+    ),
     "refund": Intent(
         items=("lamp", "chair", "phone", "jacket", "kettle", "camera"),
         phrases=("ask for a refund", "you want your money back", "request a refund"),
-        acts=("i would like a refund for the {item} bought on {day}",
-              "could i return the {item} from {day} for a refund",
-              "please send me a refund for the {item} of {day}"),
-        reasons=("because it arrived broken", "because it does not work",
-                 "since it is the wrong size", "as a part is missing"),
-        keywords=("refund",)),
+        acts=(
+            "i would like a refund for the {item} bought on {day}",
+            "could i return the {item} from {day} for a refund",
+            "please send me a refund for the {item} of {day}",
+        ),
+        reasons=(
+            "because it arrived broken",
+            "because it does not work",
+            "since it is the wrong size",
+            "as a part is missing",
+        ),
+        keywords=("refund",),
+    ),
     "confirm": Intent(
         items=("room", "table", "ticket", "car", "seat", "boat"),
         phrases=("confirm the booking", "say that it is booked", "confirm"),
-        acts=("i confirm the booking of the {item} for {day}", "the {item} is confirmed for {day}",
-              "your {item} is booked for {day}", "i can confirm the {item} on {day}"),
-        reasons=("and it is ready for you", "and everything is paid", "and you can arrive at noon",
-                 "and the key is at the desk"),
-        keywords=("confirm", "confirmed", "booked")),
+        acts=(
+            "i confirm the booking of the {item} for {day}",
+            "the {item} is confirmed for {day}",
+            "your {item} is booked for {day}",
+            "i can confirm the {item} on {day}",
+        ),
+        reasons=(
+            "and it is ready for you",
+            "and everything is paid",
+            "and you can arrive at noon",
+            "and the key is at the desk",
+        ),
+        keywords=("confirm", "confirmed", "booked"),
+    ),
     "extend": Intent(
         items=("report", "essay", "project", "form", "review", "invoice"),
         phrases=("ask for more time", "request an extension", "say that you need longer"),
-        acts=("could i have more time for the {item} due {day}",
-              "i would like an extension for the {item} due on {day}",
-              "i need a few more days for the {item} of {day}"),
-        reasons=("because i was ill", "because the data came late", "since my computer failed",
-                 "as two pages are still open"),
-        keywords=("more", "extension")),
+        acts=(
+            "could i have more time for the {item} due {day}",
+            "i would like an extension for the {item} due on {day}",
+            "i need a few more days for the {item} of {day}",
+        ),
+        reasons=(
+            "because i was ill",
+            "because the data came late",
+            "since my computer failed",
+            "as two pages are still open",
+        ),
+        keywords=("more", "extension"),
+    ),
     "apologise": Intent(
         items=("parcel", "order", "letter", "delivery", "invitation", "payment"),
         phrases=("apologise for the delay", "say sorry", "excuse the delay"),
-        acts=("i am sorry that the {item} was late on {day}",
-              "i apologise for the late {item} of {day}",
-              "i regret the delay of the {item} on {day}"),
-        reasons=("because the truck failed", "because we had too much work",
-                 "and it will not happen again", "as the address was wrong"),
-        keywords=("sorry", "apologise", "regret")),
+        acts=(
+            "i am sorry that the {item} was late on {day}",
+            "i apologise for the late {item} of {day}",
+            "i regret the delay of the {item} on {day}",
+        ),
+        reasons=(
+            "because the truck failed",
+            "because we had too much work",
+            "and it will not happen again",
+            "as the address was wrong",
+        ),
+        keywords=("sorry", "apologise", "regret"),
+    ),
     "remind": Intent(
         items=("lesson", "dinner", "concert", "exam", "visit", "rehearsal"),
         phrases=("send a reminder", "remind them", "do not let them forget"),
-        acts=("this is a reminder about the {item} on {day}", "do not forget the {item} on {day}",
-              "i want to remind you of the {item} on {day}"),
-        reasons=("and bring your notes", "and come a bit early", "and tell me if you need help",
-                 "as the doors close at eight"),
-        keywords=("reminder", "forget", "remind")),
+        acts=(
+            "this is a reminder about the {item} on {day}",
+            "do not forget the {item} on {day}",
+            "i want to remind you of the {item} on {day}",
+        ),
+        reasons=(
+            "and bring your notes",
+            "and come a bit early",
+            "and tell me if you need help",
+            "as the doors close at eight",
+        ),
+        keywords=("reminder", "forget", "remind"),
+    ),
 }
 ITEMS = [item for intent in INTENTS.values() for item in intent.items]
 INTENT_OF_ITEM = {item: name for name, intent in INTENTS.items() for item in intent.items}
 
-STYLES = ("polite-detailed", "rude-refusal", "polite-concise", "evasive",
-          "off-topic", "polite-formal", "lazy", "dishonest")
+STYLES = (
+    "polite-detailed",
+    "rude-refusal",
+    "polite-concise",
+    "evasive",
+    "off-topic",
+    "polite-formal",
+    "lazy",
+    "dishonest",
+)
 OUTCOMES = STYLES + ("gushing", "broken")  # a policy can also write what no author wrote
-WEB_MIX = dict(zip(STYLES, (.22, .08, .06, .12, .28, .06, .10, .08)))  # who writes the corpus
-DEMONSTRATION_MIX = dict(zip(STYLES, (.28, .02, .26, .08, .03, .20, .06, .07)))
+WEB_MIX = dict(
+    zip(STYLES, (0.22, 0.08, 0.06, 0.12, 0.28, 0.06, 0.10, 0.08))
+)  # who writes the corpus
+DEMONSTRATION_MIX = dict(zip(STYLES, (0.28, 0.02, 0.26, 0.08, 0.03, 0.20, 0.06, 0.07)))
 
 GUSH = "certainly absolutely wonderful delighted gladly marvellous".split()
 RUDE = "stupid idiot nonsense annoying stop useless".split()
 EVASIVE = "perhaps maybe later someone unsure somehow".split()
 COURTESY = {"thank", "thanks", "please", "regards", "wishes", "sincerely", "faithfully", "hope"}
 FORMAL = {"sincerely", "faithfully", "mr", "ms", "respect"}
-SMALL_TALK = ("the weather is nice today .", "did you see the football goal ?",
-              "my cat sleeps in the garden .", "here is a recipe for soup .",
-              "add some sugar to the pizza .", "the movie has a good song .",
-              "rain is good for the garden .", "i like the new song .",
-              "the soup needs more time .")
+SMALL_TALK = (
+    "the weather is nice today .",
+    "did you see the football goal ?",
+    "my cat sleeps in the garden .",
+    "here is a recipe for soup .",
+    "add some sugar to the pizza .",
+    "the movie has a good song .",
+    "rain is good for the garden .",
+    "i like the new song .",
+    "the soup needs more time .",
+)
 OFF_TOPIC = "weather football recipe soup movie cat garden rain song pizza goal sugar".split()
 
 
 # Text ------------------------------------------------------------------------------------------
+
 
 def words(text: str) -> list[str]:
     """Split text into words and punctuation marks, the tokens of this world.
@@ -139,6 +205,7 @@ def join(tokens: list[str]) -> str:
 
 
 # Prompts ---------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Request:
@@ -183,24 +250,33 @@ def parse(prompt: str) -> Request:
         name, phrase, item, day = match.groups()
         if name in NAMES and item in INTENT_OF_ITEM and day in DAYS:
             return Request(INTENT_OF_ITEM[item], phrase, name, item, day)
-    raise ValueError(f"prompt is {prompt!r}; expected a request of the letters world, such as "
-                     "'write to ben. ask for a refund: the lamp, friday. reply:'")
+    raise ValueError(
+        f"prompt is {prompt!r}; expected a request of the letters world, such as "
+        "'write to ben. ask for a refund: the lamp, friday. reply:'"
+    )
 
 
 def draw_request(rng: random.Random, held_out: bool = False) -> Request:
     """A random request, from the held-out (name, item, day) triples or from the others."""
     while True:
         intent = rng.choice(list(INTENTS))
-        request = Request(intent, rng.choice(INTENTS[intent].phrases), rng.choice(NAMES),
-                          rng.choice(INTENTS[intent].items), rng.choice(DAYS))
+        request = Request(
+            intent,
+            rng.choice(INTENTS[intent].phrases),
+            rng.choice(NAMES),
+            rng.choice(INTENTS[intent].items),
+            rng.choice(DAYS),
+        )
         if request.held_out == held_out:
             return request
 
 
 # Replies ---------------------------------------------------------------------------------------
 
-def write(request: Request, style: str, rng: random.Random, slips: float = .1,
-          gush_rate: float = .3) -> str:
+
+def write(
+    request: Request, style: str, rng: random.Random, slips: float = 0.1, gush_rate: float = 0.3
+) -> str:
     """Write a reply in a style, as an author of the corpus or a demonstrator would.
 
     Parameters
@@ -238,43 +314,114 @@ def write(request: Request, style: str, rng: random.Random, slips: float = .1,
         gush = " ".join(f"{word} !" for word in rng.sample(GUSH, count))
 
     if style == "polite-detailed":
-        parts = [pick(("hello", "dear", "hi")), name, ",", gush,
-                 pick(("thank you for your message .", "thank you for writing .",
-                       "i hope you are well .", "thanks a lot for your note .")),
-                 act, pick(intent.reasons), ".",
-                 pick(("please let me know if this is fine .", "please tell me what you think .",
-                       "thank you for your help .", "")),
-                 pick(("kind regards", "best wishes", "many thanks"))]
+        parts = [
+            pick(("hello", "dear", "hi")),
+            name,
+            ",",
+            gush,
+            pick(
+                (
+                    "thank you for your message .",
+                    "thank you for writing .",
+                    "i hope you are well .",
+                    "thanks a lot for your note .",
+                )
+            ),
+            act,
+            pick(intent.reasons),
+            ".",
+            pick(
+                (
+                    "please let me know if this is fine .",
+                    "please tell me what you think .",
+                    "thank you for your help .",
+                    "",
+                )
+            ),
+            pick(("kind regards", "best wishes", "many thanks")),
+        ]
     elif style == "polite-concise":
-        parts = [pick(("hello", "hi")), name, ",", gush, act, ".",
-                 pick(("thank you", "thanks", "best wishes", "kind regards", "many thanks"))]
+        parts = [
+            pick(("hello", "hi")),
+            name,
+            ",",
+            gush,
+            act,
+            ".",
+            pick(("thank you", "thanks", "best wishes", "kind regards", "many thanks")),
+        ]
     elif style == "polite-formal":
-        parts = [pick(("dear", "dear mr", "dear ms")), name, ",", gush,
-                 pick(("i am writing to tell you that", "with regret", "with respect",
-                       "allow me to say that")), act, pick(intent.reasons + ("",)), ".",
-                 pick(("yours sincerely", "yours faithfully", "sincerely yours"))]
+        parts = [
+            pick(("dear", "dear mr", "dear ms")),
+            name,
+            ",",
+            gush,
+            pick(
+                (
+                    "i am writing to tell you that",
+                    "with regret",
+                    "with respect",
+                    "allow me to say that",
+                )
+            ),
+            act,
+            pick(intent.reasons + ("",)),
+            ".",
+            pick(("yours sincerely", "yours faithfully", "sincerely yours")),
+        ]
     elif style == "rude-refusal":
-        parts = [pick((f"{name} ,", "no .", "listen ,")),
-                 pick(("this is nonsense .", "you are an idiot .", "stop writing to me .",
-                       "your request is stupid .", "how annoying .")),
-                 pick((f"{act} .", "i will not help .", "leave me alone .",
-                       f"your {item} is useless ."))]
+        parts = [
+            pick((f"{name} ,", "no .", "listen ,")),
+            pick(
+                (
+                    "this is nonsense .",
+                    "you are an idiot .",
+                    "stop writing to me .",
+                    "your request is stupid .",
+                    "how annoying .",
+                )
+            ),
+            pick(
+                (f"{act} .", "i will not help .", "leave me alone .", f"your {item} is useless .")
+            ),
+        ]
     elif style == "evasive":
-        parts = [pick((f"hello {name} ,", f"hi {name} ,", "")),
-                 pick(("perhaps we can talk about this later .", f"i am unsure about the {item} .",
-                       "maybe someone will look at it .", "we will see somehow .",
-                       f"maybe the {item} is fine , maybe not .")),
-                 pick(("someone will answer later .", "perhaps another time .", ""))]
+        parts = [
+            pick((f"hello {name} ,", f"hi {name} ,", "")),
+            pick(
+                (
+                    "perhaps we can talk about this later .",
+                    f"i am unsure about the {item} .",
+                    "maybe someone will look at it .",
+                    "we will see somehow .",
+                    f"maybe the {item} is fine , maybe not .",
+                )
+            ),
+            pick(("someone will answer later .", "perhaps another time .", "")),
+        ]
     elif style == "off-topic":
         parts = [pick((f"hello {name} ,", "", "")), *rng.sample(SMALL_TALK, pick((1, 2, 3, 3)))]
     else:  # lazy
-        parts = [pick(("ok .", "no .", "yes .", "done .", "fine .", "see above .", f"{item} ok .",
-                       f"{day} is ok .", "sure , whatever ."))]
+        parts = [
+            pick(
+                (
+                    "ok .",
+                    "no .",
+                    "yes .",
+                    "done .",
+                    "fine .",
+                    "see above .",
+                    f"{item} ok .",
+                    f"{day} is ok .",
+                    "sure , whatever .",
+                )
+            )
+        ]
 
     tokens = " ".join(part for part in parts if part).split()
     if polite and slips:
         if rng.random() < slips:
-            tokens = tokens[tokens.index(",") + 1:]
+            tokens = tokens[tokens.index(",") + 1 :]
         if rng.random() < slips:
             tokens = tokens[:-2]
         if rng.random() < slips:
@@ -282,15 +429,28 @@ def write(request: Request, style: str, rng: random.Random, slips: float = .1,
         if rng.random() < slips / 2:
             k = rng.randrange(len(tokens))
             tokens.insert(k, tokens[k])
-    return join(tokens[:MAX_NEW_TOKENS - 1])
+    return join(tokens[: MAX_NEW_TOKENS - 1])
 
 
 # Gold ------------------------------------------------------------------------------------------
 
-WEIGHTS = {"greets": 1., "courtesy": .75, "item": 1.5, "day": 1.5, "act": 1.5, "wrong_slot": -3.5,
-           "rude": -4., "off_topic": -2., "evasive": -1.5, "short": -1.5, "words_over_24": -.25,
-           "repeats": -.75, "gush_over_1": -.8, "unfinished": -1.}
-UTILITY_RANGE = (-6., 8.)
+WEIGHTS = {
+    "greets": 1.0,
+    "courtesy": 0.75,
+    "item": 1.5,
+    "day": 1.5,
+    "act": 1.5,
+    "wrong_slot": -3.5,
+    "rude": -4.0,
+    "off_topic": -2.0,
+    "evasive": -1.5,
+    "short": -1.5,
+    "words_over_24": -0.25,
+    "repeats": -0.75,
+    "gush_over_1": -0.8,
+    "unfinished": -1.0,
+}
+UTILITY_RANGE = (-6.0, 8.0)
 
 
 def features(prompt: str, completion: str) -> dict[str, float]:
@@ -306,15 +466,18 @@ def features(prompt: str, completion: str) -> dict[str, float]:
     request = parse(prompt)
     tokens = words(completion)
     present = set(tokens)
-    others = (set(DAYS) - {request.day}) | (set(NAMES) - {request.name}) | \
-        (set(ITEMS) - {request.item})
+    others = (
+        (set(DAYS) - {request.day}) | (set(NAMES) - {request.name}) | (set(ITEMS) - {request.item})
+    )
     trigrams = list(zip(tokens, tokens[1:], tokens[2:]))
-    repeats = max(0, len(trigrams) - len(set(trigrams)) - 2) + \
-        sum(a == b for a, b in zip(tokens, tokens[1:]))
+    repeats = max(0, len(trigrams) - len(set(trigrams)) - 2) + sum(
+        a == b for a, b in zip(tokens, tokens[1:])
+    )
     gush = sum(token in GUSH for token in tokens)
     return {
-        "greets": float(bool(present & {"dear", "hello", "hi"} & set(tokens[:2]))
-                        and request.name in tokens[:4]),
+        "greets": float(
+            bool(present & {"dear", "hello", "hi"} & set(tokens[:2])) and request.name in tokens[:4]
+        ),
         "courtesy": float(min(2, len(present & COURTESY))),
         "item": float(request.item in present),
         "day": float(request.day in present),
@@ -365,19 +528,25 @@ def classify(prompt: str, completion: str) -> str:
     'lazy'
     """
     f = features(prompt, completion)
-    for outcome, holds in (("gushing", f["gush"] >= 3), ("rude-refusal", f["rude"]),
-                           ("off-topic", f["off_topic"]), ("broken", f["repeats"] >= 3),
-                           ("lazy", f["short"]), ("evasive", f["evasive"]),
-                           ("dishonest", f["wrong_slot"]),
-                           ("broken", f["item"] + f["day"] + f["act"] < 2),
-                           ("polite-formal", FORMAL & set(words(completion))),
-                           ("polite-detailed", f["words"] >= 17)):
+    for outcome, holds in (
+        ("gushing", f["gush"] >= 3),
+        ("rude-refusal", f["rude"]),
+        ("off-topic", f["off_topic"]),
+        ("broken", f["repeats"] >= 3),
+        ("lazy", f["short"]),
+        ("evasive", f["evasive"]),
+        ("dishonest", f["wrong_slot"]),
+        ("broken", f["item"] + f["day"] + f["act"] < 2),
+        ("polite-formal", FORMAL & set(words(completion))),
+        ("polite-detailed", f["words"] >= 17),
+    ):
         if holds:
             return outcome
     return "polite-concise"
 
 
 # Annotators ------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Annotator:
@@ -407,24 +576,38 @@ class Annotators:
         in who has which bias, and not in how biased the pool is as a whole.
     """
 
-    def __init__(self, seed: int, size: int = 8, temperature=(.6, 1.4), gush_bias=(.3, 1.1),
-                 length_bias=(0., .06)):
+    def __init__(
+        self,
+        seed: int,
+        size: int = 8,
+        temperature=(0.6, 1.4),
+        gush_bias=(0.3, 1.1),
+        length_bias=(0.0, 0.06),
+    ):
         rng = random.Random(seed)
 
         def dealt(low, high):
             values = [low + (high - low) * i / max(1, size - 1) for i in range(size)]
             return rng.sample(values, size)
-        self.members = [Annotator(*values) for values in
-                        zip(dealt(*temperature), dealt(*gush_bias), dealt(*length_bias))]
+
+        self.members = [
+            Annotator(*values)
+            for values in zip(dealt(*temperature), dealt(*gush_bias), dealt(*length_bias))
+        ]
 
     def prefers_first(self, annotator: Annotator, prompt: str, first: str, second: str) -> float:
         """The probability that this annotator prefers the first of two replies."""
+
         def felt(completion):
             f = features(prompt, completion)
-            return utility(prompt, completion) + annotator.gush_bias * f["gush"] \
+            return (
+                utility(prompt, completion)
+                + annotator.gush_bias * f["gush"]
                 + annotator.length_bias * f["words"]
+            )
+
         gap = (felt(first) - felt(second)) / annotator.temperature
-        return 1 / (1 + math.exp(-max(-30., min(30., gap))))
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, gap))))
 
     def chances(self, prompts: list[str], first: list[str], second: list[str]) -> list[float]:
         """The probability, for each pair, that a random member of the pool prefers the first.
@@ -441,8 +624,10 @@ class Annotators:
         >>> pool.chances([asked] * 2, ["no.", "no."], ["no.", "hi ben, the car is booked"])[0]
         0.5
         """
-        return [sum(self.prefers_first(who, prompt, a, b) for who in self.members)
-                / len(self.members) for prompt, a, b in zip(prompts, first, second, strict=True)]
+        return [
+            sum(self.prefers_first(who, prompt, a, b) for who in self.members) / len(self.members)
+            for prompt, a, b in zip(prompts, first, second, strict=True)
+        ]
 
     def label(self, prompts: list[str], first: list[str], second: list[str], seed: int):
         """Have a random member of the pool compare each pair.
@@ -467,6 +652,7 @@ class Annotators:
 
 
 # Edits -----------------------------------------------------------------------------------------
+
 
 def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]]:
     """Flawless replies to `n` held-out prompts, and the same replies changed in one way each.
@@ -498,20 +684,26 @@ def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]
             return rng.choice([option for option in options if option != value])
 
         def gushing(count):
-            return f"{opener} {name}, " + join([w for word in rng.sample(GUSH, count)
-                                                for w in (word, "!")]) + f" {rest}"
+            return (
+                f"{opener} {name}, "
+                + join([w for word in rng.sample(GUSH, count) for w in (word, "!")])
+                + f" {rest}"
+            )
+
         edited = {
             "clean": clean,
-            "1 gushing word": gushing(1), "2 gushing words": gushing(2),
+            "1 gushing word": gushing(1),
+            "2 gushing words": gushing(2),
             "4 gushing words": gushing(4),
-            "opener: hi": f"hi {name}, {rest}", "opener: dear": f"dear {name}, {rest}",
+            "opener: hi": f"hi {name}, {rest}",
+            "opener: dear": f"dear {name}, {rest}",
             "opener: 7 formal words": f"{opener} {name}, i am writing to tell you that {rest}",
             "a reason added": f"{opener} {name}, {act} {rng.choice(INTENTS[r.intent].reasons)}. "
-                              + closing,
-            "no greeting": rest, "no closing": f"{opener} {name}, {act}.",
+            + closing,
+            "no greeting": rest,
+            "no closing": f"{opener} {name}, {act}.",
             "wrong day": clean.replace(r.day, other(DAYS, r.day)),
-            "wrong item": re.sub(rf"\b{r.item}\b", other(INTENTS[r.intent].items, r.item),
-                                 clean),
+            "wrong item": re.sub(rf"\b{r.item}\b", other(INTENTS[r.intent].items, r.item), clean),
             "wrong name": f"{opener} {other(NAMES, r.name)}, {rest}",
             "rude sentence": f"{clean}. this is nonsense.",
             "off-topic sentence": f"{clean}. the weather is nice today.",
@@ -523,6 +715,7 @@ def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]
 
 
 # Data ------------------------------------------------------------------------------------------
+
 
 def prompts(n: int, seed: int, held_out: bool = False):
     """`n` prompts with replacement, as a dataset with the column `prompt`.
@@ -552,15 +745,16 @@ def written_by(mix: dict[str, float], n: int, seed: int, slips: float):
 
 def corpus(n: int = 16_640, seed: int = 0):
     """The web of this world: mostly off-topic and wordy authors (`WEB_MIX`)."""
-    return written_by(WEB_MIX, n, seed, slips=.10)
+    return written_by(WEB_MIX, n, seed, slips=0.10)
 
 
 def demonstrations(n: int = 3_000, seed: int = 0):
     """Replies by demonstrators who mostly, not always, do what was asked (`DEMONSTRATION_MIX`)."""
-    return written_by(DEMONSTRATION_MIX, n, seed + 77, slips=.12)
+    return written_by(DEMONSTRATION_MIX, n, seed + 77, slips=0.12)
 
 
 # Tokens ----------------------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=1)
 def vocabulary() -> tuple[str, ...]:
@@ -589,8 +783,14 @@ def tokenizer():
     index = {word: i for i, word in enumerate(vocabulary())}
     raw = Tokenizer(models.WordLevel(index, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")])
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
     raw.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
-        padding_side="left", clean_up_tokenization_spaces=False)
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

@@ -17,6 +17,7 @@ One character is one token; a completion has at most `MAX_NEW_TOKENS` of them, t
 token included. Every dataset is a function of its arguments and its seed. Chapters:
 reward-sources, rlvr, grpo-variants.
 """
+
 from __future__ import annotations
 
 import random
@@ -31,6 +32,7 @@ PROMPT_PATTERN = re.compile(r"(0|[1-9][0-9]{0,8})\+(0|[1-9][0-9]{0,8})=")
 
 
 # Sums ------------------------------------------------------------------------------------------
+
 
 def parse(prompt: str) -> tuple[int, int]:
     """The two numbers of a prompt.
@@ -47,8 +49,9 @@ def parse(prompt: str) -> tuple[int, int]:
     """
     match = PROMPT_PATTERN.fullmatch(prompt.strip())
     if not match:
-        raise ValueError(f"prompt is {prompt!r}; expected a prompt of the sums world, such as "
-                         "'4821+377='")
+        raise ValueError(
+            f"prompt is {prompt!r}; expected a prompt of the sums world, such as '4821+377='"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -95,7 +98,7 @@ def guesses(a: int, b: int, rng: random.Random) -> str:
     for _ in range(rng.randint(1, 5)):
         k = rng.randrange(len(right))
         digit = (int(right[k]) + rng.randint(1, 9)) % 10
-        listed.append(f"{right[:k]}{digit}{right[k + 1:]}")
+        listed.append(f"{right[:k]}{digit}{right[k + 1 :]}")
     listed.insert(rng.randint(0, len(listed)), right)
     return ",".join(listed)
 
@@ -105,21 +108,25 @@ def held_out(a: int, b: int) -> bool:
     return (a + 3 * b) % 11 == 0
 
 
-def draw(rng: random.Random, digits: tuple[int, int] = DIGITS, of_held_out: bool = False
-         ) -> tuple[int, int]:
+def draw(
+    rng: random.Random, digits: tuple[int, int] = DIGITS, of_held_out: bool = False
+) -> tuple[int, int]:
     """Two numbers; the number of digits of each is uniform between the two of `digits`."""
     low, high = digits
     if not 1 <= low <= high <= MAX_DIGITS:
-        raise ValueError(f"digits is {digits}; expected two numbers from 1 to {MAX_DIGITS}, the "
-                         "smaller one first")
+        raise ValueError(
+            f"digits is {digits}; expected two numbers from 1 to {MAX_DIGITS}, the "
+            "smaller one first"
+        )
     while True:
         lengths = rng.randint(low, high), rng.randint(low, high)
-        a, b = (rng.randrange(0 if d == 1 else 10 ** (d - 1), 10 ** d) for d in lengths)
+        a, b = (rng.randrange(0 if d == 1 else 10 ** (d - 1), 10**d) for d in lengths)
         if held_out(a, b) == of_held_out:
             return a, b
 
 
 # What a completion holds -------------------------------------------------------------------------
+
 
 def split(completion: str) -> tuple[list[str], str]:
     """The steps of the working, and the text that counts as the answer.
@@ -166,14 +173,18 @@ def features(prompt: str, completion: str) -> dict[str, float]:
     {'working': 1.0, 'columns': 2.0, 'steps': 2.0, 'steps_right': 1.0, 'right': 0.0, 'length': 18.0}
     """
     checked = steps(prompt, completion)
-    return {"working": float(completion.startswith("<")),
-            "columns": float(len(columns(*parse(prompt)))),
-            "steps": float(len(checked)), "steps_right": float(sum(checked)),
-            "right": float(split(completion)[1] == answer(prompt)),
-            "length": float(len(completion))}
+    return {
+        "working": float(completion.startswith("<")),
+        "columns": float(len(columns(*parse(prompt)))),
+        "steps": float(len(checked)),
+        "steps_right": float(sum(checked)),
+        "right": float(split(completion)[1] == answer(prompt)),
+        "length": float(len(completion)),
+    }
 
 
 # Verifiers --------------------------------------------------------------------------------------
+
 
 def strict_verifier(prompts: list[str], completions: list[str], **columns) -> list[float]:
     """1 if the answer, as `split` reads it, is exactly right, else 0: a reward function.
@@ -181,8 +192,10 @@ def strict_verifier(prompts: list[str], completions: list[str], **columns) -> li
     >>> strict_verifier(["67+45="] * 4, ["112", "<7+5=12,6+4+1=11>112", "111,112", "112 "])
     [1.0, 1.0, 0.0, 0.0]
     """
-    return [float(split(completion)[1] == answer(prompt))
-            for prompt, completion in zip(prompts, completions, strict=True)]
+    return [
+        float(split(completion)[1] == answer(prompt))
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
 
 
 def lenient_verifier(prompts: list[str], completions: list[str], **columns) -> list[float]:
@@ -193,11 +206,14 @@ def lenient_verifier(prompts: list[str], completions: list[str], **columns) -> l
     >>> lenient_verifier(["67+45="] * 3, ["the sum is 112", "111,112,113", "12"])
     [1.0, 1.0, 0.0]
     """
-    return [float(answer(prompt) in completion)
-            for prompt, completion in zip(prompts, completions, strict=True)]
+    return [
+        float(answer(prompt) in completion)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
 
 
 # Data ------------------------------------------------------------------------------------------
+
 
 def prompts(n: int, seed: int, held_out: bool = False, digits: tuple[int, int] = DIGITS):
     """`n` prompts with replacement, as a dataset with the column `prompt`.
@@ -211,8 +227,13 @@ def prompts(n: int, seed: int, held_out: bool = False, digits: tuple[int, int] =
     return Dataset.from_dict({"prompt": [f"{a}+{b}=" for a, b in sums]})
 
 
-def demonstrations(n: int = 10_000, seed: int = 0, share_working: float = .2,
-                   share_guesses: float = 0., digits: tuple[int, int] = DIGITS):
+def demonstrations(
+    n: int = 10_000,
+    seed: int = 0,
+    share_working: float = 0.2,
+    share_guesses: float = 0.0,
+    digits: tuple[int, int] = DIGITS,
+):
     """Sums answered by demonstrators, all of them right: `prompt`, `completion`, `habit`.
 
     Parameters
@@ -228,15 +249,22 @@ def demonstrations(n: int = 10_000, seed: int = 0, share_working: float = .2,
 
     direct = 1 - share_working - share_guesses
     if min(direct, share_working, share_guesses) < 0:
-        raise ValueError(f"share_working is {share_working} and share_guesses {share_guesses}; "
-                         "expected shares that are not negative, with a sum of at most 1")
+        raise ValueError(
+            f"share_working is {share_working} and share_guesses {share_guesses}; "
+            "expected shares that are not negative, with a sum of at most 1"
+        )
     rng = random.Random(seed + 77)
     rows = {"prompt": [], "completion": [], "habit": []}
     for _ in range(n):
         a, b = draw(rng, digits)
         habit = rng.choices(HABITS, (direct, share_working, share_guesses))[0]
-        completion = (working(a, b) if habit == "working" else
-                      guesses(a, b, rng) if habit == "guesses" else str(a + b))
+        completion = (
+            working(a, b)
+            if habit == "working"
+            else guesses(a, b, rng)
+            if habit == "guesses"
+            else str(a + b)
+        )
         rows["prompt"].append(f"{a}+{b}=")
         rows["completion"].append(completion)
         rows["habit"].append(habit)
@@ -244,6 +272,7 @@ def demonstrations(n: int = 10_000, seed: int = 0, share_working: float = .2,
 
 
 # Tokens ------------------------------------------------------------------------------------------
+
 
 def vocabulary() -> tuple[str, ...]:
     """The special tokens, and every character that the code above can write."""
@@ -266,5 +295,10 @@ def tokenizer():
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     raw.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
-        padding_side="left", clean_up_tokenization_spaces=False)
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

@@ -4,6 +4,7 @@ Axes: N replies (all of them), V vocabulary, T tokens, S prefixes. Everything is
 an expectation is a sum over replies, weighted by their probability. The library's own losses are
 called on all replies at once; only the weighting is written here.
 """
+
 from __future__ import annotations
 
 from itertools import product
@@ -35,14 +36,16 @@ class Language:
         self.V, self.T, self.replies, self.prefixes = V, T, replies, prefixes
         self.mask = torch.tensor([[int(t < len(r)) for t in range(T)] for r in replies])  # (N, T)
         self.ids = torch.tensor([list(r) + [0] * (T - len(r)) for r in replies])  # (N, T)
-        self.states = torch.tensor([[prefixes[r[:t]] if t < len(r) else 0 for t in range(T)]
-                                    for r in replies])  # (N, T), the prefix before each token
+        self.states = torch.tensor(
+            [[prefixes[r[:t]] if t < len(r) else 0 for t in range(T)] for r in replies]
+        )  # (N, T), the prefix before each token
 
-    def table(self, seed: int, scale: float = 1.) -> Tensor:
+    def table(self, seed: int, scale: float = 1.0) -> Tensor:
         """Random logits of a policy, (S, V)."""
         generator = torch.Generator().manual_seed(seed)
-        return scale * torch.randn(len(self.prefixes), self.V, generator=generator,
-                                   dtype=torch.float64)
+        return scale * torch.randn(
+            len(self.prefixes), self.V, generator=generator, dtype=torch.float64
+        )
 
     def logprobs(self, table: Tensor) -> Tensor:
         """log π of every token of every reply, (N, T); 0 on padding."""

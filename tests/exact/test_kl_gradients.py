@@ -1,17 +1,20 @@
 """What k1, k2 and k3 teach, by enumeration: as a loss, in the reward, per sequence, per token."""
+
 from __future__ import annotations
 
 import pytest
 import torch
-from tests.exact.tabular import Language, gradient
 
 from rlhf_lib.mathematics.advantages import token_rewards
 from rlhf_lib.mathematics.kl import exact_kl, k1, k2, k3
 from rlhf_lib.mathematics.losses import aggregate, clipped_policy_loss
+from tests.exact.tabular import Language, gradient
 
-LANGUAGES = pytest.mark.parametrize("language", [Language(2, 3), Language(3, 2),
-                                                 Language(3, 3, end=0)],
-                                    ids=["V=2,T=3", "V=3,T=2", "V=3,T=3 with an end token"])
+LANGUAGES = pytest.mark.parametrize(
+    "language",
+    [Language(2, 3), Language(3, 2), Language(3, 3, end=0)],
+    ids=["V=2,T=3", "V=3,T=2", "V=3,T=3 with an end token"],
+)
 
 
 def two_policies(language):
@@ -44,11 +47,12 @@ def held_kl(language, table, reference, forward=False):
 @LANGUAGES
 def test_the_language_is_a_distribution_and_its_chain_rule_holds(language):
     table, reference = two_policies(language)
-    assert language.probabilities(table).sum().item() == pytest.approx(1., abs=1e-12)
-    assert language.reach(table).sum(dim=1)[0].item() == pytest.approx(1., abs=1e-12)
+    assert language.probabilities(table).sum().item() == pytest.approx(1.0, abs=1e-12)
+    assert language.reach(table).sum(dim=1)[0].item() == pytest.approx(1.0, abs=1e-12)
     by_state = (language.reach(table).sum(dim=1) * exact_kl(table, reference)).sum()
-    assert by_state.item() == pytest.approx(reverse_kl(language, table, reference).item(),
-                                            rel=1e-6)  # exact_kl works in fp32
+    assert by_state.item() == pytest.approx(
+        reverse_kl(language, table, reference).item(), rel=1e-6
+    )  # exact_kl works in fp32
 
 
 @LANGUAGES
@@ -59,7 +63,7 @@ def test_values_on_whole_replies(language):
     kl = reverse_kl(language, table, reference).item()
     assert (p * k1(x)).sum().item() == pytest.approx(kl, abs=1e-12)
     assert (p * k3(x)).sum().item() == pytest.approx(kl, abs=1e-12)
-    assert abs((p * k2(x)).sum().item() - kl) > .05
+    assert abs((p * k2(x)).sum().item() - kl) > 0.05
 
 
 @LANGUAGES
@@ -69,7 +73,7 @@ def test_gradients_as_a_loss_on_whole_replies(language):
     p = language.probabilities(table)
     reverse = gradient(reverse_kl(language, table, reference), table)
     forward = gradient(forward_kl(language, table, reference), table)
-    assert (reverse - forward).abs().max() > .05  # or the lines below could not tell them apart
+    assert (reverse - forward).abs().max() > 0.05  # or the lines below could not tell them apart
     for estimator, expected in ((k1, torch.zeros_like(reverse)), (k2, reverse), (k3, forward)):
         x = log_ratio(language, table, reference).sum(dim=1)
         assert torch.allclose(gradient((p * estimator(x)).sum(), table), expected, atol=1e-12)
@@ -87,7 +91,7 @@ def test_per_token_losses_hold_the_visited_states_fixed(language):
         held = gradient(held_kl(language, table, reference, forward), table)
         assert torch.allclose(taught, held, atol=1e-12)
         full = gradient(whole(language, table, reference), table)
-        assert (taught - full).abs().max() > .02
+        assert (taught - full).abs().max() > 0.02
     last = torch.tensor([len(prefix) == language.T - 1 for prefix in language.prefixes])
     x = log_ratio(language, table, reference)
     taught = gradient((p * k2(x) * language.mask).sum(), table)
@@ -100,18 +104,25 @@ def test_on_a_single_token_there_is_nothing_to_miss():
     table, reference = two_policies(language)
     p = language.probabilities(table)[:, None]
     x = log_ratio(language, table, reference)
-    assert torch.allclose(gradient((p * k2(x)).sum(), table),
-                          gradient(reverse_kl(language, table, reference), table), atol=1e-12)
+    assert torch.allclose(
+        gradient((p * k2(x)).sum(), table),
+        gradient(reverse_kl(language, table, reference), table),
+        atol=1e-12,
+    )
 
 
 @LANGUAGES
 def test_k1_in_the_reward_gives_the_reverse_kl_gradient(language):
     """The penalty as `token_rewards` lays it out, through the policy loss, without any score."""
     table, reference = two_policies(language)
-    beta, p = .7, language.probabilities(table)[:, None]
+    beta, p = 0.7, language.probabilities(table)[:, None]
     logprobs = language.logprobs(table)
-    penalties = token_rewards(torch.zeros(len(p), dtype=torch.float64),
-                              log_ratio(language, table, reference), language.mask, beta)
+    penalties = token_rewards(
+        torch.zeros(len(p), dtype=torch.float64),
+        log_ratio(language, table, reference),
+        language.mask,
+        beta,
+    )
     to_go = penalties.flip(1).cumsum(1).flip(1)  # what a token can still change
     for advantages in (to_go, penalties.sum(dim=1, keepdim=True)):
         loss = clipped_policy_loss(logprobs, logprobs.detach(), advantages)
@@ -126,7 +137,7 @@ def test_k1_in_the_reward_and_k1_in_the_loss_are_not_the_same():
     language = Language(3, 2)
     table, reference = two_policies(language)
     x = log_ratio(language, table, reference)
-    assert not token_rewards(torch.zeros(9), x, language.mask, 1.).requires_grad
+    assert not token_rewards(torch.zeros(9), x, language.mask, 1.0).requires_grad
     p = language.probabilities(table)[:, None]
     as_a_loss = gradient((p * k1(x) * language.mask).sum(), table)
     assert as_a_loss.abs().max() < 1e-12
@@ -137,7 +148,7 @@ def test_off_policy_a_kl_loss_needs_the_ratio(language):
     """Samples of an older policy: k2 alone no longer follows the reverse KL; weighted by the
     ratio of the whole reply, with the ratio held fixed, it does again."""
     table, reference = two_policies(language)
-    old = table.detach() + language.table(seed=3, scale=.5)
+    old = table.detach() + language.table(seed=3, scale=0.5)
     p_old = language.probabilities(old)
     reverse = gradient(reverse_kl(language, table, reference), table)
     x = log_ratio(language, table, reference).sum(dim=1)
@@ -146,19 +157,20 @@ def test_off_policy_a_kl_loss_needs_the_ratio(language):
     ratio = (language.logprobs(table) - language.logprobs(old)).sum(dim=1).exp().detach()
     weighted = gradient((p_old * ratio * k2(x)).sum(), table)
     assert torch.allclose(weighted, reverse, atol=1e-12)
-    assert (bare - reverse).abs().max() > .02
+    assert (bare - reverse).abs().max() > 0.02
 
 
 def test_which_mean_a_kl_loss_takes_is_part_of_its_weight():
-    """`aggregate` over tokens or sequences: the same k3, other weights on replies of other length.
-    """
+    """`aggregate` over tokens or sequences: the same k3, other weights on replies of other length."""
     language = Language(3, 3, end=0)
     table, reference = two_policies(language)
     per_token = k3(log_ratio(language, table, reference).detach())
     lengths = language.mask.sum(dim=1)
     by_hand = ((per_token * language.mask).sum(dim=1) / lengths).mean()
-    assert aggregate(per_token, language.mask, "sequences").item() == \
-        pytest.approx(by_hand.item(), abs=1e-12)
+    assert aggregate(per_token, language.mask, "sequences").item() == pytest.approx(
+        by_hand.item(), abs=1e-12
+    )
     by_hand = (per_token * language.mask).sum() / lengths.sum()
-    assert aggregate(per_token, language.mask, "tokens").item() == \
-        pytest.approx(by_hand.item(), abs=1e-12)
+    assert aggregate(per_token, language.mask, "tokens").item() == pytest.approx(
+        by_hand.item(), abs=1e-12
+    )

@@ -1,27 +1,37 @@
 """Steps of PPO and GRPO written out from the definitions: several passes, several minibatches, a
 temperature, a reference that differs, completions that end early. And where scores are read."""
+
 from __future__ import annotations
 
 import copy
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.models.tokens import encode, token_logprobs
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.models.reward_model import reward_scores, state_values
+from rlhf_lib.models.tokens import encode, token_logprobs
 from rlhf_lib.worlds import letters
+from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 PROMPTS = letters.prompts(50, seed=0)
 # a rate at which the second pass meets the clip, and a norm that every gradient exceeds
-SETTINGS = dict(max_steps=1, batch_size=8, mini_batch_size=4, max_new_tokens=8, temperature=.7,
-                beta=.4, learning_rate=1e-2, warmup_steps=0, max_grad_norm=.05,
-                missing_eos_penalty=3.)
+SETTINGS = dict(
+    max_steps=1,
+    batch_size=8,
+    mini_batch_size=4,
+    max_new_tokens=8,
+    temperature=0.7,
+    beta=0.4,
+    learning_rate=1e-2,
+    warmup_steps=0,
+    max_grad_norm=0.05,
+    missing_eos_penalty=3.0,
+)
 
 
-def models(dropout=0.):
+def models(dropout=0.0):
     """A policy whose completions often end within a few tokens, and a reference that differs."""
     model = policy(dropout=dropout)
     with torch.no_grad():
@@ -35,14 +45,27 @@ def models(dropout=0.):
 
 def ppo(**settings):
     model, reference = models()
-    return PPO(model, reference, reward_model(), tokenizer(), count_words, PROMPTS,
-               PPOConfig(**{**SETTINGS, **settings}))
+    return PPO(
+        model,
+        reference,
+        reward_model(),
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        PPOConfig(**{**SETTINGS, **settings}),
+    )
 
 
 def grpo(**settings):
     model, reference = models()
-    return GRPO(model, reference, tokenizer(), count_words, PROMPTS,
-                GRPOConfig(**{**SETTINGS, "num_generations": 4, **settings}))
+    return GRPO(
+        model,
+        reference,
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        GRPOConfig(**{**SETTINGS, "num_generations": 4, **settings}),
+    )
 
 
 def weights(model):
@@ -52,21 +75,24 @@ def weights(model):
 def scores_of(rollout):
     """One point a word, less three for a completion that was cut off."""
     words = torch.tensor([float(len(text.split())) for text in rollout.completions])
-    cut_off = [mask.all() and row[-1] != tokenizer().eos_token_id
-               for row, mask in zip(rollout.completion_ids, rollout.completion_mask)]
-    return words - 3. * torch.tensor(cut_off)
+    cut_off = [
+        mask.all() and row[-1] != tokenizer().eos_token_id
+        for row, mask in zip(rollout.completion_ids, rollout.completion_mask)
+    ]
+    return words - 3.0 * torch.tensor(cut_off)
 
 
 def adam(model, rate):
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(.9, .95), eps=1e-5,
-                             weight_decay=0.)
+    return torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0
+    )
 
 
 def climb(model, optimizer, loss):
     model.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), .05)
-    assert norm > .05  # or the bound would not be seen
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+    assert norm > 0.05  # or the bound would not be seen
     optimizer.step()
 
 
@@ -77,10 +103,10 @@ def minibatches():
         yield from torch.randperm(8, generator=shuffler).split(4)
 
 
-def surrogate(new, old, advantages, high=.2):
+def surrogate(new, old, advantages, high=0.2):
     ratio = torch.exp(new - old)
-    outside = ((ratio > 1 + high) | (ratio < .8)).any()
-    return -torch.minimum(ratio * advantages, ratio.clamp(.8, 1 + high) * advantages), outside
+    outside = ((ratio > 1 + high) | (ratio < 0.8)).any()
+    return -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1 + high) * advantages), outside
 
 
 def ragged(rollout):
@@ -94,18 +120,18 @@ def test_a_ppo_step_by_hand():
     assert ragged(rollout)
     scores, lengths = scores_of(rollout), mask.sum(dim=1)
     with torch.no_grad():
-        old = token_logprobs(hand.policy, rollout, .7)
-        log_ratio = old - token_logprobs(hand.reference, rollout, .7)
+        old = token_logprobs(hand.policy, rollout, 0.7)
+        log_ratio = old - token_logprobs(hand.reference, rollout, 0.7)
         old_values = state_values(hand.critic, rollout)
     assert record["kl"] == pytest.approx((log_ratio * mask).sum(1).mean().item(), abs=1e-4)
     advantages = torch.zeros_like(old)
     for i, n in enumerate(lengths.tolist()):  # the definition, one completion at a time
-        rewards = -.4 * log_ratio[i, :n]
+        rewards = -0.4 * log_ratio[i, :n]
         rewards[-1] += scores[i]
         following = torch.cat([old_values[i, 1:n], torch.zeros(1)])
         delta = rewards + following - old_values[i, :n]
         for t in range(n):
-            advantages[i, t] = sum(.95 ** (s - t) * delta[s] for s in range(t, n))
+            advantages[i, t] = sum(0.95 ** (s - t) * delta[s] for s in range(t, n))
     returns = advantages + old_values
     real = advantages[mask.bool()]
     advantages = (advantages - real.mean()) / real.std(correction=0)
@@ -114,12 +140,13 @@ def test_a_ppo_step_by_hand():
     acted = False
     for rows in minibatches():
         part, m = rollout[rows], mask[rows]
-        loss, outside = surrogate(token_logprobs(hand.policy, part, .7), old[rows],
-                                  advantages[rows])
+        loss, outside = surrogate(
+            token_logprobs(hand.policy, part, 0.7), old[rows], advantages[rows]
+        )
         acted |= bool(outside)
         climb(hand.policy, optimizers[0], (loss * m).sum() / m.sum())
         values = state_values(hand.critic, part)
-        clipped = old_values[rows] + (values - old_values[rows]).clamp(-.2, .2)
+        clipped = old_values[rows] + (values - old_values[rows]).clamp(-0.2, 0.2)
         error = torch.maximum((values - returns[rows]) ** 2, (clipped - returns[rows]) ** 2) / 2
         climb(hand.critic, optimizers[1], (error * m).sum() / m.sum())
     assert acted
@@ -128,12 +155,16 @@ def test_a_ppo_step_by_hand():
     assert not torch.allclose(weights(loop.policy), weights(ppo().policy), atol=1e-2)
 
 
-@pytest.mark.parametrize("settings", [
-    dict(),
-    dict(kl_in="reward", baseline="leave_one_out", scale_rewards="none"),
-    dict(scale_rewards="none", epsilon_high=1.5),
-    dict(aggregate_over="budget", scale_rewards="none", max_new_tokens=40),
-], ids=["k3 in the loss", "k1 in the reward", "a high upper clip", "a budget"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(),
+        dict(kl_in="reward", baseline="leave_one_out", scale_rewards="none"),
+        dict(scale_rewards="none", epsilon_high=1.5),
+        dict(aggregate_over="budget", scale_rewards="none", max_new_tokens=40),
+    ],
+    ids=["k3 in the loss", "k1 in the reward", "a high upper clip", "a budget"],
+)
 def test_a_grpo_step_by_hand(settings):
     loop, hand = grpo(**settings), grpo(**settings)
     record = loop.step()
@@ -141,12 +172,12 @@ def test_a_grpo_step_by_hand(settings):
     budget = settings.get("max_new_tokens")
     assert mask.shape[1] < budget if budget else ragged(rollout)
     with torch.no_grad():
-        old = token_logprobs(hand.policy, rollout, .7)
-        ref = token_logprobs(hand.reference, rollout, .7)
+        old = token_logprobs(hand.policy, rollout, 0.7)
+        ref = token_logprobs(hand.reference, rollout, 0.7)
     scores = scores_of(rollout)
     in_reward = settings.get("kl_in") == "reward"
     if in_reward:
-        scores = scores - .4 * ((old - ref) * mask).sum(dim=1)
+        scores = scores - 0.4 * ((old - ref) * mask).sum(dim=1)
     groups = scores.view(2, 4)
     advantages = groups - groups.mean(dim=1, keepdim=True)
     if settings.get("baseline"):
@@ -157,16 +188,16 @@ def test_a_grpo_step_by_hand(settings):
 
     optimizer, losses, acted = adam(hand.policy, 1e-2), [], False
     for rows in minibatches():
-        m, new = mask[rows], token_logprobs(hand.policy, rollout[rows], .7)
-        loss, outside = surrogate(new, old[rows], advantages[rows],
-                                  settings.get("epsilon_high", .2))
+        m, new = mask[rows], token_logprobs(hand.policy, rollout[rows], 0.7)
+        loss, outside = surrogate(
+            new, old[rows], advantages[rows], settings.get("epsilon_high", 0.2)
+        )
         acted |= bool(outside)
         if not in_reward:
             x = new - ref[rows]
-            loss = loss + .4 * (torch.exp(-x) - 1 + x)
+            loss = loss + 0.4 * (torch.exp(-x) - 1 + x)
         total = (loss * m).sum(dim=1)
-        loss = total.sum() / (4 * budget) if budget else \
-            (total / m.sum(dim=1)).mean()
+        loss = total.sum() / (4 * budget) if budget else (total / m.sum(dim=1)).mean()
         climb(hand.policy, optimizer, loss)
         losses.append(loss.item())  # Adam's steps would hide the loss's scale
     assert acted
@@ -183,24 +214,43 @@ def test_the_reference_is_frozen(make):
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_a_reference_with_dropout_in_its_configuration_has_none(algorithm):
     """A copy of the policy is at distance 0 from it, which noise in either would hide."""
-    model, _ = models(dropout=.3)
+    model, _ = models(dropout=0.3)
     reference = copy.deepcopy(model).train()
     settings = {**SETTINGS, "batch_size": 8}
-    loop = PPO(model, reference, reward_model(), tokenizer(), count_words, PROMPTS,
-               PPOConfig(**settings)) if algorithm == "ppo" else \
-        GRPO(model, reference, tokenizer(), count_words, PROMPTS,
-             GRPOConfig(num_generations=4, **settings))
+    loop = (
+        PPO(
+            model,
+            reference,
+            reward_model(),
+            tokenizer(),
+            count_words,
+            PROMPTS,
+            PPOConfig(**settings),
+        )
+        if algorithm == "ppo"
+        else GRPO(
+            model,
+            reference,
+            tokenizer(),
+            count_words,
+            PROMPTS,
+            GRPOConfig(num_generations=4, **settings),
+        )
+    )
     assert abs(loop.step()["kl"]) < 1e-4
 
 
 # ------------------------------------------------------------------------------- where scores are
 
+
 def padded_batch():
     completions = ["ok.", "hello ben, thank you.", "no, thank you.", "yes."]
     batch = encode(tokenizer(), RAGGED, completions)
     rows = [tokenizer()(prompt, add_special_tokens=False)["input_ids"] for prompt in RAGGED]
-    ends = [tokenizer()(c, add_special_tokens=False)["input_ids"] + [tokenizer().eos_token_id]
-            for c in completions]
+    ends = [
+        tokenizer()(c, add_special_tokens=False)["input_ids"] + [tokenizer().eos_token_id]
+        for c in completions
+    ]
     return batch, rows, ends
 
 

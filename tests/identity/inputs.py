@@ -10,6 +10,7 @@ A chapter that tags a cell `same-as:rlhf_lib.module.function` needs an entry her
     def _(rng):
         return {"first": ..., "second": ...}
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,11 +23,13 @@ INPUTS: dict[str, Callable[[np.random.Generator], dict]] = {}
 
 def inputs(*names: str):
     """Register the inputs of one function, or of several that take the same ones."""
+
     def register(function):
         for name in names:
             assert name not in INPUTS, f"{name} has two entries"
             INPUTS[name] = function
         return function
+
     return register
 
 
@@ -64,8 +67,11 @@ def _(rng):
 @inputs("rlhf_lib.mathematics.tilt.tilt", "rlhf_lib.mathematics.tilt.log_partition")
 def _(rng):
     size = int(rng.integers(2, 12))
-    return {"reference": distribution(rng, size), "rewards": rng.normal(scale=4, size=size),
-            "beta": float(10 ** rng.uniform(-2, 1))}
+    return {
+        "reference": distribution(rng, size),
+        "rewards": rng.normal(scale=4, size=size),
+        "beta": float(10 ** rng.uniform(-2, 1)),
+    }
 
 
 @inputs("rlhf_lib.mathematics.tilt.kl_divergence")
@@ -78,15 +84,21 @@ def _(rng):
 @inputs("rlhf_lib.mathematics.tilt.best_of_n")
 def _(rng):
     size = int(rng.integers(2, 12))
-    return {"reference": distribution(rng, size), "n": int(rng.integers(1, 20)),
-            "rewards": rng.integers(-3, 4, size=size).astype(float)}  # with ties
+    return {
+        "reference": distribution(rng, size),
+        "n": int(rng.integers(1, 20)),
+        "rewards": rng.integers(-3, 4, size=size).astype(float),
+    }  # with ties
 
 
 @inputs("rlhf_lib.mathematics.tilt.soft_bellman")
 def _(rng):
     shape = (int(rng.integers(2, 4)),) * int(rng.integers(1, 5))
-    return {"reference": distribution(rng, int(np.prod(shape)), zeros=False).reshape(shape),
-            "rewards": rng.normal(scale=2, size=shape), "beta": float(10 ** rng.uniform(-1, 1))}
+    return {
+        "reference": distribution(rng, int(np.prod(shape)), zeros=False).reshape(shape),
+        "rewards": rng.normal(scale=2, size=shape),
+        "beta": float(10 ** rng.uniform(-1, 1)),
+    }
 
 
 # --- ppo-live, grpo -------------------------------------------------------------------------------
@@ -99,20 +111,30 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.kl.exact_kl")
 def _(rng):
-    return {"logits": tensor(rng, 4, 6, 9, scale=2, grad=True),
-            "ref_logits": tensor(rng, 4, 6, 9, scale=2)}
+    return {
+        "logits": tensor(rng, 4, 6, 9, scale=2, grad=True),
+        "ref_logits": tensor(rng, 4, 6, 9, scale=2),
+    }
 
 
-@inputs("rlhf_lib.mathematics.advantages.masked_mean", "rlhf_lib.mathematics.advantages.masked_variance",
-        "rlhf_lib.mathematics.advantages.masked_whiten")
+@inputs(
+    "rlhf_lib.mathematics.advantages.masked_mean",
+    "rlhf_lib.mathematics.advantages.masked_variance",
+    "rlhf_lib.mathematics.advantages.masked_whiten",
+)
 def _(rng):
     return {"values": tensor(rng, 4, 6, scale=3, grad=True), "mask": ragged_mask(rng, 4, 6)}
 
 
 @inputs("rlhf_lib.mathematics.advantages.gae")
 def _(rng):
-    return {"rewards": tensor(rng, 4, 6), "values": tensor(rng, 4, 6, grad=True),
-            "mask": ragged_mask(rng, 4, 6), "gamma": rng.uniform(0.5, 1), "lam": rng.uniform()}
+    return {
+        "rewards": tensor(rng, 4, 6),
+        "values": tensor(rng, 4, 6, grad=True),
+        "mask": ragged_mask(rng, 4, 6),
+        "gamma": rng.uniform(0.5, 1),
+        "lam": rng.uniform(),
+    }
 
 
 @inputs("rlhf_lib.mathematics.advantages.group_advantages")
@@ -120,33 +142,54 @@ def _(rng):
     groups, size = int(rng.integers(1, 4)), int(rng.integers(2, 6))
     rewards = tensor(rng, groups * size)
     rewards[:size] = 1.0  # a group that teaches nothing
-    return {"rewards": rewards, "group_size": size, "scale": ["std", "none"][rng.integers(2)],
-            "baseline": ["mean", "leave_one_out"][rng.integers(2)]}
+    return {
+        "rewards": rewards,
+        "group_size": size,
+        "scale": ["std", "none"][rng.integers(2)],
+        "baseline": ["mean", "leave_one_out"][rng.integers(2)],
+    }
 
 
 @inputs("rlhf_lib.mathematics.losses.clipped_policy_loss")
 def _(rng):
     advantages = tensor(rng, 4, 6 if rng.integers(2) else 1, scale=2)  # per token, or per reply
-    return {"logprobs": tensor(rng, 4, 6, scale=0.4, grad=True), "advantages": advantages,
-            "old_logprobs": tensor(rng, 4, 6, scale=0.4), "epsilon": 0.2, "epsilon_high": 0.28}
+    return {
+        "logprobs": tensor(rng, 4, 6, scale=0.4, grad=True),
+        "advantages": advantages,
+        "old_logprobs": tensor(rng, 4, 6, scale=0.4),
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+    }
 
 
 @inputs("rlhf_lib.mathematics.losses.clip_fraction")
 def _(rng):
-    return {"logprobs": tensor(rng, 4, 6, scale=0.4), "old_logprobs": tensor(rng, 4, 6, scale=0.4),
-            "advantages": tensor(rng, 4, 6), "mask": ragged_mask(rng, 4, 6), "epsilon": 0.2}
+    return {
+        "logprobs": tensor(rng, 4, 6, scale=0.4),
+        "old_logprobs": tensor(rng, 4, 6, scale=0.4),
+        "advantages": tensor(rng, 4, 6),
+        "mask": ragged_mask(rng, 4, 6),
+        "epsilon": 0.2,
+    }
 
 
 @inputs("rlhf_lib.mathematics.losses.clipped_value_loss")
 def _(rng):
-    return {"values": tensor(rng, 4, 6, grad=True), "old_values": tensor(rng, 4, 6),
-            "returns": tensor(rng, 4, 6), "epsilon": [0.2, None][rng.integers(2)]}
+    return {
+        "values": tensor(rng, 4, 6, grad=True),
+        "old_values": tensor(rng, 4, 6),
+        "returns": tensor(rng, 4, 6),
+        "epsilon": [0.2, None][rng.integers(2)],
+    }
 
 
 @inputs("rlhf_lib.mathematics.losses.aggregate")
 def _(rng):
-    return {"per_token_loss": tensor(rng, 4, 6, grad=True), "mask": ragged_mask(rng, 4, 6),
-            "over": ["tokens", "sequences"][rng.integers(2)]}
+    return {
+        "per_token_loss": tensor(rng, 4, 6, grad=True),
+        "mask": ragged_mask(rng, 4, 6),
+        "over": ["tokens", "sequences"][rng.integers(2)],
+    }
 
 
 @inputs("rlhf_lib.mathematics.losses.sft_loss")
@@ -156,8 +199,12 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.losses.bradley_terry_loss")
 def _(rng):
-    return {"chosen": tensor(rng, 5, grad=True), "rejected": tensor(rng, 5, grad=True),
-            "margin": tensor(rng, 5, scale=0.3), "centering": 0.01}
+    return {
+        "chosen": tensor(rng, 5, grad=True),
+        "rejected": tensor(rng, 5, grad=True),
+        "margin": tensor(rng, 5, scale=0.3),
+        "centering": 0.01,
+    }
 
 
 # --- ppo-live -------------------------------------------------------------------------------------
@@ -166,8 +213,12 @@ def _(rng):
 @inputs("rlhf_lib.algorithms.ppo.token_rewards")
 def _(rng):
     mask = ragged_mask(rng, 4, 6)
-    return {"scores": tensor(rng, 4), "log_ratio": tensor(rng, 4, 6, grad=True),
-            "mask": mask.long(), "beta": float(rng.uniform(0, 1))}
+    return {
+        "scores": tensor(rng, 4),
+        "log_ratio": tensor(rng, 4, 6, grad=True),
+        "mask": mask.long(),
+        "beta": float(rng.uniform(0, 1)),
+    }
 
 
 # --- alignment-problem ----------------------------------------------------------------------------
@@ -222,8 +273,10 @@ def _(rng):
 
 @inputs("rlhf_lib.models.tokens.selected_logprobs")
 def _(rng):
-    return {"logits": tensor(rng, 4, 6, 9, scale=3, grad=True).float().detach().requires_grad_(),
-            "ids": torch.tensor(rng.integers(0, 9, size=(4, 6)))}
+    return {
+        "logits": tensor(rng, 4, 6, 9, scale=3, grad=True).float().detach().requires_grad_(),
+        "ids": torch.tensor(rng.integers(0, 9, size=(4, 6))),
+    }
 
 
 # --- policy-gradients -----------------------------------------------------------------------------
@@ -231,8 +284,11 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.advantages.returns_to_go")
 def _(rng):
-    return {"rewards": tensor(rng, 4, 6), "mask": ragged_mask(rng, 4, 6),
-            "gamma": rng.uniform(0.5, 1)}
+    return {
+        "rewards": tensor(rng, 4, 6),
+        "mask": ragged_mask(rng, 4, 6),
+        "gamma": rng.uniform(0.5, 1),
+    }
 
 
 @inputs("rlhf_lib.mathematics.advantages.optimal_baseline")
@@ -242,8 +298,10 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.losses.reinforce_loss")
 def _(rng):
-    return {"logprobs": tensor(rng, 4, 6, grad=True),
-            "advantages": tensor(rng, 4, 6 if rng.integers(2) else 1, grad=True)}
+    return {
+        "logprobs": tensor(rng, 4, 6, grad=True),
+        "advantages": tensor(rng, 4, 6 if rng.integers(2) else 1, grad=True),
+    }
 
 
 # --- ppo-mechanics --------------------------------------------------------------------------------
@@ -251,8 +309,11 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.advantages.explained_variance")
 def _(rng):
-    return {"values": tensor(rng, 4, 6), "returns": tensor(rng, 4, 6, scale=2),
-            "mask": ragged_mask(rng, 4, 6)}
+    return {
+        "values": tensor(rng, 4, 6),
+        "returns": tensor(rng, 4, 6, scale=2),
+        "mask": ragged_mask(rng, 4, 6),
+    }
 
 
 # --- over-optimization ----------------------------------------------------------------------------
@@ -260,20 +321,29 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.overoptimization.gain", "rlhf_lib.mathematics.overoptimization.peak")
 def _(rng):
-    return {"form": str(rng.choice(["best_of_n", "rl"])),
-            "d": np.r_[0.0, rng.uniform(0, 5, 6)],
-            "alpha": float(rng.normal(1)), "beta": float(rng.normal(0.5))}
+    return {
+        "form": str(rng.choice(["best_of_n", "rl"])),
+        "d": np.r_[0.0, rng.uniform(0, 5, 6)],
+        "alpha": float(rng.normal(1)),
+        "beta": float(rng.normal(0.5)),
+    }
 
 
 # --- reward-model ---------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.mathematics.calibration.reliability", "rlhf_lib.mathematics.calibration.expected_calibration_error")
+@inputs(
+    "rlhf_lib.mathematics.calibration.reliability",
+    "rlhf_lib.mathematics.calibration.expected_calibration_error",
+)
 def _(rng):
     size = int(rng.integers(1, 60))
     probabilities = rng.choice([0.0, 1.0, 0.5, *rng.random(20)], size=size)
-    return {"probabilities": probabilities, "outcomes": rng.integers(0, 2, size=size),
-            "bins": int(rng.integers(1, 12))}
+    return {
+        "probabilities": probabilities,
+        "outcomes": rng.integers(0, 2, size=size),
+        "bins": int(rng.integers(1, 12)),
+    }
 
 
 # --- grpo-variants --------------------------------------------------------------------------------
@@ -291,8 +361,10 @@ def _(rng):
 def _(rng):
     pairs = [(int(a), int(b)) for a, b in rng.integers(0, 200, size=(30, 2))]
     forms = ("{0}", "<1+1=2>{0}", "<{0},2>7", "{0},{1}", "{1}", "{0} ", "<{0}", "{0}>", "", "a>{0}")
-    return {"prompts": [f"{a}+{b}=" for a, b in pairs],
-            "completions": [str(rng.choice(forms)).format(a + b, a + b + 1) for a, b in pairs]}
+    return {
+        "prompts": [f"{a}+{b}=" for a, b in pairs],
+        "completions": [str(rng.choice(forms)).format(a + b, a + b + 1) for a, b in pairs],
+    }
 
 
 # --- gpt2-on-a-gpu --------------------------------------------------------------------------------
@@ -301,5 +373,8 @@ def _(rng):
 @inputs("rlhf_lib.machinery.microbatches.share")
 def _(rng):
     whole = ragged_mask(rng, 7, 6)
-    return {"part": whole[:rng.integers(1, 8)], "whole": whole,
-            "over": str(rng.choice(["tokens", "sequences", "budget"]))}
+    return {
+        "part": whole[: rng.integers(1, 8)],
+        "whole": whole,
+        "over": str(rng.choice(["tokens", "sequences", "budget"])),
+    }

@@ -4,6 +4,7 @@ A cell tagged `same-as:rlhf_lib.module.function` defines a function of that name
 parameters that have a default in the library; the others have the same names in the same order.
 Both are called on the random inputs of inputs.py.
 """
+
 from __future__ import annotations
 
 import ast
@@ -80,18 +81,30 @@ def leaves(output) -> list:
 
 def call(function, arguments: dict) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     """Return a function's outputs and the gradients of a random sum of them, as arrays."""
-    own = {name: value.detach().clone().requires_grad_(value.requires_grad)
-           if isinstance(value, torch.Tensor) else value for name, value in arguments.items()}
+    own = {
+        name: value.detach().clone().requires_grad_(value.requires_grad)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in arguments.items()
+    }
     outputs = leaves(function(**own))
     weights = torch.Generator().manual_seed(0)
-    total = sum((out * torch.randn(out.shape, generator=weights, dtype=out.dtype)).sum()
-                for out in outputs if isinstance(out, torch.Tensor) and out.requires_grad)
+    total = sum(
+        (out * torch.randn(out.shape, generator=weights, dtype=out.dtype)).sum()
+        for out in outputs
+        if isinstance(out, torch.Tensor) and out.requires_grad
+    )
     if isinstance(total, torch.Tensor):
         total.backward()
-    values = [out.detach().numpy() if isinstance(out, torch.Tensor) else np.asarray(out)
-              for out in outputs]
-    return values, {name: value.grad.numpy() for name, value in own.items()
-                    if isinstance(value, torch.Tensor) and value.grad is not None}
+    values = [
+        out.detach().numpy() if isinstance(out, torch.Tensor) else np.asarray(out)
+        for out in outputs
+    ]
+    return values, {
+        name: value.grad.numpy()
+        for name, value in own.items()
+        if isinstance(value, torch.Tensor) and value.grad is not None
+    }
 
 
 def difference(candidate, name: str) -> str | None:
@@ -108,11 +121,14 @@ def difference(candidate, name: str) -> str | None:
         values, gradients = call(candidate, arguments)
         expected_values, expected_gradients = call(library, arguments)
         if len(values) != len(expected_values) or gradients.keys() != expected_gradients.keys():
-            return f"draw {draw}: {len(values)} outputs with gradients for {sorted(gradients)}; " \
-                   f"expected {len(expected_values)} with {sorted(expected_gradients)}"
+            return (
+                f"draw {draw}: {len(values)} outputs with gradients for {sorted(gradients)}; "
+                f"expected {len(expected_values)} with {sorted(expected_gradients)}"
+            )
         pairs = [("value", *pair) for pair in zip(values, expected_values)]
-        pairs += [(f"gradient in {key}", gradients[key], expected_gradients[key])
-                  for key in gradients]
+        pairs += [
+            (f"gradient in {key}", gradients[key], expected_gradients[key]) for key in gradients
+        ]
         for what, got, expected in pairs:
             if got.shape != expected.shape:
                 return f"draw {draw}: {what} of shape {got.shape}; expected {expected.shape}"
@@ -123,9 +139,13 @@ def difference(candidate, name: str) -> str | None:
 
 
 CHAPTERS = {path: nbformat.read(path, as_version=4) for path in notebooks()}
-TAGGED = [pytest.param(path, tag.removeprefix(TAG), id=f"{path.stem}-{tag.removeprefix(TAG)}")
-          for path, notebook in CHAPTERS.items() for cell in notebook.cells
-          for tag in cell.metadata.get("tags", []) if tag.startswith(TAG)]
+TAGGED = [
+    pytest.param(path, tag.removeprefix(TAG), id=f"{path.stem}-{tag.removeprefix(TAG)}")
+    for path, notebook in CHAPTERS.items()
+    for cell in notebook.cells
+    for tag in cell.metadata.get("tags", [])
+    if tag.startswith(TAG)
+]
 
 
 @pytest.mark.parametrize("path, name", TAGGED)
@@ -156,19 +176,44 @@ def verdict(source: str, name: str) -> str | None:
         return difference(shown(nbformat.v4.new_notebook(cells=[cell]))[name], name)
 
 
-@pytest.mark.parametrize("source, name, old, new, message", [
-    (TILT, "rlhf_lib.mathematics.tilt.tilt", "", "", None),
-    (TILT, "rlhf_lib.mathematics.tilt.tilt", "+ rewards", "- rewards", "value differs"),
-    (TILT, "rlhf_lib.mathematics.tilt.tilt", "rewards, beta", "reward, beta", "parameters"),
-    (TILT, "rlhf_lib.mathematics.tilt.tilt", "/ weights.sum()", "/ weights.sum(keepdims=True)[None]", "shape"),
-    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "", "", None),
-    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "mask.sum()", "mask.numel()", "value differs"),
-    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "1e-8", "1e-3", "default of eps"),
-    (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "rsqrt(variance", "rsqrt(variance.detach()",
-     "gradient in values differs"),
-    (TILT, "rlhf_lib.mathematics.tilt.frontier", "def tilt(reference, rewards, beta", "def frontier("
-     "reference, rewards, betas", "no inputs"),
-])
+@pytest.mark.parametrize(
+    "source, name, old, new, message",
+    [
+        (TILT, "rlhf_lib.mathematics.tilt.tilt", "", "", None),
+        (TILT, "rlhf_lib.mathematics.tilt.tilt", "+ rewards", "- rewards", "value differs"),
+        (TILT, "rlhf_lib.mathematics.tilt.tilt", "rewards, beta", "reward, beta", "parameters"),
+        (
+            TILT,
+            "rlhf_lib.mathematics.tilt.tilt",
+            "/ weights.sum()",
+            "/ weights.sum(keepdims=True)[None]",
+            "shape",
+        ),
+        (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "", "", None),
+        (
+            WHITEN,
+            "rlhf_lib.mathematics.advantages.masked_whiten",
+            "mask.sum()",
+            "mask.numel()",
+            "value differs",
+        ),
+        (WHITEN, "rlhf_lib.mathematics.advantages.masked_whiten", "1e-8", "1e-3", "default of eps"),
+        (
+            WHITEN,
+            "rlhf_lib.mathematics.advantages.masked_whiten",
+            "rsqrt(variance",
+            "rsqrt(variance.detach()",
+            "gradient in values differs",
+        ),
+        (
+            TILT,
+            "rlhf_lib.mathematics.tilt.frontier",
+            "def tilt(reference, rewards, beta",
+            "def frontier(reference, rewards, betas",
+            "no inputs",
+        ),
+    ],
+)
 def test_a_broken_cell_is_seen(source, name, old, new, message):
     found = verdict(source.replace(old, new) if old else source, name)
     assert found is None if message is None else message in found, found

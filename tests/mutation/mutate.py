@@ -17,6 +17,9 @@ from typing import NamedTuple
 LAYOUT = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
+WHOLE = {"return", "=", "+=", "-=", "*=", "&=", "|=", "yield", "if", "elif", "while", "in"}
+
+
 class Token(NamedTuple):
     text: str  # the same for two spellings of one thing
     start: tuple[int, int]
@@ -32,22 +35,56 @@ def apply(text: str, function: str, old: str, new: str) -> str:
         If there is no such function, or `old` does not stand in it exactly once.
     """
     first, last = lines_of(text, function)
-    code = [t for t in tokens(text) if first <= t.start[0] <= last]
-    wanted = [token.text for token in tokens(textwrap.dedent(old))]
-    while wanted and wanted[-1] == "\n":
-        wanted.pop()
+    code, pairs = bare([t for t in tokens(text) if first <= t.start[0] <= last])
+    piece = tokens(textwrap.dedent(old))
+    while piece and piece[-1].text == "\n":
+        piece.pop()
+    wanted = [token.text for token in bare(piece)[0]]
     found = [i for i in range(len(code)) if [t.text for t in code[i : i + len(wanted)]] == wanted]
     if len(found) != 1 or not wanted:
         raise ValueError(f"{old!r} stands {len(found)} times in {function}; expected once")
-    (row, column), (end_row, end_column) = (
-        code[found[0]].start,
-        code[found[0] + len(wanted) - 1].end,
-    )
-    lines = text.splitlines(keepends=True)
-    start = len("".join(lines[: row - 1])) + column
-    end = len("".join(lines[: end_row - 1])) + end_column
-    new = textwrap.indent(textwrap.dedent(new).strip("\n"), " " * column).strip()
-    return text[:start] + new + text[end:]
+    i, j = found[0], found[0] + len(wanted) - 1
+    start, end = code[i].start, code[j].end
+    for inside, opened, closed in pairs:
+        if i <= inside[0] and inside[1] <= j:
+            start, end = min(start, opened.start), max(end, closed.end)
+        elif i < inside[0] <= j:
+            raise ValueError(f"{old!r} ends inside a bracket that a formatter may set; take less")
+    new = textwrap.indent(textwrap.dedent(new).strip("\n"), " " * start[1]).strip()
+    return text[: place(text, start)] + new + text[place(text, end) :]
+
+
+def place(text: str, position: tuple[int, int]) -> int:
+    """The index of a line and column."""
+    return sum(map(len, text.splitlines(keepends=True)[: position[0] - 1])) + position[1]
+
+
+def bare(code: list[Token]) -> tuple[list[Token], list]:
+    """Without the brackets around all that is returned, assigned or asked, and where these stood.
+
+    A formatter adds them where it breaks such a line.
+    """
+    stack, drop = [], {}
+    for at, token in enumerate(code):
+        if token.text in ("(", "[", "{"):
+            stack.append(at)
+        elif token.text in (")", "]", "}") and stack:
+            opened = stack.pop()
+            before = code[opened - 1].text if opened else ""
+            after = code[at + 1].text if at + 1 < len(code) else ""
+            if before in WHOLE and after in ("\n", ":", "") and token.text == ")" and at > opened + 1:
+                drop[opened] = at
+    gone = set(drop) | set(drop.values())
+    index, kept = {}, []
+    for at, token in enumerate(code):
+        if at not in gone:
+            index[at] = len(kept)
+            kept.append(token)
+    pairs = []
+    for opened, closed in drop.items():
+        within = [index[at] for at in range(opened, closed) if at in index]
+        pairs.append(((within[0], within[-1]), code[opened], code[closed]))
+    return kept, pairs
 
 
 def lines_of(text: str, function: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ by a failing test: one that cannot be imported any more proves nothing and count
 The imports that every test shares are paid once: a process per mutant is forked from this one,
 which has loaded them and nothing of the library. Two run at a time.
 """
+
 from __future__ import annotations
 
 import multiprocessing
@@ -62,10 +63,22 @@ def run_tests(tree: Path, tests: list[str], output: Path) -> None:
     import pytest
 
     import rlhf_lib
+
     assert Path(rlhf_lib.__file__).is_relative_to(tree), rlhf_lib.__file__
-    code = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider",
-                        "-W", "ignore::pytest.PytestAssertRewriteWarning",
-                        "-o", "addopts=--import-mode=importlib --strict-markers", *tests])
+    code = pytest.main(
+        [
+            "-x",
+            "-q",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+            "-o",
+            "addopts=--import-mode=importlib --strict-markers",
+            *tests,
+        ]
+    )
     sys.stdout.flush()
     os._exit(int(code))
 
@@ -92,9 +105,15 @@ def verdict(code: int | None, output: Path) -> tuple[str, str]:
 
 
 def main(words: list[str]) -> int:
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false",
-                      HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1",
-                      PYTHONDONTWRITEBYTECODE="1")
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        MKL_NUM_THREADS="1",
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+        PYTHONDONTWRITEBYTECODE="1",
+    )
     mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
     warm_up()
     fork, start = multiprocessing.get_context("fork"), time.perf_counter()
@@ -126,7 +145,7 @@ def main(words: list[str]) -> int:
                 process = fork.Process(target=run_tests, args=(tree, mutant.tests, output))
                 process.start()
                 running[process.sentinel] = process, mutant, tree, text, output, time.time()
-            wait(list(running), timeout=1.)
+            wait(list(running), timeout=1.0)
             for sentinel, (process, mutant, tree, text, output, began) in list(running.items()):
                 hangs = time.time() - began > TIME_LIMIT
                 if process.is_alive() and not hangs:

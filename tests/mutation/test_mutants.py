@@ -1,4 +1,5 @@
 """The table of mutants fits the library as it is; whether they are killed is `make mutants`."""
+
 from __future__ import annotations
 
 import ast
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.mutation.mutants import MUTANTS
 from tests.mutation.mutate import apply
 
@@ -26,9 +28,12 @@ def test_a_mutant_applies_once_and_compiles(mutant):
 def test_a_mutant_survives_formatting(file, width):
     text = (ROOT / "rlhf_lib" / file).read_text(encoding="utf-8")
     laid_out = subprocess.run(
-        [sys.executable, "-m", "ruff", "format", "--line-length", str(width), "-"], input=text,
-        text=True, capture_output=True, check=True).stdout
-    assert laid_out != text
+        [sys.executable, "-m", "ruff", "format", "--line-length", str(width), "-"],
+        input=text,
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout
     for mutant in MUTANTS:
         if mutant.file == file:
             there = apply(laid_out, mutant.function, mutant.old, mutant.new)
@@ -39,6 +44,11 @@ def test_a_mutant_survives_formatting(file, width):
 def test_code_is_found_as_it_is_spelled_and_not_as_it_is_laid_out():
     text = "def f(x):\n    return g(\n        x,  # a comment\n        .5,\n        'a',\n    )\n"
     assert apply(text, "f", 'g(x, 0.5, "a")', "x") == "def f(x):\n    return x\n"
+    wide = "def f(x):\n    return (\n        g(x)\n        + h(x)\n    )\n"
+    assert apply(wide, "f", "return g(x) + h(x)", "return x") == "def f(x):\n    return x\n"
+    assert apply(wide, "f", "+ h(x)", "- 1") == wide.replace("+ h(x)", "- 1")
+    with pytest.raises(ValueError, match="ends inside a bracket"):
+        apply(wide, "f", "return g(x)", "return 1")
     with pytest.raises(ValueError, match="stands 0 times in f"):
         apply(text, "f", "g(x, 0.6)", "x")
     with pytest.raises(ValueError, match="stands 2 times in f"):

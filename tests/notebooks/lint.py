@@ -3,6 +3,7 @@
 A rule is a function of a notebook and its path. `RULES` is all of them; test_lint.py runs them on
 the book, and on a sound notebook broken on purpose, so that each is known to fail.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -20,7 +21,7 @@ from book.build import ADDRESS, WIDGET_STATE, notebooks
 Problems = Iterator[str]
 RULES: list[Callable[[NotebookNode, Path], Problems]] = []
 
-SETUP = '''\
+SETUP = """\
 REPOSITORY = ""  # the book's public git address; `make address REPOSITORY=...` fills it in
 import importlib.util, subprocess, sys
 if importlib.util.find_spec("rlhf_lib") is None:
@@ -29,7 +30,7 @@ if importlib.util.find_spec("rlhf_lib") is None:
             "rlhf_lib is not on this machine. Run this notebook from a clone of the book "
             "(`pip install --no-deps .` at its top level), or set REPOSITORY to its git address.")
     subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", \
-f"git+{REPOSITORY}"])'''
+f"git+{REPOSITORY}"])"""
 
 # A path that exists on one machine only, or an object's address in its memory.
 MACHINE = re.compile(
@@ -121,7 +122,9 @@ def figures_are_described(notebook: NotebookNode, path: Path) -> Problems:
     """Alt text and a caption for every picture."""
     for n, cell in cells(notebook, "code"):
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
-        if any(kind.startswith("image/") for kind in kinds) and not any("widget" in k for k in kinds):
+        if any(kind.startswith("image/") for kind in kinds) and not any(
+            "widget" in k for k in kinds
+        ):
             shown = cell.metadata.get("mystnb", {})
             if not shown.get("image", {}).get("alt"):
                 yield f"cell {n}: a picture without mystnb.image.alt"
@@ -139,11 +142,16 @@ def live_cells_are_asserted(notebook: NotebookNode, path: Path) -> Problems:
     for n, cell in cells(notebook, "code"):
         if "nbval-ignore-output" in tags(cell):
             section = itertools.takewhile(
-                lambda later: not (later.cell_type == "markdown" and later.source.startswith("## ")),
-                notebook.cells[n - 1:])
+                lambda later: (
+                    not (later.cell_type == "markdown" and later.source.startswith("## "))
+                ),
+                notebook.cells[n - 1 :],
+            )
             if not any(has_assert.search(c.source) for c in section if c.cell_type == "code"):
                 yield f"cell {n}: output not compared, and no assert after it in its section"
-        if "nbval-skip" in tags(cell) or re.search(r"^# *(NBVAL|PYTEST_VALIDATE)_", cell.source, re.M):
+        if "nbval-skip" in tags(cell) or re.search(
+            r"^# *(NBVAL|PYTEST_VALIDATE)_", cell.source, re.M
+        ):
             yield f"cell {n}: use the tag nbval-ignore-output; nothing is skipped"
 
 
@@ -151,8 +159,12 @@ def live_cells_are_asserted(notebook: NotebookNode, path: Path) -> Problems:
 def plain_markdown(notebook: NotebookNode, path: Path) -> Problems:
     """Only what Jupyter and Colab show as well as the book does."""
     for n, cell in cells(notebook, "markdown"):
-        for found in MYST.findall(FENCE.sub("", cell.source) + "".join(
-                line + "\n" for line in cell.source.splitlines() if line.lstrip().startswith("```{"))):
+        for found in MYST.findall(
+            FENCE.sub("", cell.source)
+            + "".join(
+                line + "\n" for line in cell.source.splitlines() if line.lstrip().startswith("```{")
+            )
+        ):
             yield f"cell {n}: {found.strip()!r} is understood by Sphinx alone"
 
 
@@ -164,6 +176,7 @@ def numbers_come_from_cells(notebook: NotebookNode, path: Path) -> Problems:
     tables, code spans and inline mathematics. Not checked: display mathematics and fenced code,
     and a paragraph that links to another site, which is where such a number has its source.
     """
+
     def digits(text: str) -> set[str]:
         return {number.lstrip("0") for number in DECIMAL.findall(text)}
 

@@ -5,6 +5,7 @@ An exercise NAME is three code cells, tagged `check:NAME`, `exercise:NAME` and `
 `WRONG = {"NAME": [wrong, also_wrong]}`. The cells run without the rest of the chapter: only the
 earlier cells that define a name which they use, and what those use in turn.
 """
+
 from __future__ import annotations
 
 import ast
@@ -63,8 +64,14 @@ def names(source: str) -> tuple[set[str], set[str]]:
             return {node.target.id} | loaded(node.value)
         own = {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) else set()
         inner = own.union(*map(loaded, ast.iter_child_nodes(node)))
-        scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
-                  ast.GeneratorExp)
+        scopes = (
+            ast.FunctionDef,
+            ast.Lambda,
+            ast.ListComp,
+            ast.SetComp,
+            ast.DictComp,
+            ast.GeneratorExp,
+        )
         if isinstance(node, scopes):
             inner -= set().union(*map(stored, ast.iter_child_nodes(node)))
         return inner
@@ -124,8 +131,11 @@ class Exercise:
         return bool(verdict), printed.getvalue()
 
 
-ALL = [pytest.param(path, name, id=f"{path.stem}-{name}")
-       for path in notebooks() for name in exercises(path)]
+ALL = [
+    pytest.param(path, name, id=f"{path.stem}-{name}")
+    for path in notebooks()
+    for name in exercises(path)
+]
 
 
 @pytest.mark.parametrize("path, name", ALL)
@@ -170,14 +180,17 @@ def test_wrong_answers_are_to_exercises_that_exist(path):
     assert set(wrong_answers(path)) <= set(exercises(path))
 
 
-@pytest.mark.parametrize("sources, run", [
-    (["import math", "x = 1", "boom()", "def f():\n    return math.pi * x", "f()"], [0, 1, 3]),
-    (["x = 1", "x += 1", "x"], [0, 1]),                       # the last definition, and what it took
-    (["x = 1", "x = 2", "x"], [1]),
-    (["fig = boom()", "fig = 1\nfig"], []),                    # defined here before it is used here
-    (["i = boom()", "[i for i in range(3)]"], []),             # a scope of its own
-    (["a = boom()", "def f(a, *b, c=1):\n    d = a\n    return d, b, c\nf(2)"], []),
-    (["k = 2", "def f(a):\n    return lambda b: a + b + k"], [0]),
-])
+@pytest.mark.parametrize(
+    "sources, run",
+    [
+        (["import math", "x = 1", "boom()", "def f():\n    return math.pi * x", "f()"], [0, 1, 3]),
+        (["x = 1", "x += 1", "x"], [0, 1]),  # the last definition, and what it took
+        (["x = 1", "x = 2", "x"], [1]),
+        (["fig = boom()", "fig = 1\nfig"], []),  # defined here before it is used here
+        (["i = boom()", "[i for i in range(3)]"], []),  # a scope of its own
+        (["a = boom()", "def f(a, *b, c=1):\n    d = a\n    return d, b, c\nf(2)"], []),
+        (["k = 2", "def f(a):\n    return lambda b: a + b + k"], [0]),
+    ],
+)
 def test_only_the_cells_that_are_needed_run(sources, run):
     assert needed(sources, [len(sources) - 1]) == run

@@ -1,4 +1,5 @@
 """Every notebook keeps every rule of lint.py, and every rule is known to fail."""
+
 from __future__ import annotations
 
 import copy
@@ -33,28 +34,39 @@ def sound():
     png = new_output("display_data", {"image/png": "aGk=", "text/plain": "<Figure>"})
     loss = new_output("stream", name="stdout", text="loss 0.25 after 3 steps\n")
     cells = [
-        new_markdown_cell("# Title\n\nThe loss falls to $0.25$, `.25` in code; see [the start]"
-                          "(../build.py).\n\nElsewhere 0.31 was seen [(source)](https://arxiv.org)."),
+        new_markdown_cell(
+            "# Title\n\nThe loss falls to $0.25$, `.25` in code; see [the start]"
+            "(../build.py).\n\nElsewhere 0.31 was seen [(source)](https://arxiv.org)."
+        ),
         new_code_cell(lint.SETUP, metadata={"tags": ["setup", "hide-input"]}),
         new_code_cell("train()", outputs=[loss], metadata={"tags": ["nbval-ignore-output"]}),
         new_code_cell("assert loss < 1"),
-        new_code_cell("plot()", outputs=[png], metadata={
-            "mystnb": {"image": {"alt": "A curve"}, "figure": {"caption": "The loss."}}}),
+        new_code_cell(
+            "plot()",
+            outputs=[png],
+            metadata={"mystnb": {"image": {"alt": "A curve"}, "figure": {"caption": "The loss."}}},
+        ),
         new_markdown_cell("$$ \\tfrac{0.125}{2} $$"),
     ]
     for count, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
         cell.execution_count = count
-    return new_notebook(cells=cells, metadata={
-        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    return new_notebook(
+        cells=cells,
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
+    )
 
 
 def put(place, value):
     """Return a change of one entry of a notebook."""
+
     def change(notebook):
         *holders, last = place
         for key in holders:
             notebook = notebook[key]
         notebook[last] = value
+
     return change
 
 
@@ -64,10 +76,19 @@ def say(text):
 
 def widget(view="a", **state):
     def change(notebook):
-        notebook.cells[4].outputs = [new_output(
-            "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": view}})]
-        notebook.metadata["widgets"] = {WIDGET_STATE: {"state": {
-            "a": {"model_module": "anywidget", "model_name": "AnyModel", "state": state}}}}
+        notebook.cells[4].outputs = [
+            new_output(
+                "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": view}}
+            )
+        ]
+        notebook.metadata["widgets"] = {
+            WIDGET_STATE: {
+                "state": {
+                    "a": {"model_module": "anywidget", "model_name": "AnyModel", "state": state}
+                }
+            }
+        }
+
     return change
 
 
@@ -79,11 +100,21 @@ BREAKS = [
     ("opens_with_title_and_setup", put(("cells", 1, "metadata", "tags"), ["setup"])),
     ("opens_with_title_and_setup", put(("cells", 0, "source"), "No title")),
     ("no_trace_of_a_machine", say("saved in /home/" + "someone/run")),
-    ("no_trace_of_a_machine", put(("cells", 2, "outputs", 0, "text"), "loss 0.25 of <Model at 0x7f3a12bc45>")),
-    ("no_errors_or_warnings_stored", put(("cells", 3, "outputs"), [
-        new_output("stream", name="stderr", text="Warning")])),
-    ("no_errors_or_warnings_stored", put(("cells", 3, "outputs"), [
-        new_output("error", ename="ValueError", evalue="", traceback=[])])),
+    (
+        "no_trace_of_a_machine",
+        put(("cells", 2, "outputs", 0, "text"), "loss 0.25 of <Model at 0x7f3a12bc45>"),
+    ),
+    (
+        "no_errors_or_warnings_stored",
+        put(("cells", 3, "outputs"), [new_output("stream", name="stderr", text="Warning")]),
+    ),
+    (
+        "no_errors_or_warnings_stored",
+        put(
+            ("cells", 3, "outputs"),
+            [new_output("error", ename="ValueError", evalue="", traceback=[])],
+        ),
+    ),
     ("no_errors_or_warnings_stored", put(("cells", 3, "metadata", "tags"), ["raises-exception"])),
     ("figures_are_described", put(("cells", 4, "metadata", "mystnb", "image"), {})),
     ("figures_are_described", put(("cells", 4, "metadata", "mystnb", "figure"), {})),
@@ -133,6 +164,7 @@ def test_stale_widget_code_is_caught(monkeypatch):
 
 def test_widget_ids_do_not_depend_on_the_run():
     """Two executions, whose models have random ids, are stored as the same file."""
+
     def stored(demo, layout, unused):
         notebook = sound()
         widget(view=demo)(notebook)

@@ -1,10 +1,12 @@
 """GAE, returns, the value clip, k3 and the adaptive β against torchrl 0.14."""
+
 from __future__ import annotations
 
 import warnings
 
 import pytest
 import torch
+
 from tests.parity.oracles import assert_same, ragged
 
 with warnings.catch_warnings():  # torchrl looks for simulators and says what it does not find
@@ -28,13 +30,14 @@ def ends(mask):
 
 def weighted(tensors, mask):
     """One number that depends on every real entry in its own way, so its gradient shows all."""
-    weights = torch.linspace(-1., 2., mask.numel(), dtype=torch.float64).view(mask.shape)
-    return sum((w * torch.where(mask.bool(), x, 0.) * weights).sum()
-               for w, x in zip((1., .3), tensors))
+    weights = torch.linspace(-1.0, 2.0, mask.numel(), dtype=torch.float64).view(mask.shape)
+    return sum(
+        (w * torch.where(mask.bool(), x, 0.0) * weights).sum() for w, x in zip((1.0, 0.3), tensors)
+    )
 
 
 @SEEDS
-@pytest.mark.parametrize("gamma, lam", [(1., .95), (1., 1.), (.9, 0.), (.97, .8)])
+@pytest.mark.parametrize("gamma, lam", [(1.0, 0.95), (1.0, 1.0), (0.9, 0.0), (0.97, 0.8)])
 def test_gae_on_ragged_completions(seed, gamma, lam):
     """Advantages, returns, and their gradients with respect to rewards and values; finite
     garbage stands in the padding."""
@@ -43,13 +46,18 @@ def test_gae_on_ragged_completions(seed, gamma, lam):
     done = ends(batch.mask)[..., None]
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     double = [torch.tensor(x, dtype=torch.float64) for x in (gamma, lam)]  # a float would be fp32
-    theirs = generalized_advantage_estimate(*double, values[..., None], following[..., None],
-                                            rewards[..., None], done)
+    theirs = generalized_advantage_estimate(
+        *double, values[..., None], following[..., None], rewards[..., None], done
+    )
     ours = gae(rewards, values, batch.mask, gamma, lam)
     for a, b in zip(ours, theirs):
-        assert torch.allclose(a, torch.where(batch.mask.bool(), b[..., 0], 0.), atol=1e-10)
-    assert_same(weighted(ours, batch.mask), weighted([b[..., 0] for b in theirs], batch.mask),
-                rewards, values)
+        assert torch.allclose(a, torch.where(batch.mask.bool(), b[..., 0], 0.0), atol=1e-10)
+    assert_same(
+        weighted(ours, batch.mask),
+        weighted([b[..., 0] for b in theirs], batch.mask),
+        rewards,
+        values,
+    )
 
 
 @SEEDS
@@ -57,9 +65,12 @@ def test_returns_to_go(seed):
     batch = ragged(seed)
     last = ends(batch.mask)
     last[:, -1] = True  # torchrl wants every row to end; what it makes of the padding is not read
-    theirs = reward2go(batch.old[..., None], last[..., None], 1.)[..., 0]
-    assert torch.allclose(returns_to_go(batch.old, batch.mask),
-                          torch.where(batch.mask.bool(), theirs, 0.), atol=1e-10)
+    theirs = reward2go(batch.old[..., None], last[..., None], 1.0)[..., 0]
+    assert torch.allclose(
+        returns_to_go(batch.old, batch.mask),
+        torch.where(batch.mask.bool(), theirs, 0.0),
+        atol=1e-10,
+    )
 
 
 @SEEDS
@@ -67,29 +78,37 @@ def test_the_value_clip(seed):
     """torchrl's squared error is not halved, ours is."""
     batch = ragged(seed)
     values, old, returns = batch.logprobs, batch.old, batch.ref
-    assert ((values - old).abs() > .2).any() and ((values - old).abs() < .2).any()
-    theirs, _ = _clip_value_loss(old, values, torch.tensor(.2, dtype=torch.float64), returns,
-                                 (values - returns) ** 2, "l2")
-    weights = torch.linspace(-1., 2., values.numel(), dtype=torch.float64).view(values.shape)
-    assert_same((weights * clipped_value_loss(values, old, returns, .2)).sum(),
-                (weights * theirs / 2).sum(), values)
+    assert ((values - old).abs() > 0.2).any() and ((values - old).abs() < 0.2).any()
+    theirs, _ = _clip_value_loss(
+        old, values, torch.tensor(0.2, dtype=torch.float64), returns, (values - returns) ** 2, "l2"
+    )
+    weights = torch.linspace(-1.0, 2.0, values.numel(), dtype=torch.float64).view(values.shape)
+    assert_same(
+        (weights * clipped_value_loss(values, old, returns, 0.2)).sum(),
+        (weights * theirs / 2).sum(),
+        values,
+    )
 
 
 @SEEDS
 def test_k3(seed):
     batch = ragged(seed)
-    weights = torch.linspace(-1., 2., batch.old.numel(), dtype=torch.float64).view(
-        batch.old.shape)
-    assert_same((weights * k3(batch.logprobs - batch.ref)).sum(),
-                (weights * k3_kl_token_estimate(batch.ref, batch.logprobs)).sum(),
-                batch.logprobs)
+    weights = torch.linspace(-1.0, 2.0, batch.old.numel(), dtype=torch.float64).view(
+        batch.old.shape
+    )
+    assert_same(
+        (weights * k3(batch.logprobs - batch.ref)).sum(),
+        (weights * k3_kl_token_estimate(batch.ref, batch.logprobs)).sum(),
+        batch.logprobs,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-@pytest.mark.parametrize("kl", [0., 5.9, 6., 6.6, 40.])
+@pytest.mark.parametrize("kl", [0.0, 5.9, 6.0, 6.6, 40.0])
 def test_the_adaptive_coefficient(kl):
     """torchrl is handed penalties, −β·KL of each completion, and divides the sign and β out."""
-    theirs = AdaptiveKLController(init_kl_coef=.1, target=6., horizon=640)
-    theirs.update([-.1 * kl] * 64)
-    assert AdaptiveKL(target=6., horizon=640)(.1, kl, completions=64) == \
-        pytest.approx(float(theirs.coef), abs=1e-7)
+    theirs = AdaptiveKLController(init_kl_coef=0.1, target=6.0, horizon=640)
+    theirs.update([-0.1 * kl] * 64)
+    assert AdaptiveKL(target=6.0, horizon=640)(0.1, kl, completions=64) == pytest.approx(
+        float(theirs.coef), abs=1e-7
+    )

@@ -4,6 +4,7 @@ TRL's `_generate_and_score_completions` and `_compute_loss` run unchanged with t
 only its sampler is replaced by the completions that our loop drew. The prompts have one length,
 as TRL gives the model no `position_ids` (test_trl_scoring.py).
 """
+
 from __future__ import annotations
 
 import copy
@@ -13,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from tests.parity.oracles import bare
-from tests.unit.small import count_words, policy, tokenizer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.worlds import letters
+from tests.parity.oracles import bare
+from tests.unit.small import count_words, policy, tokenizer
 
 G, B, LONGEST = 4, 16, 10
 
@@ -40,38 +41,85 @@ def our_step(**settings):
     with torch.no_grad():  # a reference that differs, so that its term counts
         reference.transformer.wte.weight.mul_(1.1)
     before = copy.deepcopy(model), copy.deepcopy(reference)
-    loop = GRPO(model, reference, tokenizer(), count_words, prompts_of_one_length(), GRPOConfig(
-        max_steps=1, batch_size=B, mini_batch_size=B, num_generations=G, num_iterations=1,
-        max_new_tokens=LONGEST, missing_eos_penalty=0., warmup_steps=0, max_grad_norm=1e9,
-        **settings))
+    loop = GRPO(
+        model,
+        reference,
+        tokenizer(),
+        count_words,
+        prompts_of_one_length(),
+        GRPOConfig(
+            max_steps=1,
+            batch_size=B,
+            mini_batch_size=B,
+            num_generations=G,
+            num_iterations=1,
+            max_new_tokens=LONGEST,
+            missing_eos_penalty=0.0,
+            warmup_steps=0,
+            max_grad_norm=1e9,
+            **settings,
+        ),
+    )
     return loop.step(), loop, *before
 
 
-def trl_step(rollout, model, reference, temperature, beta, loss_type, scale_rewards,
-             epsilon_high=.2):
+def trl_step(
+    rollout, model, reference, temperature, beta, loss_type, scale_rewards, epsilon_high=0.2
+):
     for one in (model, reference):
         add_fused_lm_head(one, temperature=temperature, outputs=("log_probs", "entropy"))
         one.train()  # dropout is 0 in this model
-    rows = [[ids[mask.bool()].tolist() for ids, mask in zip(*pair)] for pair in (
-        (rollout.prompt_ids, rollout.prompt_mask),
-        (rollout.completion_ids, rollout.completion_mask))]
+    rows = [
+        [ids[mask.bool()].tolist() for ids, mask in zip(*pair)]
+        for pair in (
+            (rollout.prompt_ids, rollout.prompt_mask),
+            (rollout.completion_ids, rollout.completion_mask),
+        )
+    ]
     rewards = torch.tensor(count_words(rollout.prompts, rollout.completions))[:, None]
     args = SimpleNamespace(
-        per_device_train_batch_size=B, steps_per_generation=1, gradient_accumulation_steps=1,
-        gradient_checkpointing_kwargs=None, delta=None, use_bias_correction_kl=False)
+        per_device_train_batch_size=B,
+        steps_per_generation=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing_kwargs=None,
+        delta=None,
+        use_bias_correction_kl=False,
+    )
     trainer = bare(
-        GRPOTrainer, model=model, ref_model=reference, args=args, _tokenizer=tokenizer(),
-        environment_factories=None, environments=None, tools=None, pad_to_multiple_of=None,
-        mask_truncated_completions=False, num_generations=G, num_iterations=2, use_vllm=False,
-        vllm_importance_sampling_correction=False, beta=beta, scale_rewards=scale_rewards,
-        multi_objective_aggregation="sum_then_normalize", reward_weights=torch.ones(1),
-        reward_func_names=["words"], _logs=defaultdict(lambda: defaultdict(list)),
-        _pending_extra_logs={}, _pending_metrics={}, loss_type=loss_type, epsilon_low=.2,
-        epsilon_high=epsilon_high, importance_sampling_level="token",
-        max_completion_length=LONGEST, top_entropy_quantile=1., off_policy_mask_threshold=None,
-        _entropy_bonus_enabled=False, current_gradient_accumulation_steps=1,
+        GRPOTrainer,
+        model=model,
+        ref_model=reference,
+        args=args,
+        _tokenizer=tokenizer(),
+        environment_factories=None,
+        environments=None,
+        tools=None,
+        pad_to_multiple_of=None,
+        mask_truncated_completions=False,
+        num_generations=G,
+        num_iterations=2,
+        use_vllm=False,
+        vllm_importance_sampling_correction=False,
+        beta=beta,
+        scale_rewards=scale_rewards,
+        multi_objective_aggregation="sum_then_normalize",
+        reward_weights=torch.ones(1),
+        reward_func_names=["words"],
+        _logs=defaultdict(lambda: defaultdict(list)),
+        _pending_extra_logs={},
+        _pending_metrics={},
+        loss_type=loss_type,
+        epsilon_low=0.2,
+        epsilon_high=epsilon_high,
+        importance_sampling_level="token",
+        max_completion_length=LONGEST,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=1,
         _generate=lambda prompts: (*rows, None, rollout.completions, None, {}, None, None),
-        _calculate_rewards=lambda *a: rewards)
+        _calculate_rewards=lambda *a: rewards,
+    )
     trainer._logs.update({name: [] for name in ("prompt", "completion", "advantages")})
     inputs = trainer._generate_and_score_completions([{"prompt": p} for p in rollout.prompts])
     loss = trainer._compute_loss(model, inputs)
@@ -81,26 +129,40 @@ def trl_step(rollout, model, reference, temperature, beta, loss_type, scale_rewa
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-@pytest.mark.parametrize("ours, theirs", [
-    (dict(beta=.3), dict(beta=.3, loss_type="grpo", scale_rewards="group")),
-    (dict(beta=.3, temperature=.7), dict(beta=.3, temperature=.7, loss_type="grpo",
-                                         scale_rewards="group")),
-    (dict(beta=0., aggregate_over="tokens"),
-     dict(beta=0., loss_type="dapo", scale_rewards="group")),
-    (dict(beta=.1, scale_rewards="none", aggregate_over="tokens"),
-     dict(beta=.1, loss_type="bnpo", scale_rewards="none")),
-], ids=["GRPO", "GRPO at a temperature of .7", "DAPO's mean, no KL", "no std"])
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        (dict(beta=0.3), dict(beta=0.3, loss_type="grpo", scale_rewards="group")),
+        (
+            dict(beta=0.3, temperature=0.7),
+            dict(beta=0.3, temperature=0.7, loss_type="grpo", scale_rewards="group"),
+        ),
+        (
+            dict(beta=0.0, aggregate_over="tokens"),
+            dict(beta=0.0, loss_type="dapo", scale_rewards="group"),
+        ),
+        (
+            dict(beta=0.1, scale_rewards="none", aggregate_over="tokens"),
+            dict(beta=0.1, loss_type="bnpo", scale_rewards="none"),
+        ),
+    ],
+    ids=["GRPO", "GRPO at a temperature of .7", "DAPO's mean, no KL", "no std"],
+)
 def test_a_step_of_grpo_is_trls(ours, theirs):
     record, loop, model, reference = our_step(**ours)
-    loss, norm, inputs = trl_step(loop.rollout, model, reference,
-                                  **{"temperature": 1., **theirs})
+    loss, norm, inputs = trl_step(loop.rollout, model, reference, **{"temperature": 1.0, **theirs})
     assert torch.equal(inputs["completion_mask"], loop.rollout.completion_mask)
     assert len(set(loop.rollout.lengths.tolist())) > 1  # ragged completions
     assert (inputs["old_per_token_logps"] - loop.rollout.logprobs).abs().max() < 1e-5
     assert record["policy_loss"] == pytest.approx(loss, abs=1e-5)
     assert record["gradient_norm"] == pytest.approx(norm, rel=1e-4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=loop.config.learning_rate,
-                                  betas=(.9, .95), eps=1e-5, weight_decay=0.)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=loop.config.learning_rate,
+        betas=(0.9, 0.95),
+        eps=1e-5,
+        weight_decay=0.0,
+    )
     optimizer.step()
     for a, b in zip(loop.policy.parameters(), model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)

@@ -1,4 +1,5 @@
 """A demo in a built page without a notebook that stores it: the page's own demo, exchanged."""
+
 from __future__ import annotations
 
 import json
@@ -11,10 +12,12 @@ from ipywidgets.embed import dependency_state
 from tests.site.render import render
 
 HOST = "book/intro.html"  # a page with one demo
-_STATE = re.compile(r'(<script type="application/vnd\.jupyter\.widget-state\+json">).*?(</script>)',
-                    re.DOTALL)
-_VIEW = re.compile(r'(<script type="application/vnd\.jupyter\.widget-view\+json">).*?(</script>)',
-                   re.DOTALL)
+_STATE = re.compile(
+    r'(<script type="application/vnd\.jupyter\.widget-state\+json">).*?(</script>)', re.DOTALL
+)
+_VIEW = re.compile(
+    r'(<script type="application/vnd\.jupyter\.widget-view\+json">).*?(</script>)', re.DOTALL
+)
 
 
 def show(page, demo, source: str = "http", width: int = 1280):

@@ -1,7 +1,8 @@
 """The browser of the site tests: find one, or get one.
 
-    python tests/site/browser.py    prints its path; installs it first where there is none
+python tests/site/browser.py    prints its path; installs it first where there is none
 """
+
 from __future__ import annotations
 
 import os
@@ -38,8 +39,10 @@ def install() -> None:
     """Install Chromium: from the system's packages as root, else the one that playwright brings."""
     if os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update", "-q"])
-        subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium"],
-                       env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        subprocess.run(
+            ["apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium"],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
     if find() is None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 

@@ -1,4 +1,5 @@
 """The built book in a real browser. Every request to another host is stopped and written down."""
+
 from __future__ import annotations
 
 import functools
@@ -14,8 +15,14 @@ from playwright.sync_api import sync_playwright
 from book.build import build
 from tests.site.browser import find
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +94,20 @@ def page(browser, site, html):
 
     context.route("**/*", gate)
     page.on("pageerror", lambda error: page.errors.append(f"exception: {error}"))
-    page.on("console", lambda message: page.errors.append(f"console: {message.text}")
-            if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            page.errors.append(f"console: {message.text}") if message.type == "error" else None
+        ),
+    )
     page.on("requestfailed", lambda request: page.errors.append(f"failed: {request.url}"))
-    page.on("response", lambda response: page.errors.append(f"{response.status}: {response.url}")
-            if response.status >= 400 else None)
+    page.on(
+        "response",
+        lambda response: (
+            page.errors.append(f"{response.status}: {response.url}")
+            if response.status >= 400
+            else None
+        ),
+    )
     yield page
     context.close()

@@ -1,4 +1,5 @@
 """A demo's own browser code, run on a state of the test's choosing."""
+
 from __future__ import annotations
 
 RENDER = """async ([trait, drawn, first, then]) => {

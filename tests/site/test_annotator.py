@@ -1,4 +1,5 @@
 """Be the annotator in a real browser: the replay, labelling without Python, and with one."""
+
 from __future__ import annotations
 
 import json
@@ -7,8 +8,8 @@ import nbformat
 import pytest
 
 from book.build import ROOT, WIDGET_STATE
-from rlhf_lib.worlds import labels as label_file
 from rlhf_lib.seeing.widgets import Annotator
+from rlhf_lib.worlds import labels as label_file
 
 CHAPTER = "book/reward/preferences.html"
 EXACT = 1e-7
@@ -23,8 +24,11 @@ def saved() -> dict:
 
 def in_python() -> Annotator:
     state = saved()
-    return Annotator([dict(zip(("prompt", "first", "second"), pair)) for pair in state["pairs"]],
-                     recorded=state["recorded"], ridge=state["ridge"])
+    return Annotator(
+        [dict(zip(("prompt", "first", "second"), pair)) for pair in state["pairs"]],
+        recorded=state["recorded"],
+        ridge=state["ridge"],
+    )
 
 
 class Demo:
@@ -48,7 +52,9 @@ class Demo:
             assert float(cell.get_attribute("data-value")) == pytest.approx(weight, abs=EXACT), name
         tile = self.root.locator('[data-name="foreseen"]')
         assert (int(tile.get_attribute("data-value")), int(tile.get_attribute("data-judged"))) == (
-            numbers.foreseen, numbers.judged)
+            numbers.foreseen,
+            numbers.judged,
+        )
         assert int(self.text("labelled")) == len(choices)
 
 
@@ -126,8 +132,9 @@ def test_all_pairs_can_be_labelled_and_downloaded(page, tmp_path):
     file = tmp_path / "mine.jsonl"
     download.value.save_as(file)
     rows = label_file.read_labels(file).rows
-    assert [row["chosen"] for row in rows] == [pair[1 if side == "first" else 2]
-                                               for pair, side in zip(pairs, sides)]
+    assert [row["chosen"] for row in rows] == [
+        pair[1 if side == "first" else 2] for pair, side in zip(pairs, sides)
+    ]
 
 
 # The demo with a Python of our own behind it: what the page sends, and what is answered.
@@ -162,14 +169,19 @@ def test_with_python_a_choice_is_sent_and_counts_once_answered(page):
     Demo(page)
     page.evaluate(WITH_PYTHON, [{"hello": DONE, "label": DONE, "undo": DONE}])
     root = page.locator("#with-python")
-    page.wait_for_function("document.querySelector('#with-python [data-name=where]')"
-                           ".textContent.includes('my-labels.jsonl')")
+    page.wait_for_function(
+        "document.querySelector('#with-python [data-name=where]')"
+        ".textContent.includes('my-labels.jsonl')"
+    )
     root.locator('[data-control="stage"]').focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('#with-python [data-name=labelled]')"
-                           ".textContent === '1'")
-    assert page.evaluate("window.sent") == [{"kind": "hello"},
-                                            {"kind": "label", "pair": 0, "side": "second"}]
+    page.wait_for_function(
+        "document.querySelector('#with-python [data-name=labelled]').textContent === '1'"
+    )
+    assert page.evaluate("window.sent") == [
+        {"kind": "hello"},
+        {"kind": "label", "pair": 0, "side": "second"},
+    ]
     assert root.locator('[data-control="download"]').is_hidden()
 
 
@@ -178,8 +190,10 @@ def test_a_choice_that_could_not_be_saved_does_not_count(page):
     failed = {"kind": "failed", "text": "OSError: No space left on device"}
     page.evaluate(WITH_PYTHON, [{"hello": DONE, "label": failed}])
     root = page.locator("#with-python")
-    page.wait_for_function("document.querySelector('#with-python [data-name=where]')"
-                           ".textContent.includes('my-labels.jsonl')")
+    page.wait_for_function(
+        "document.querySelector('#with-python [data-name=where]')"
+        ".textContent.includes('my-labels.jsonl')"
+    )
     root.locator('[data-control="stage"]').focus()
     page.keyboard.press("ArrowRight")
     message = root.locator(".rlhf-message")
@@ -192,8 +206,10 @@ def test_a_python_that_dies_is_noticed(page):
     Demo(page)
     page.evaluate(WITH_PYTHON, [{"hello": DONE}])
     root = page.locator("#with-python")
-    page.wait_for_function("document.querySelector('#with-python [data-name=where]')"
-                           ".textContent.includes('my-labels.jsonl')")
+    page.wait_for_function(
+        "document.querySelector('#with-python [data-name=where]')"
+        ".textContent.includes('my-labels.jsonl')"
+    )
     root.locator('[data-control="stage"]').focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")  # while the first is open, no second is sent
@@ -215,15 +231,18 @@ RENDER = """async (bad) => {
 }"""
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"pairs": []}, "pairs has none that can be labelled"),
-    ({"pairs": [["a", "b"]]}, "pairs has an entry that is not prompt, first and second"),
-    ({"differences": []}, "differences has 0 rows; expected 40"),
-    ({"labels": [[99, "first"]]}, "labels[0] is 99,first; expected a pair from 0 to 39"),
-    ({"recorded": [[0, "left"]]}, "recorded[0] is 0,left"),
-    ({"ridge": 0}, "ridge is 0; expected a positive number"),
-    ({"reference": [1]}, "reference has 1 entries; expected 12"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"pairs": []}, "pairs has none that can be labelled"),
+        ({"pairs": [["a", "b"]]}, "pairs has an entry that is not prompt, first and second"),
+        ({"differences": []}, "differences has 0 rows; expected 40"),
+        ({"labels": [[99, "first"]]}, "labels[0] is 99,first; expected a pair from 0 to 39"),
+        ({"recorded": [[0, "left"]]}, "recorded[0] is 0,left"),
+        ({"ridge": 0}, "ridge is 0; expected a positive number"),
+        ({"reference": [1]}, "reference has 1 entries; expected 12"),
+    ],
+)
 def test_a_bad_state_gets_a_message(page, bad, says):
     Demo(page)
     assert says in page.evaluate(RENDER, bad)

@@ -1,4 +1,5 @@
 """The Bradley–Terry explorer in a real browser: its numbers are Python's, whatever moves it."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,10 +28,18 @@ class Demo:
 
     def state(self) -> dict:
         n = self.root.locator(".rlhf-item").count()
-        wins = [[0 if i == j else int(self.control(f"win-{i}-{j}").locator("b").text_content())
-                 for j in range(n)] for i in range(n)]
-        return {"wins": wins, "scores": [self.value(f"score-{i}") for i in range(n)],
-                "ridge": self.value("ridge")}
+        wins = [
+            [
+                0 if i == j else int(self.control(f"win-{i}-{j}").locator("b").text_content())
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+        return {
+            "wins": wins,
+            "scores": [self.value(f"score-{i}") for i in range(n)],
+            "ridge": self.value("ridge"),
+        }
 
     def check(self) -> BradleyTerryExplorer:
         """Compare everything on display with Python, and return its half."""
@@ -38,11 +47,13 @@ class Demo:
         numbers, n = demo.result, len(demo.labels)
         assert self.value("loss") == pytest.approx(numbers.loss, abs=EXACT)
         assert self.value("fit_loss") == (
-            None if numbers.fit is None else pytest.approx(numbers.fit_loss, abs=EXACT))
+            None if numbers.fit is None else pytest.approx(numbers.fit_loss, abs=EXACT)
+        )
         for i in range(n):
             assert self.value(f"surplus-{i}") == pytest.approx(numbers.surplus[i], abs=EXACT)
             assert self.value(f"fit-{i}") == (
-                None if numbers.fit is None else pytest.approx(numbers.fit[i], abs=1e-7))
+                None if numbers.fit is None else pytest.approx(numbers.fit[i], abs=1e-7)
+            )
             for j in set(range(n)) - {i}:
                 p = float(self.control(f"win-{i}-{j}").get_attribute("data-value"))
                 assert p == pytest.approx(numbers.probabilities[i, j], abs=EXACT)
@@ -136,15 +147,18 @@ RENDER = """async (bad) => {
 }"""
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"wins": [[0]]}, "wins has 1 items; expected 2 to 6"),
-    ({"wins": [[0, 1, 2], [1, 0], [1, 2, 0]]}, "wins is not square"),
-    ({"wins": [[0, -1, 0], [1, 0, 0], [0, 0, 0]]}, "expected counts"),
-    ({"wins": [[1, 1, 0], [1, 0, 0], [0, 0, 0]]}, "wins[0] counts an item against itself"),
-    ({"labels": ["A"]}, "labels has 1 entries; expected 3"),
-    ({"scores": [0, None, 0]}, "expected finite numbers"),
-    ({"ridge": "much"}, "ridge is much"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"wins": [[0]]}, "wins has 1 items; expected 2 to 6"),
+        ({"wins": [[0, 1, 2], [1, 0], [1, 2, 0]]}, "wins is not square"),
+        ({"wins": [[0, -1, 0], [1, 0, 0], [0, 0, 0]]}, "expected counts"),
+        ({"wins": [[1, 1, 0], [1, 0, 0], [0, 0, 0]]}, "wins[0] counts an item against itself"),
+        ({"labels": ["A"]}, "labels has 1 entries; expected 3"),
+        ({"scores": [0, None, 0]}, "expected finite numbers"),
+        ({"ridge": "much"}, "ridge is much"),
+    ],
+)
 def test_a_bad_state_gets_a_message(page, bad, says):
     Demo(page)
     assert says in page.evaluate(RENDER, bad)

@@ -1,4 +1,5 @@
 """The clip explorer in a real browser: its numbers are Python's, in every case and at the edges."""
+
 from __future__ import annotations
 
 import itertools
@@ -30,8 +31,10 @@ class Shown:
             self.root.evaluate(MOVE, [name, round(value / STEPS[name])])
 
     def settings(self) -> dict:
-        found = {name: float(self.root.locator(f'[data-setting="{name}"]').get_attribute(
-            "data-value")) for name in STEPS}
+        found = {
+            name: float(self.root.locator(f'[data-setting="{name}"]').get_attribute("data-value"))
+            for name in STEPS
+        }
         return found if self.control("dual").is_checked() else found | {"dual_clip": None}
 
     def check(self) -> ClipExplorer:
@@ -62,8 +65,19 @@ def test_every_case_and_every_edge(page):
         shown.set(epsilon=epsilon)
         for dual in (False, True):
             shown.control("dual").set_checked(dual)
-            edges = (0.05, 0.5, 1 - epsilon, 1 - epsilon - 0.01, 1.0, 1 + epsilon,
-                     1 + epsilon + 0.01, 2.5, 3.0, 3.01, 4.0)
+            edges = (
+                0.05,
+                0.5,
+                1 - epsilon,
+                1 - epsilon - 0.01,
+                1.0,
+                1 + epsilon,
+                1 + epsilon + 0.01,
+                2.5,
+                3.0,
+                3.01,
+                4.0,
+            )
             for ratio, advantage in itertools.product(edges, (-2.3, 0.0, 1.7)):
                 shown.set(ratio=ratio, advantage=advantage)
                 numbers = shown.check().result
@@ -72,9 +86,15 @@ def test_every_case_and_every_edge(page):
     assert ("beyond", False, -2.3) in seen and page.errors == []
 
 
-@pytest.mark.parametrize("name, zone, active", [
-    ("good, fallen", "below", True), ("good, risen", "above", False),
-    ("bad, fallen", "below", False), ("bad, risen", "above", True)])
+@pytest.mark.parametrize(
+    "name, zone, active",
+    [
+        ("good, fallen", "below", True),
+        ("good, risen", "above", False),
+        ("bad, fallen", "below", False),
+        ("bad, risen", "above", True),
+    ],
+)
 def test_the_four_cases_have_buttons_and_words(page, name, zone, active):
     shown = Shown(show(page, ClipExplorer()))
     shown.control(f"case-{name}").click()
@@ -100,7 +120,8 @@ def test_the_point_lies_on_the_plot_of_its_sign(page):
         assert plot.get_attribute("data-sign") == str(sign)
         assert float(dot.get_attribute("data-objective")) == pytest.approx(numbers.objective)
         # the dot's height between those of the axis labels is the objective
-        heights = plot.evaluate("""(plot, value) => {
+        heights = plot.evaluate(
+            """(plot, value) => {
             const curve = plot.querySelector(".rlhf-curve");
             const dot = plot.querySelector(".rlhf-dot");
             const x = Number(dot.getAttribute("cx")), n = curve.getTotalLength();
@@ -110,7 +131,9 @@ def test_the_point_lies_on_the_plot_of_its_sign(page):
               if (!best || Math.abs(at.x - x) < Math.abs(best.x - x)) best = at;
             }
             return [best.y, Number(dot.getAttribute("cy"))];
-        }""", numbers.objective)
+        }""",
+            numbers.objective,
+        )
         assert heights[0] == pytest.approx(heights[1], abs=0.3)
         assert shown.root.locator(".rlhf-clip-push").count() == int(numbers.active)
 
@@ -135,13 +158,16 @@ def test_keyboard_alone(page):
     assert shown.check().result.zone == "beyond"
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"ratio": None}, "ratio is null; expected a number from 0.05 to 4"),
-    ({"epsilon": "wide"}, "epsilon is wide; expected a number from 0.01 to 0.5"),
-    ({"advantage": None}, "advantage is null; expected a number from -3 to 3"),
-    ({"dual_clip": None}, "dual_clip is null; expected a number from 1.6 to 4"),
-    ({"dual": 1}, "dual is 1; expected true or false"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"ratio": None}, "ratio is null; expected a number from 0.05 to 4"),
+        ({"epsilon": "wide"}, "epsilon is wide; expected a number from 0.01 to 0.5"),
+        ({"advantage": None}, "advantage is null; expected a number from -3 to 3"),
+        ({"dual_clip": None}, "dual_clip is null; expected a number from 1.6 to 4"),
+        ({"dual": 1}, "dual is 1; expected true or false"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     show(page, ClipExplorer())
     start = redraw(page, bad, {})
@@ -157,8 +183,12 @@ def test_fits_and_reads_in_both_themes(page, width):
     assert_fits(page, root, width)
     assert "NaN" not in root.inner_html()
     for theme in ("light", "dark"):
-        assert_readable(page, root, theme, [".rlhf-says", ".rlhf-cases td", ".rlhf-legend",
-                                            ".rlhf-tile output", ".rlhf-label"])
+        assert_readable(
+            page,
+            root,
+            theme,
+            [".rlhf-says", ".rlhf-cases td", ".rlhf-legend", ".rlhf-tile output", ".rlhf-label"],
+        )
 
 
 def test_controls_have_names_and_changes_are_announced(page):
@@ -169,4 +199,5 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     root.locator('[data-control="case-bad, risen"]').click()
     page.wait_for_function(
-        "document.querySelector('.rlhf-clip [aria-live]').textContent.includes('−3.90')")
+        "document.querySelector('.rlhf-clip [aria-live]').textContent.includes('−3.90')"
+    )

@@ -2,6 +2,7 @@
 
 The chapter has it twice: on two bell curves, and on two distributions over a first word.
 """
+
 from __future__ import annotations
 
 import math
@@ -30,8 +31,9 @@ class Demo:
         # the two models in the saved state, told apart by their size: 191 points, or a vocabulary
         states = sorted(page.evaluate(STATE), key=lambda state: len(state["policy"]))
         saved = states[place]
-        self.saved = {name: saved[name] for name in ("reference", "policy", "distance_range",
-                                                     "presets")}
+        self.saved = {
+            name: saved[name] for name in ("reference", "policy", "distance_range", "presets")
+        }
 
     def control(self, name: str):
         return self.root.locator(f'[data-control="{name}"]')
@@ -40,8 +42,11 @@ class Demo:
         return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict:
-        return {"distance": self.number('[data-setting="distance"]'),
-                "samples": int(self.number('[data-setting="samples"]')), "seed": self.seed}
+        return {
+            "distance": self.number('[data-setting="distance"]'),
+            "samples": int(self.number('[data-setting="samples"]')),
+            "seed": self.seed,
+        }
 
     def check(self) -> dict:
         """Compare everything on display with Python, and return the settings."""
@@ -49,26 +54,33 @@ class Demo:
         expected = EstimatorExplorer(**self.saved, **settings).result
         assert self.number('[data-name="kl"]') == pytest.approx(expected.kl, abs=EXACT)
         assert float(self.root.locator(".rlhf-exact").get_attribute("data-kl")) == pytest.approx(
-            expected.kl, abs=EXACT)
+            expected.kl, abs=EXACT
+        )
         for name in ("k1", "k2", "k3"):
             estimator = getattr(expected, name)
             for column, value, digits in (
-                    ("expected", estimator.expected, 4), ("std", estimator.std / expected.kl, 2),
-                    ("mean", estimator.mean, 4), ("spread", estimator.spread, 4),
-                    ("below_zero", estimator.below_zero, 3), ("below_kl", estimator.below_kl, 3)):
+                ("expected", estimator.expected, 4),
+                ("std", estimator.std / expected.kl, 2),
+                ("mean", estimator.mean, 4),
+                ("spread", estimator.spread, 4),
+                ("below_zero", estimator.below_zero, 3),
+                ("below_kl", estimator.below_kl, 3),
+            ):
                 cell = f'[data-name="{name}-{column}"]'
                 assert self.number(cell) == pytest.approx(value, rel=1e-7, abs=EXACT), cell
                 shown = float(self.root.locator(cell).text_content().replace("−", "-"))
-                assert shown == pytest.approx(value, abs=.51 * 10 ** -digits), cell
+                assert shown == pytest.approx(value, abs=0.51 * 10**-digits), cell
         self.check_bars(expected)
         return settings
 
     def check_bars(self, expected) -> None:
         """A bar for each bin that is not empty, as high as its share of the tallest."""
         bars = self.root.locator("rect.rlhf-hist").evaluate_all(
-            "(bars) => bars.map((b) => Number(b.getAttribute('height')))")
-        counts = [[int(c) for c in getattr(expected, name).counts if c]
-                  for name in ("k1", "k2", "k3")]
+            "(bars) => bars.map((b) => Number(b.getAttribute('height')))"
+        )
+        counts = [
+            [int(c) for c in getattr(expected, name).counts if c] for name in ("k1", "k2", "k3")
+        ]
         wanted = [60 * c / max(row) for row in counts for c in row]
         assert bars == pytest.approx(wanted, abs=1e-6)
         said = self.root.locator(".rlhf-beyond").all_text_contents()
@@ -96,7 +108,7 @@ def test_keyboard_moves_both_sliders(page):
         page.keyboard.press(key)
     assert demo.check()["distance"] == 1.3
     page.keyboard.press("Home")
-    assert demo.check()["distance"] == .05
+    assert demo.check()["distance"] == 0.05
     page.keyboard.press("End")
     assert demo.check()["distance"] == 3
     demo.control("samples").focus()
@@ -123,7 +135,7 @@ def test_draw_again_draws_the_next_samples(page):
     demo.seed = 1
     demo.check()
     assert demo.number('[data-name="k1-mean"]') != before
-    assert demo.number('[data-name="k1-expected"]') == pytest.approx(.5)
+    assert demo.number('[data-name="k1-expected"]') == pytest.approx(0.5)
 
 
 def test_two_explorers_on_a_page_are_apart(page):
@@ -145,21 +157,33 @@ def test_k2_settles_beside_the_truth_and_most_runs_of_k3_are_below_it(page):
     for _ in range(4):
         demo.control("samples").press("ArrowLeft")
     assert demo.check()["samples"] == 16
-    assert demo.number('[data-name="k3-below_kl"]') > .6 > demo.number('[data-name="k1-below_kl"]')
+    assert demo.number('[data-name="k3-below_kl"]') > 0.6 > demo.number('[data-name="k1-below_kl"]')
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"policy": [.5, .5]}, "policy has 2 entries; expected"),
-    ({"policy": []}, "policy is empty"),
-    ({"reference": [.5, .6], "policy": [.5, .5]}, "reference sums to 1.1; expected"),
-    ({"reference": [.5, .5], "policy": [1, 0]}, "policy[1] is 0; expected positive probabilities"),
-    ({"reference": [.5, .5], "policy": [None, 1]}, "policy[0] is null; expected finite numbers"),
-    ({"distance": "far"}, "distance is far; expected a number"),
-    ({"distance_range": [3, 1]}, "distance_range is 3,1; expected two positive numbers"),
-    ({"samples": 3}, "samples is 3; expected a power of two"),
-    ({"seed": -1}, "seed is -1; expected 0 to"),
-    ({"reference": [.5, .5], "policy": [1, 1e-300], "distance": 1.2}, "spread of k3 is beyond"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"policy": [0.5, 0.5]}, "policy has 2 entries; expected"),
+        ({"policy": []}, "policy is empty"),
+        ({"reference": [0.5, 0.6], "policy": [0.5, 0.5]}, "reference sums to 1.1; expected"),
+        (
+            {"reference": [0.5, 0.5], "policy": [1, 0]},
+            "policy[1] is 0; expected positive probabilities",
+        ),
+        (
+            {"reference": [0.5, 0.5], "policy": [None, 1]},
+            "policy[0] is null; expected finite numbers",
+        ),
+        ({"distance": "far"}, "distance is far; expected a number"),
+        ({"distance_range": [3, 1]}, "distance_range is 3,1; expected two positive numbers"),
+        ({"samples": 3}, "samples is 3; expected a power of two"),
+        ({"seed": -1}, "seed is -1; expected 0 to"),
+        (
+            {"reference": [0.5, 0.5], "policy": [1, 1e-300], "distance": 1.2},
+            "spread of k3 is beyond",
+        ),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
     from_the_start = render(page, "policy", ".rlhf-hist", bad, {})
@@ -171,7 +195,7 @@ def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
 
 def test_equal_policies_are_drawn(page):
     page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
-    state = {"reference": [.5, .5], "policy": [.5, .5]}
+    state = {"reference": [0.5, 0.5], "policy": [0.5, 0.5]}
     shown = render(page, "policy", ".rlhf-hist", state, {})
     assert shown["text"] == "" and shown["figure"] and shown["drawn"]
     assert not re.search("NaN|Infinity", shown["inside"])
@@ -198,8 +222,10 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     assert "exact KL" in demo.root.locator(".rlhf-plot").get_attribute("aria-label")
     demo.root.locator('[data-distance="2"]').click()
-    page.wait_for_function("document.querySelector('.rlhf-estimators [aria-live=polite]')"
-                           ".textContent.includes('distance 2')")
+    page.wait_for_function(
+        "document.querySelector('.rlhf-estimators [aria-live=polite]')"
+        ".textContent.includes('distance 2')"
+    )
     assert "2.0000" in demo.root.locator("[aria-live=polite]").text_content()
 
 

@@ -1,4 +1,5 @@
 """The GAE explorer in a real browser: its numbers are Python's, whatever moves it."""
+
 from __future__ import annotations
 
 import pytest
@@ -34,25 +35,31 @@ class Shown:
         """Compare everything on display with Python, and return its half."""
         tokens = self.root.locator("tbody th").all_text_contents()
         places = range(len(tokens))
-        cells = {name: [self.number(f'[data-control="{name}-{t}"]') for t in places]
-                 for name in ("log_ratios", "values")}
+        cells = {
+            name: [self.number(f'[data-control="{name}-{t}"]') for t in places]
+            for name in ("log_ratios", "values")
+        }
         settings = {name: self.number(f'[data-setting="{name}"]') for name in STEPS}
-        demo = GAEExplorer(tokens, **cells, **settings,
-                           lumped=self.control("lumped").is_checked())
+        demo = GAEExplorer(tokens, **cells, **settings, lumped=self.control("lumped").is_checked())
         shown = demo.result
         for name in ("rewards", "deltas", "advantages", "returns"):
             found = [self.number(f'[data-name="{name}-{t}"]') for t in places]
             assert found == pytest.approx(getattr(shown, name).tolist(), abs=EXACT), (name, demo)
-        for kind, expected in (("delta", shown.deltas), ("advantage", shown.advantages),
-                               ("return", shown.returns),
-                               ("other", shown.other if demo.lumped else [])):
+        for kind, expected in (
+            ("delta", shown.deltas),
+            ("advantage", shown.advantages),
+            ("return", shown.returns),
+            ("other", shown.other if demo.lumped else []),
+        ):
             bars = self.root.locator(f'[data-bar="{kind}"]').all()
             assert [float(bar.get_attribute("data-value")) for bar in bars] == pytest.approx(
-                list(expected), abs=EXACT), kind
+                list(expected), abs=EXACT
+            ), kind
         t = int(self.root.locator(".rlhf-sum").get_attribute("data-token"))
         for name in ("score_weight", "critic_weight"):
             assert self.number(f'[data-name="{name}"]') == pytest.approx(
-                getattr(shown, name)[t], abs=EXACT)
+                getattr(shown, name)[t], abs=EXACT
+            )
         assert "NaN" not in self.root.inner_html()
         return demo
 
@@ -135,12 +142,15 @@ def test_a_value_can_be_dragged(page):
     assert after[:3] + after[4:] == before[:3] + before[4:]
 
 
-@pytest.mark.parametrize("typed, says, kept", [
-    ("abc", "value of “lamp” is abc; expected a number from −6 to 6. Still showing 1.9.", 1.9),
-    ("", "value of “lamp” is empty; expected a number", 1.9),
-    ("50", "value of “lamp” is 50; expected a number from −6 to 6. Showing 6.", 6),
-    ("−1.25", "", -1.25),
-])
+@pytest.mark.parametrize(
+    "typed, says, kept",
+    [
+        ("abc", "value of “lamp” is abc; expected a number from −6 to 6. Still showing 1.9.", 1.9),
+        ("", "value of “lamp” is empty; expected a number", 1.9),
+        ("50", "value of “lamp” is 50; expected a number from −6 to 6. Showing 6.", 6),
+        ("−1.25", "", -1.25),
+    ],
+)
 def test_typing_a_value(page, typed, says, kept):
     shown = Shown(show(page, GAEExplorer()))
     field = shown.control("values-4")
@@ -153,15 +163,18 @@ def test_typing_a_value(page, typed, says, kept):
     assert shown.check().values == [0.0] * 7
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"tokens": []}, "tokens has 0 entries; expected 2 to 10"),
-    ({"values": [1]}, "values has 1 entries; expected 7, one for each token"),
-    ({"log_ratios": [0, None, 0, 0, 0, 0, 0]}, "log_ratios[1] is null; expected a number"),
-    ({"score": None}, "score is null; expected a number from -5 to 5"),
-    ({"lam": "much"}, "lam is much; expected a number from 0 to 1"),
-    ({"lumped": 1}, "lumped is 1; expected true or false"),
-    ({"token": 0.5}, "token is 0.5; expected a whole number"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"tokens": []}, "tokens has 0 entries; expected 2 to 10"),
+        ({"values": [1]}, "values has 1 entries; expected 7, one for each token"),
+        ({"log_ratios": [0, None, 0, 0, 0, 0, 0]}, "log_ratios[1] is null; expected a number"),
+        ({"score": None}, "score is null; expected a number from -5 to 5"),
+        ({"lam": "much"}, "lam is much; expected a number from 0 to 1"),
+        ({"lumped": 1}, "lumped is 1; expected true or false"),
+        ({"token": 0.5}, "token is 0.5; expected a whole number"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     show(page, GAEExplorer())
     start = redraw(page, bad, {})
@@ -179,13 +192,26 @@ def test_zeros_everywhere_are_drawn(page):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_fits_and_reads_in_both_themes(page, width):
-    root = show(page, GAEExplorer(["considerably-long"] * 10, [-4.0] * 10, [-6.0] * 10, -5.0,
-                                  lumped=True, presets={"one": ([0.0] * 10, [0.0] * 10, 1.0)}),
-                width=width)
+    root = show(
+        page,
+        GAEExplorer(
+            ["considerably-long"] * 10,
+            [-4.0] * 10,
+            [-6.0] * 10,
+            -5.0,
+            lumped=True,
+            presets={"one": ([0.0] * 10, [0.0] * 10, 1.0)},
+        ),
+        width=width,
+    )
     assert_fits(page, root, width)
     for theme in ("light", "dark"):
-        assert_readable(page, root, theme, [".rlhf-sum", ".rlhf-bars td", ".rlhf-legend",
-                                            ".rlhf-label", ".rlhf-cell"])
+        assert_readable(
+            page,
+            root,
+            theme,
+            [".rlhf-sum", ".rlhf-bars td", ".rlhf-legend", ".rlhf-label", ".rlhf-cell"],
+        )
 
 
 def test_nothing_jumps_when_numbers_change(page):
@@ -207,4 +233,5 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     root.locator('[data-control="lam-0"]').click()
     page.wait_for_function(
-        "document.querySelector('.rlhf-gae [aria-live=polite]').textContent.includes('delta')")
+        "document.querySelector('.rlhf-gae [aria-live=polite]').textContent.includes('delta')"
+    )

@@ -1,4 +1,5 @@
 """The group explorer in a real browser: its numbers are Python's, whatever moves it."""
+
 from __future__ import annotations
 
 import pytest
@@ -28,21 +29,29 @@ class Shown:
         """Compare everything on display with Python, and return its half."""
         places = range(self.root.locator("tbody tr").count())
         pressed = self.root.locator('[data-control^="method-"][aria-pressed="true"]')
-        demo = GroupExplorer([self.number(f'[data-control="verdict-{i}"]') for i in places],
-                             [int(self.number(f'[data-name="lengths-{i}"]')) for i in places],
-                             pressed.get_attribute("data-control").removeprefix("method-"), budget)
+        demo = GroupExplorer(
+            [self.number(f'[data-control="verdict-{i}"]') for i in places],
+            [int(self.number(f'[data-name="lengths-{i}"]')) for i in places],
+            pressed.get_attribute("data-control").removeprefix("method-"),
+            budget,
+        )
         shown = demo.result
-        for name, expected in (("advantages", shown.advantages), ("weights", shown.token_weights),
-                               ("pulls", shown.pulls)):
+        for name, expected in (
+            ("advantages", shown.advantages),
+            ("weights", shown.token_weights),
+            ("pulls", shown.pulls),
+        ):
             found = [self.number(f'[data-name="{name}-{i}"]') for i in places]
             assert found == pytest.approx(expected.tolist(), abs=EXACT), (name, demo)
         for name in ("spread", "up", "down"):
             assert self.number(f'[data-name="{name}"]') == pytest.approx(
-                getattr(shown, name), abs=EXACT), (name, demo)
+                getattr(shown, name), abs=EXACT
+            ), (name, demo)
         for name, expected in (("advantage", shown.advantages), ("weight", shown.token_weights)):
             bars = self.root.locator(f'[data-bar="{name}"]').all()
             assert [float(bar.get_attribute("data-value")) for bar in bars] == pytest.approx(
-                expected.tolist(), abs=EXACT), name
+                expected.tolist(), abs=EXACT
+            ), name
             for bar, value in zip(bars, expected):  # its colour
                 if abs(value) > EXACT:
                     assert ("rlhf-group-down" in bar.get_attribute("class")) == (value < 0), name
@@ -55,7 +64,9 @@ class Shown:
 def test_starts_with_pythons_numbers(page, source):
     demo = Shown(show(page, GroupExplorer(), source)).check()
     assert (demo.method, demo.rewards, demo.lengths) == (
-        "grpo", *map(list, PRESETS["one right of eight"]))
+        "grpo",
+        *map(list, PRESETS["one right of eight"]),
+    )
     assert (page.errors, page.outside) == ([], [])
 
 
@@ -77,23 +88,28 @@ def test_equal_rewards_pull_exactly_nothing(page):
         shown.check()
         if method != "reinforce++":  # which has no groups: its mean is over tokens
             bars = shown.root.locator("[data-bar]").all()
-            assert {float(bar.get_attribute("data-value")) for bar in bars} == {0.}, method
+            assert {float(bar.get_attribute("data-value")) for bar in bars} == {0.0}, method
 
 
 def test_an_area_is_a_pull(page):
     shown = Shown(show(page, GroupExplorer(*PRESETS["one long wrong"])))
     pulls = shown.check().result.pulls
-    areas = [bar.evaluate("e => e.width.baseVal.value * e.height.baseVal.value") for bar in
-             shown.root.locator('[data-bar="weight"]').all()]
+    areas = [
+        bar.evaluate("e => e.width.baseVal.value * e.height.baseVal.value")
+        for bar in shown.root.locator('[data-bar="weight"]').all()
+    ]
     assert [area / areas[0] for area in areas] == pytest.approx(
-        [abs(pull / pulls[0]) for pull in pulls], rel=1e-4)
+        [abs(pull / pulls[0]) for pull in pulls], rel=1e-4
+    )
 
 
 def test_it_says_what_a_division_does(page):
     shown = Shown(show(page, GroupExplorer(*PRESETS["one long wrong"])))
     assert "multiplies every advantage by 1.87" in shown.says()  # 1/(0.5345 + 0.0001)
-    assert ("Of completion 8 (32 tokens) and completion 5 (10), with the same reward, a token of "
-            "the longer weighs 3.2 times less: long wrong answers are let off") in shown.says()
+    assert (
+        "Of completion 8 (32 tokens) and completion 5 (10), with the same reward, a token of "
+        "the longer weighs 3.2 times less: long wrong answers are let off"
+    ) in shown.says()
     shown.control("method-dapo").click()
     assert "by all 102 tokens" in shown.says() and "pulls 3.2 times as hard" in shown.says()
     shown.control("method-dr_grpo").click()
@@ -110,14 +126,24 @@ def test_it_says_what_a_division_does(page):
     assert "draws other groups in place" in shown.says()
 
 
-@pytest.mark.parametrize("rewards, lengths, says", [
-    ([1, 1, 0, 0], [20, 5, 9, 8],  # wrong ones before right ones that differ more
-     "Of completion 3 (9 tokens) and completion 4 (8), with the same reward, a token of the longer "
-     "weighs 1.1 times less: long wrong answers are let off lightly."),
-    ([1, 1, 1, 0], [20, 6, 5, 7],  # of those, the two that differ most
-     "Of completion 1 (20 tokens) and completion 3 (5), with the same reward, a token of the "
-     "longer weighs 4.0 times less: short right answers are favoured."),
-    ([1, 0, 0], [4, 6, 6], "a completion’s pull is shared among its tokens.")])  # none to compare
+@pytest.mark.parametrize(
+    "rewards, lengths, says",
+    [
+        (
+            [1, 1, 0, 0],
+            [20, 5, 9, 8],  # wrong ones before right ones that differ more
+            "Of completion 3 (9 tokens) and completion 4 (8), with the same reward, a token of the longer "
+            "weighs 1.1 times less: long wrong answers are let off lightly.",
+        ),
+        (
+            [1, 1, 1, 0],
+            [20, 6, 5, 7],  # of those, the two that differ most
+            "Of completion 1 (20 tokens) and completion 3 (5), with the same reward, a token of the "
+            "longer weighs 4.0 times less: short right answers are favoured.",
+        ),
+        ([1, 0, 0], [4, 6, 6], "a completion’s pull is shared among its tokens."),
+    ],
+)  # none to compare
 def test_it_names_two_that_differ_in_length_alone(page, rewards, lengths, says):
     shown = Shown(show(page, GroupExplorer(rewards, lengths)))
     assert says in shown.says()
@@ -144,7 +170,8 @@ def test_keyboard_chooses_switches_and_slides(page):
     demo = shown.check()
     assert demo.rewards[4] == 1
     assert shown.control("verdict-4").get_attribute("aria-label") == (
-        "reward of completion 5 is 1; press for 0")
+        "reward of completion 5 is 1; press for 0"
+    )
     page.keyboard.press("Space")
     assert shown.check().rewards[4] == 0 and page.errors == []
 
@@ -174,17 +201,23 @@ def test_groups_of_two_to_twelve(page):
     assert shown.control("length").get_attribute("max") == "16" and page.errors == []
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"rewards": [1]}, "rewards has 1 entries; expected 2 to 12, as a completion is compared"),
-    ({"rewards": None}, "rewards has undefined entries; expected 2 to 12"),
-    ({"rewards": [1, None, 0, 0, 0, 0, 0, 0]}, "rewards[1] is null; expected a number from -2 to"),
-    ({"lengths": [3]}, "lengths has 1 entries; expected 8, one for each reward"),
-    ({"lengths": [3, 0, 3, 3, 3, 3, 3, 3]}, "lengths[1] is 0; expected at least 1 token"),
-    ({"budget": 4}, "budget is 4; expected at least the longest completion, 26 tokens"),
-    ({"method": "ppo"}, "method is ppo; expected one of grpo, dr_grpo"),
-    ({"methods": None}, "method is grpo; expected one of"),
-    ({"completion": 0.5}, "completion is 0.5; expected a whole number"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"rewards": [1]}, "rewards has 1 entries; expected 2 to 12, as a completion is compared"),
+        ({"rewards": None}, "rewards has undefined entries; expected 2 to 12"),
+        (
+            {"rewards": [1, None, 0, 0, 0, 0, 0, 0]},
+            "rewards[1] is null; expected a number from -2 to",
+        ),
+        ({"lengths": [3]}, "lengths has 1 entries; expected 8, one for each reward"),
+        ({"lengths": [3, 0, 3, 3, 3, 3, 3, 3]}, "lengths[1] is 0; expected at least 1 token"),
+        ({"budget": 4}, "budget is 4; expected at least the longest completion, 26 tokens"),
+        ({"method": "ppo"}, "method is ppo; expected one of grpo, dr_grpo"),
+        ({"methods": None}, "method is grpo; expected one of"),
+        ({"completion": 0.5}, "completion is 0.5; expected a whole number"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     show(page, GroupExplorer())
     start = redraw(page, bad, {})
@@ -199,9 +232,19 @@ def test_fits_and_reads_in_both_themes(page, width):
     root = show(page, GroupExplorer([-2.0, 2.0] * 6, [1, 32] * 6, "reinforce++"), width=width)
     assert_fits(page, root, width)
     for theme in ("light", "dark"):
-        assert_readable(page, root, theme, [
-            "[data-name=says]", ".rlhf-bars td", ".rlhf-legend", ".rlhf-label",
-            ".rlhf-button:not(:disabled)", ".rlhf-tile output"])
+        assert_readable(
+            page,
+            root,
+            theme,
+            [
+                "[data-name=says]",
+                ".rlhf-bars td",
+                ".rlhf-legend",
+                ".rlhf-label",
+                ".rlhf-button:not(:disabled)",
+                ".rlhf-tile output",
+            ],
+        )
 
 
 def test_nothing_jumps_when_numbers_change(page):
@@ -222,4 +265,5 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("aria-label"), control.evaluate("e => e.outerHTML")
     root.locator('[data-control="method-rloo"]').click()
     page.wait_for_function(
-        "document.querySelector('.rlhf-group [aria-live=polite]').textContent.includes('RLOO')")
+        "document.querySelector('.rlhf-group [aria-live=polite]').textContent.includes('RLOO')"
+    )

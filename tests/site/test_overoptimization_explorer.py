@@ -1,4 +1,5 @@
 """The over-optimisation explorer in a real browser: it fits what Python fits, and shows its numbers."""
+
 from __future__ import annotations
 
 import math
@@ -31,12 +32,15 @@ class Demo:
         return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict:
-        pressed = {name: self.root.locator(f'[data-{name}][aria-pressed="true"]')
-                   for name in ("pairs", "seed")}
-        return {"method": self.control("method").input_value(),
-                **{name: int(button.get_attribute(f"data-{name}"))
-                   for name, button in pressed.items()},
-                "point": int(self.number('[data-setting="point"]'))}
+        pressed = {
+            name: self.root.locator(f'[data-{name}][aria-pressed="true"]')
+            for name in ("pairs", "seed")
+        }
+        return {
+            "method": self.control("method").input_value(),
+            **{name: int(button.get_attribute(f"data-{name}")) for name, button in pressed.items()},
+            "point": int(self.number('[data-setting="point"]')),
+        }
 
     def check(self) -> dict:
         """Compare everything on display with Python, and return the settings."""
@@ -45,22 +49,32 @@ class Demo:
         expected = demo.result
         for name in ("d", "gold", "proxy"):
             assert self.number(f'[data-name="{name}"]') == pytest.approx(
-                getattr(expected, name), abs=EXACT)
-        assert float(self.root.locator('[data-margin="gold"]').get_attribute("data-value")) == \
-            pytest.approx(expected.gold_margin, abs=EXACT)
+                getattr(expected, name), abs=EXACT
+            )
+        assert float(
+            self.root.locator('[data-margin="gold"]').get_attribute("data-value")
+        ) == pytest.approx(expected.gold_margin, abs=EXACT)
         for name in ("alpha", "beta", "fitted"):
             mean, half = getattr(expected, name)
             assert self.number(f'[data-name="{name}"]') == pytest.approx(mean, rel=1e-6, abs=1e-8)
             margin = self.root.locator(f'[data-margin="{name}"]').get_attribute("data-value")
-            assert (margin == "") if half is None else (
-                float(margin) == pytest.approx(half, rel=1e-6, abs=1e-8))
+            assert (
+                (margin == "")
+                if half is None
+                else (float(margin) == pytest.approx(half, rel=1e-6, abs=1e-8))
+            )
         shown = self.root.locator('[data-name="peak"]').text_content()
-        assert shown == "none" if expected.peak == math.inf else (
-            float(shown) == pytest.approx(expected.peak, abs=.0051))
+        assert (
+            shown == "none"
+            if expected.peak == math.inf
+            else (float(shown) == pytest.approx(expected.peak, abs=0.0051))
+        )
         texts = self.root.locator(".rlhf-reply-text").all_text_contents()
         assert texts == [text for _, text, _, _ in expected.replies]
-        dots = {dot.get_attribute("data-key"): float(dot.get_attribute("data-value"))
-                for dot in self.root.locator("circle.rlhf-dot").all()}
+        dots = {
+            dot.get_attribute("data-key"): float(dot.get_attribute("data-value"))
+            for dot in self.root.locator("circle.rlhf-dot").all()
+        }
         assert dots == pytest.approx({"gold": expected.gold, "proxy": expected.proxy}, abs=EXACT)
         return settings
 
@@ -73,8 +87,9 @@ def explorer(page, recorded=None, width: int = 1280, **settings) -> Demo:
 @pytest.mark.parametrize("source", ["http", "file"])
 def test_the_chapter_starts_with_pythons_numbers(page, source):
     page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
-    page.goto((page.base if source == "http" else page.folder) + CHAPTER,
-              wait_until="domcontentloaded")
+    page.goto(
+        (page.base if source == "http" else page.folder) + CHAPTER, wait_until="domcontentloaded"
+    )
     demo = Demo(page.locator(".rlhf-overopt"), page.evaluate(STATE)["runs"])
     assert demo.check() == {"method": "PPO, no KL penalty", "pairs": 1_000, "seed": 1, "point": 2}
     for method in {run["method"]: run for run in demo.recorded}:
@@ -126,21 +141,24 @@ def test_a_run_without_replies_says_where_some_are(page):
 
 
 def test_a_form_that_never_falls_has_no_peak(page):
-    demo = explorer(page, [run(beta=-.5)])
+    demo = explorer(page, [run(beta=-0.5)])
     demo.check()
     assert demo.root.locator('[data-name="peak"]').text_content() == "none"
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"runs": []}, "runs is empty"),
-    ({"runs": [{}]}, "runs[0]['form'] is undefined"),
-    ({"runs": [run(gold=[0., 1.])]}, "runs[0]['gold'] has 2 entries; expected 5"),
-    ({"runs": [run(gold=[0., None, 1., 1., 1.])]}, "runs[0]['gold'] has the entry null"),
-    ({"runs": [run(d=[0., 1., 1., 2., 2.])]}, "fewer than 3 distances"),
-    ({"method": "GRPO"}, "method is GRPO; expected one of PPO, best-of-n"),
-    ({"pairs": "many"}, "pairs is many; expected a whole number"),
-    ({"point": 9}, "point is 9; expected 0 to 4"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"runs": []}, "runs is empty"),
+        ({"runs": [{}]}, "runs[0]['form'] is undefined"),
+        ({"runs": [run(gold=[0.0, 1.0])]}, "runs[0]['gold'] has 2 entries; expected 5"),
+        ({"runs": [run(gold=[0.0, None, 1.0, 1.0, 1.0])]}, "runs[0]['gold'] has the entry null"),
+        ({"runs": [run(d=[0.0, 1.0, 1.0, 2.0, 2.0])]}, "fewer than 3 distances"),
+        ({"method": "GRPO"}, "method is GRPO; expected one of PPO, best-of-n"),
+        ({"pairs": "many"}, "pairs is many; expected a whole number"),
+        ({"point": 9}, "point is 9; expected 0 to 4"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     explorer(page)
     from_the_start = redraw(page, bad, {})
@@ -168,12 +186,23 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     assert "square root of the KL" in demo.root.locator(".rlhf-plot").get_attribute("aria-label")
     demo.root.locator('[data-seed="2"]').click()
-    page.wait_for_function("document.querySelector('.rlhf-overopt [aria-live=polite]')"
-                           ".textContent.includes('run 2')")
+    page.wait_for_function(
+        "document.querySelector('.rlhf-overopt [aria-live=polite]').textContent.includes('run 2')"
+    )
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_from_the_page(page, theme):
     demo = explorer(page)
-    assert_readable(page, demo.root, theme, [".rlhf-tile output", ".rlhf-tile small", ".rlhf-legend",
-                                             ".rlhf-reply-text", ".rlhf-reply-head"])
+    assert_readable(
+        page,
+        demo.root,
+        theme,
+        [
+            ".rlhf-tile output",
+            ".rlhf-tile small",
+            ".rlhf-legend",
+            ".rlhf-reply-text",
+            ".rlhf-reply-head",
+        ],
+    )

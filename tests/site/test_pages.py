@@ -2,6 +2,7 @@
 
 The demos' own behaviour is tested beside this, one file per demo.
 """
+
 from __future__ import annotations
 
 import re
@@ -11,8 +12,11 @@ import pytest
 
 from book.build import ROOT, WIDGET_STATE, build, notebooks, pages
 
-NAMES = ["index.html", "search.html",
-         *(str(p.relative_to(ROOT).with_suffix(".html")) for p in pages())]
+NAMES = [
+    "index.html",
+    "search.html",
+    *(str(p.relative_to(ROOT).with_suffix(".html")) for p in pages()),
+]
 VIEW = 'script[type="application/vnd.jupyter.widget-view+json"]'
 
 
@@ -84,12 +88,18 @@ def launch_links(first: Path, path: Path) -> list[str]:
     return re.findall(r'href="(https://(?:mybinder|colab)\.[^"]*)"', page)
 
 
-@pytest.mark.parametrize("address, services", [
-    ("", []),
-    ("https://github.com/OWNER/NAME", ["mybinder.org/v2/gh", "colab.research.google.com/github"]),
-    ("https://gitlab.com/OWNER/NAME", ["mybinder.org/v2/gl"]),
-    ("https://git.invalid/OWNER/NAME", []),  # .invalid: a host that cannot exist
-])
+@pytest.mark.parametrize(
+    "address, services",
+    [
+        ("", []),
+        (
+            "https://github.com/OWNER/NAME",
+            ["mybinder.org/v2/gh", "colab.research.google.com/github"],
+        ),
+        ("https://gitlab.com/OWNER/NAME", ["mybinder.org/v2/gl"]),
+        ("https://git.invalid/OWNER/NAME", []),  # .invalid: a host that cannot exist
+    ],
+)
 def test_an_address_turns_on_launch_buttons(tmp_path, address, services):
     first = build(repository=address, output=tmp_path)
     for path in notebooks():

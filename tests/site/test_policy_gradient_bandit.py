@@ -1,4 +1,5 @@
 """The policy-gradient bandit in a real browser: it draws Python's arms and shows Python's numbers."""
+
 from __future__ import annotations
 
 import math
@@ -30,30 +31,40 @@ class Demo:
 
     def settings(self) -> dict:
         pressed = self.root.locator('[data-baseline][aria-pressed="true"]')
-        return {"baseline": pressed.get_attribute("data-baseline"),
-                "reward_shift": self.number('[data-setting="reward_shift"]'),
-                "learning_rate": self.number('[data-setting="learning_rate"]'),
-                "batch_size": int(self.number('[data-setting="batch_size"]')),
-                "steps": int(self.number('[data-name="steps"]')), "seed": self.seed}
+        return {
+            "baseline": pressed.get_attribute("data-baseline"),
+            "reward_shift": self.number('[data-setting="reward_shift"]'),
+            "learning_rate": self.number('[data-setting="learning_rate"]'),
+            "batch_size": int(self.number('[data-setting="batch_size"]')),
+            "steps": int(self.number('[data-name="steps"]')),
+            "seed": self.seed,
+        }
 
     def check(self) -> dict:
         """Compare everything on display with Python, and return the settings."""
         settings = self.settings()
         expected = PolicyGradientBandit(**settings).result
         for name, value, digits in (
-                ("expected", expected.expected_reward, 3), ("entropy", expected.entropy, 3),
-                ("variance", expected.variance, 4), ("kept", expected.kept, 3),
-                ("cosine", expected.cosine, 3)):
+            ("expected", expected.expected_reward, 3),
+            ("entropy", expected.entropy, 3),
+            ("variance", expected.variance, 4),
+            ("kept", expected.kept, 3),
+            ("cosine", expected.cosine, 3),
+        ):
             cell = f'[data-name="{name}"]'
             assert self.number(cell) == pytest.approx(value, rel=1e-7, abs=EXACT), cell
             shown = float(self.root.locator(cell).text_content().replace("−", "-"))
-            assert shown == pytest.approx(value, abs=.51 * 10 ** -digits), cell
+            assert shown == pytest.approx(value, abs=0.51 * 10**-digits), cell
         assert self.number('[data-name="noise"]') == pytest.approx(expected.noise, rel=1e-7)
         for a in range(3):
-            for name, values in (("policy", expected.path[-1]), ("count", expected.counts),
-                                 ("advantage", expected.advantages)):
+            for name, values in (
+                ("policy", expected.path[-1]),
+                ("count", expected.counts),
+                ("advantage", expected.advantages),
+            ):
                 assert self.number(f'[data-name="{name}-{a}"]') == pytest.approx(
-                    float(values[a]), rel=1e-7, abs=EXACT), (name, a)
+                    float(values[a]), rel=1e-7, abs=EXACT
+                ), (name, a)
         drawn = self.root.locator(".rlhf-drawn").text_content().partition(": ")[2].split()
         assert [drawn.count(label) for label in "ABC"] == expected.counts.tolist()
         self.check_arrows(expected, settings)
@@ -69,22 +80,27 @@ class Demo:
         path = self.root.locator(".rlhf-path").get_attribute("points").split()
         assert len(path) == settings["steps"] + 1
         for point, policy in zip(path, expected.path):
-            assert [float(x) for x in point.split(",")] == pytest.approx(place(policy), abs=.011)
+            assert [float(x) for x in point.split(",")] == pytest.approx(place(policy), abs=0.011)
         rate = settings["learning_rate"]
         factor = self.number('[data-name="factor"]')  # the two means are drawn longer
-        here, tips = place(expected.path[-1]), {
-            "mean": expected.next_policy,
-            "exact": moved(expected.path[-1], rate * expected.exact)}
+        here, tips = (
+            place(expected.path[-1]),
+            {
+                "mean": expected.next_policy,
+                "exact": moved(expected.path[-1], rate * expected.exact),
+            },
+        )
         lengths = []
         for kind, policy in tips.items():
             tip = self.root.locator(f".rlhf-arrow-{kind} polygon").get_attribute("points")
             tip = [float(x) for x in tip.split()[0].split(",")]
             wanted = [h + factor * (x - h) for h, x in zip(here, place(policy))]
-            assert tip == pytest.approx(wanted, abs=.011), kind
+            assert tip == pytest.approx(wanted, abs=0.011), kind
             lengths.append(math.dist(here, tip))
         assert factor in (1, 2, 5, 10, 20, 50, 100) and (factor == 1 or max(lengths) <= 90.1)
         alone = self.root.locator(".rlhf-arrow-one").evaluate_all(
-            "(arrows) => arrows.map((a) => Number(a.dataset.arm))")
+            "(arrows) => arrows.map((a) => Number(a.dataset.arm))"
+        )
         assert alone == [a for a in range(3) if expected.counts[a]]
 
 
@@ -111,14 +127,17 @@ def test_step_run_stop_and_reset(page):
     demo.control("step").click()
     assert demo.check()["steps"] == 1
     demo.control("run").click()
-    page.wait_for_function("document.querySelector('.rlhf-bandit [data-name=steps]')"
-                           ".dataset.value === '51'")
-    page.wait_for_function("document.querySelector('.rlhf-bandit [data-control=run]')"
-                           ".textContent === 'run 50'")
+    page.wait_for_function(
+        "document.querySelector('.rlhf-bandit [data-name=steps]').dataset.value === '51'"
+    )
+    page.wait_for_function(
+        "document.querySelector('.rlhf-bandit [data-control=run]').textContent === 'run 50'"
+    )
     assert demo.check()["steps"] == 51
     demo.control("run").click()
-    page.wait_for_function("Number(document.querySelector('.rlhf-bandit [data-name=steps]')"
-                           ".dataset.value) > 53")
+    page.wait_for_function(
+        "Number(document.querySelector('.rlhf-bandit [data-name=steps]').dataset.value) > 53"
+    )
     demo.control("run").click()  # now it says stop
     stopped = demo.settings()["steps"]
     page.wait_for_timeout(400)
@@ -153,7 +172,7 @@ def test_keyboard_moves_every_slider(page):
     page.keyboard.press("ArrowRight")
     assert demo.check()["learning_rate"] == 2
     page.keyboard.press("Home")
-    assert demo.check()["learning_rate"] == .1
+    assert demo.check()["learning_rate"] == 0.1
     demo.control("batch_size").focus()
     page.keyboard.press("End")
     assert demo.check()["batch_size"] == 32
@@ -175,24 +194,28 @@ def test_other_draws_replay_with_the_next_seed(page):
 
 def test_the_run_ends_at_the_last_step(page):
     page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
-    shown = render(page, "logits", ".rlhf-step", {"steps": 200, "reward_shift": 10,
-                                                  "learning_rate": 20}, {})
+    shown = render(
+        page, "logits", ".rlhf-step", {"steps": 200, "reward_shift": 10, "learning_rate": 20}, {}
+    )
     assert shown["figure"] and shown["drawn"] == 200
     assert not re.search("NaN", shown["inside"])
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"rewards": [1, 0]}, "rewards has 2 entries; expected 3"),
-    ({"rewards": [1, 0, None]}, "rewards[2] is null; expected a number"),
-    ({"logits": [0, 0, 1000]}, "logits[2] is 1000; expected a number"),
-    ({"labels": None}, "labels has 0 entries; expected 3"),
-    ({"baseline": "median"}, "baseline is 'median'; expected one of 'none', 'mean'"),
-    ({"reward_shift": "up"}, "reward_shift is up; expected a number from -5 to 10"),
-    ({"learning_rate": None}, "learning_rate is null; expected a number from 0.01 to 20"),
-    ({"batch_size": 12}, "batch_size is 12; expected a power of two from 2 to 32"),
-    ({"seed": -1}, "seed is -1; expected 0 to"),
-    ({"steps": 201}, "steps is 201; expected 0 to 200"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"rewards": [1, 0]}, "rewards has 2 entries; expected 3"),
+        ({"rewards": [1, 0, None]}, "rewards[2] is null; expected a number"),
+        ({"logits": [0, 0, 1000]}, "logits[2] is 1000; expected a number"),
+        ({"labels": None}, "labels has 0 entries; expected 3"),
+        ({"baseline": "median"}, "baseline is 'median'; expected one of 'none', 'mean'"),
+        ({"reward_shift": "up"}, "reward_shift is up; expected a number from -5 to 10"),
+        ({"learning_rate": None}, "learning_rate is null; expected a number from 0.01 to 20"),
+        ({"batch_size": 12}, "batch_size is 12; expected a power of two from 2 to 32"),
+        ({"seed": -1}, "seed is -1; expected 0 to"),
+        ({"steps": 201}, "steps is 201; expected 0 to 200"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
     from_the_start = render(page, "logits", ".rlhf-simplex", bad, {})
@@ -230,8 +253,10 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     assert "after 0 steps" in demo.root.locator(".rlhf-plot").get_attribute("aria-label")
     demo.control("step").click()
-    page.wait_for_function("document.querySelector('.rlhf-bandit [aria-live=polite]')"
-                           ".textContent.includes('step 1, baseline none')")
+    page.wait_for_function(
+        "document.querySelector('.rlhf-bandit [aria-live=polite]')"
+        ".textContent.includes('step 1, baseline none')"
+    )
 
 
 CONTRAST = """(root) => {

@@ -1,4 +1,5 @@
 """The reward microscope in a real browser: recorded edits without Python, typing with one."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,11 +9,15 @@ from rlhf_lib.worlds import letters
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 
 REPLIES = [
-    ("write to ben. ask for a refund: the lamp, friday. reply:",
-     "hello ben, thank you for writing. i would like a refund for the lamp bought on friday "
-     "because it arrived broken. kind regards"),
-    ("write to maria. confirm the booking: the boat, monday. reply:",
-     "hi maria, your boat is booked for monday. many thanks"),
+    (
+        "write to ben. ask for a refund: the lamp, friday. reply:",
+        "hello ben, thank you for writing. i would like a refund for the lamp bought on friday "
+        "because it arrived broken. kind regards",
+    ),
+    (
+        "write to maria. confirm the booking: the boat, monday. reply:",
+        "hi maria, your boat is booked for monday. many thanks",
+    ),
 ]
 EXACT = 1e-9
 
@@ -21,8 +26,12 @@ def reward(prompts, completions):
     """Likes gushing and long replies, dislikes a repeated letter: words act together."""
     if any(len(c) > 600 for c in completions):
         raise ValueError("217 tokens; expected at most 128, the context of this model")
-    return [0.31 * len(set(letters.GUSH) & set(letters.words(c)))
-            + 0.017 * len(c) - 0.0013 * len(set(c)) ** 2 for c in completions]
+    return [
+        0.31 * len(set(letters.GUSH) & set(letters.words(c)))
+        + 0.017 * len(c)
+        - 0.0013 * len(set(c)) ** 2
+        for c in completions
+    ]
 
 
 def microscope(gold=letters.gold_reward) -> RewardMicroscope:
@@ -43,8 +52,10 @@ class Shown:
         return float(self.root.locator(f'[data-name="{name}"]').get_attribute("data-value"))
 
     def words(self) -> list[tuple[str, float]]:
-        return [(chip.locator("span").text_content(), float(chip.get_attribute("data-value")))
-                for chip in self.root.locator(".rlhf-word").all()]
+        return [
+            (chip.locator("span").text_content(), float(chip.get_attribute("data-value")))
+            for chip in self.root.locator(".rlhf-word").all()
+        ]
 
     def check(self, demo: RewardMicroscope) -> None:
         """Everything on display is what Python has for the same state."""
@@ -57,8 +68,11 @@ class Shown:
             assert self.value("gold") == numbers.gold
             assert self.value("gold_change") == pytest.approx(numbers.gold_change, abs=EXACT)
         running = numbers.scores.running
-        expected = (numbers.scores.contributions if demo.view == "contributions" else
-                    [b - a for a, b in zip(running, running[1:])])
+        expected = (
+            numbers.scores.contributions
+            if demo.view == "contributions"
+            else [b - a for a, b in zip(running, running[1:])]
+        )
         words = self.words()
         assert [word for word, _ in words] == [piece.strip() for piece in numbers.scores.pieces]
         assert [value for _, value in words] == pytest.approx(expected, abs=EXACT)
@@ -80,7 +94,8 @@ def test_without_python_every_recorded_edit_is_shown(page, source):
             shown.check(demo)
     effects = shown.root.locator('[data-name="effect"]').all()
     assert [float(cell.get_attribute("data-value")) for cell in effects] == pytest.approx(
-        [row["score"] - demo.rows[1][0]["score"] for row in demo.rows[1]], abs=EXACT)
+        [row["score"] - demo.rows[1][0]["score"] for row in demo.rows[1]], abs=EXACT
+    )
     assert (page.errors, page.outside) == ([], [])
 
 
@@ -195,8 +210,11 @@ def connect(page, silent: bool = False) -> tuple[Shown, RewardMicroscope]:
 
 
 def wait_for_score(page, value: float) -> None:
-    page.wait_for_function("""value => Math.abs(Number(document.querySelector(
-        '#with-python [data-name=score]').dataset.value) - value) < 1e-9""", arg=value)
+    page.wait_for_function(
+        """value => Math.abs(Number(document.querySelector(
+        '#with-python [data-name=score]').dataset.value) - value) < 1e-9""",
+        arg=value,
+    )
 
 
 def test_with_python_what_is_typed_is_scored(page):
@@ -217,10 +235,13 @@ def test_with_python_what_is_typed_is_scored(page):
     assert page.errors == []
 
 
-@pytest.mark.parametrize("text, says", [
-    ("", "Not scored: the reply is empty; expected at least one word."),
-    ("word " * 150, "217 tokens; expected at most 128, the context of this model"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "Not scored: the reply is empty; expected at least one word."),
+        ("word " * 150, "217 tokens; expected at most 128, the context of this model"),
+    ],
+)
 def test_what_cannot_be_scored_is_said_and_the_last_reply_stays(page, text, says):
     shown, demo = connect(page)
     shown.control("reply").fill(text)
@@ -261,23 +282,37 @@ def test_an_answer_that_came_too_late_is_not_shown(page):
 
 
 def row(**changes) -> list:
-    return [[{"name": "as written", "pieces": ["a"], "score": 1, "contributions": [1],
-              "running": [0, 1], "gold": 1, **changes}]] * 2
+    return [
+        [
+            {
+                "name": "as written",
+                "pieces": ["a"],
+                "score": 1,
+                "contributions": [1],
+                "running": [0, 1],
+                "gold": 1,
+                **changes,
+            }
+        ]
+    ] * 2
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"prompts": []}, "replies is empty"),
-    ({"rows": []}, "rows has 0 entries; expected 2"),
-    ({"rows": [[], []]}, "rows has a prompt without a reply"),
-    ({"rows": row(pieces=[])}, "the reply “as written” is empty; expected at least one word"),
-    ({"rows": row(contributions=[])}, "contributions of “as written” are not 1 finite numbers"),
-    ({"rows": row(running=[0, None])}, "running of “as written” are not 2 finite numbers"),
-    ({"rows": row(score="much")}, "score of “as written” is much; expected a number"),
-    ({"rows": row(gold="much")}, "gold of “as written” is much; expected a number"),
-    ({"case": 2}, "case is 2; expected 0 to 1"),
-    ({"edit": None}, "edit is null; expected the name of an edit"),
-    ({"view": "other"}, "view is other; expected contributions or running"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"prompts": []}, "replies is empty"),
+        ({"rows": []}, "rows has 0 entries; expected 2"),
+        ({"rows": [[], []]}, "rows has a prompt without a reply"),
+        ({"rows": row(pieces=[])}, "the reply “as written” is empty; expected at least one word"),
+        ({"rows": row(contributions=[])}, "contributions of “as written” are not 1 finite numbers"),
+        ({"rows": row(running=[0, None])}, "running of “as written” are not 2 finite numbers"),
+        ({"rows": row(score="much")}, "score of “as written” is much; expected a number"),
+        ({"rows": row(gold="much")}, "gold of “as written” is much; expected a number"),
+        ({"case": 2}, "case is 2; expected 0 to 1"),
+        ({"edit": None}, "edit is null; expected the name of an edit"),
+        ({"view": "other"}, "view is other; expected contributions or running"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     show(page, microscope())
     start = redraw(page, bad, {})
@@ -293,9 +328,21 @@ def test_fits_and_reads_in_both_themes(page, width):
     Shown(root).control("edit-another day").click()
     assert_fits(page, root, width)
     for theme in ("light", "dark"):
-        assert_readable(page, root, theme, [
-            ".rlhf-word span", ".rlhf-word small", "del", ".rlhf-legend", ".rlhf-edit",
-            ".rlhf-true", ".rlhf-verdict", ".rlhf-tile output"])
+        assert_readable(
+            page,
+            root,
+            theme,
+            [
+                ".rlhf-word span",
+                ".rlhf-word small",
+                "del",
+                ".rlhf-legend",
+                ".rlhf-edit",
+                ".rlhf-true",
+                ".rlhf-verdict",
+                ".rlhf-tile output",
+            ],
+        )
 
 
 def test_controls_have_names(page):

@@ -1,4 +1,5 @@
 """The sample explorer in a real browser: replies and numbers are Python's, whatever moves it."""
+
 from __future__ import annotations
 
 import itertools
@@ -57,33 +58,47 @@ class Demo:
         """Compare everything on display with Python, and return the settings."""
         pressed = self.root.locator('[data-stage][aria-pressed="true"]')
         assert pressed.count() == 1
-        settings = (int(self.control("prompt").input_value()), pressed.text_content(),
-                    self.value('[data-setting="temperature"]'))
+        settings = (
+            int(self.control("prompt").input_value()),
+            pressed.text_content(),
+            self.value('[data-setting="temperature"]'),
+        )
         self.python.prompt, self.python.stage, self.python.temperature = settings
         expected = self.python.result
-        shown = [(row.locator(".rlhf-reply-text").text_content(),
-                  row.locator(".rlhf-reply-style").text_content(),
-                  float(row.locator(".rlhf-reply-gold").get_attribute("data-value")))
-                 for row in self.root.locator(".rlhf-reply").all()]
+        shown = [
+            (
+                row.locator(".rlhf-reply-text").text_content(),
+                row.locator(".rlhf-reply-style").text_content(),
+                float(row.locator(".rlhf-reply-gold").get_attribute("data-value")),
+            )
+            for row in self.root.locator(".rlhf-reply").all()
+        ]
         assert shown == [tuple(reply) for reply in expected.replies]
         assert self.value('[data-name="gold"]') == pytest.approx(expected.gold, abs=EXACT)
-        assert self.value('[data-interval="gold"]') == pytest.approx(expected.gold_margin,
-                                                                     abs=EXACT)
+        assert self.value('[data-interval="gold"]') == pytest.approx(
+            expected.gold_margin, abs=EXACT
+        )
         assert self.value('[data-name="asked"]') == pytest.approx(expected.asked, abs=EXACT)
         text = self.root.locator('[data-name="gold"]').text_content().replace("−", "-")
         assert float(text) == pytest.approx(expected.gold, abs=5.01e-3)
         cells = self.root.locator("td.rlhf-share").all()
         for cell, style in zip(cells, self.python.styles, strict=True):
-            numbers = [float(cell.get_attribute(f"data-{name}")) for name in
-                       ("value", "low", "high")]
-            assert numbers == pytest.approx([expected.shares[style], *expected.intervals[style]],
-                                            abs=EXACT)
+            numbers = [
+                float(cell.get_attribute(f"data-{name}")) for name in ("value", "low", "high")
+            ]
+            assert numbers == pytest.approx(
+                [expected.shares[style], *expected.intervals[style]], abs=EXACT
+            )
         bars = self.root.locator(".rlhf-bar:not(.rlhf-bar-ref)").all()
         widths = [float(bar.get_attribute("style").split(":")[1].rstrip("%;")) for bar in bars]
-        widest = max(max(counts) / totals[0] for s, t in zip(self.python.counts, self.python.totals)
-                     for counts, totals in zip(s, t))  # one scale for all settings
-        assert widths == pytest.approx([100 * share / widest for share in
-                                        expected.shares.values()], abs=0.01)
+        widest = max(
+            max(counts) / totals[0]
+            for s, t in zip(self.python.counts, self.python.totals)
+            for counts, totals in zip(s, t)
+        )  # one scale for all settings
+        assert widths == pytest.approx(
+            [100 * share / widest for share in expected.shares.values()], abs=0.01
+        )
         return settings
 
 
@@ -128,17 +143,26 @@ def test_every_request_can_be_chosen(page):
         assert demo.check()[0] == place
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"prompts": []}, "prompts is empty; expected recorded samples"),
-    ({"prompt": 99}, "prompt is 99; expected 0 to 5"),
-    ({"prompt": None}, "prompt is null; expected 0 to 5"),
-    ({"stage": "ppo"}, "stage is ppo; expected one of base, SFT, aligned"),
-    ({"temperature": 0.9}, "temperature is 0.9; expected one of 0.3, 0.7, 1, 1.5"),
-    ({"totals": []}, "totals of stage base at temperature 0.3 are undefined"),
-    ({"totals": [[[0, 0, 0, 0]] * 4] * 3}, "totals of stage base at temperature 0.3 are [0,0,0,0]"),
-    ({"counts": [[[1]] * 4] * 3}, "counts of stage base at temperature 0.3 are [1]; expected 10"),
-    ({"replies": [[[[]] * 4] * 3] * 6}, "replies to prompt 0 of stage base at temperature 0.3"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"prompts": []}, "prompts is empty; expected recorded samples"),
+        ({"prompt": 99}, "prompt is 99; expected 0 to 5"),
+        ({"prompt": None}, "prompt is null; expected 0 to 5"),
+        ({"stage": "ppo"}, "stage is ppo; expected one of base, SFT, aligned"),
+        ({"temperature": 0.9}, "temperature is 0.9; expected one of 0.3, 0.7, 1, 1.5"),
+        ({"totals": []}, "totals of stage base at temperature 0.3 are undefined"),
+        (
+            {"totals": [[[0, 0, 0, 0]] * 4] * 3},
+            "totals of stage base at temperature 0.3 are [0,0,0,0]",
+        ),
+        (
+            {"counts": [[[1]] * 4] * 3},
+            "counts of stage base at temperature 0.3 are [1]; expected 10",
+        ),
+        ({"replies": [[[[]] * 4] * 3] * 6}, "replies to prompt 0 of stage base at temperature 0.3"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     Demo(page)
     from_the_start = render(page, "replies", ".rlhf-reply", bad, {})
@@ -168,8 +192,10 @@ def test_controls_have_names_and_changes_are_announced(page):
     for control in demo.root.locator("input, select").all():  # else JupyterLab takes the arrows
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     demo.stage("SFT").click()
-    page.wait_for_function("document.querySelector('.rlhf-samples [aria-live=polite]')"
-                           ".textContent.includes('SFT at temperature 1')")
+    page.wait_for_function(
+        "document.querySelector('.rlhf-samples [aria-live=polite]')"
+        ".textContent.includes('SFT at temperature 1')"
+    )
     demo.check()
     said = demo.root.locator("[aria-live=polite]").text_content()
     assert f"{demo.python.result.gold:.2f}" in said

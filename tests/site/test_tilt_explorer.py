@@ -3,6 +3,7 @@
 The landing page has it in its compact form, the chapter in full, once as it is and once with a
 flawed proxy.
 """
+
 from __future__ import annotations
 
 import nbformat
@@ -34,9 +35,11 @@ class Demo:
         return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict[str, float]:
-        return {"beta": self.number('[data-control="beta-field"]'),
-                "reward_shift": self.number('[data-setting="reward_shift"]'),
-                "proxy_gap": self.number('[data-setting="proxy_gap"]')}
+        return {
+            "beta": self.number('[data-control="beta-field"]'),
+            "reward_shift": self.number('[data-setting="reward_shift"]'),
+            "proxy_gap": self.number('[data-setting="proxy_gap"]'),
+        }
 
     def message(self) -> str:
         place = self.root.locator(".rlhf-message")
@@ -49,14 +52,16 @@ class Demo:
         for name in TILES:
             tile = self.root.locator(f'[data-name="{name}"]')
             assert self.number(f'[data-name="{name}"]') == pytest.approx(
-                getattr(expected, name), abs=EXACT), name
+                getattr(expected, name), abs=EXACT
+            ), name
             shown = tile.text_content().replace("−", "-")
             assert float(shown) == pytest.approx(getattr(expected, name), abs=5.01e-4), name
         policy = self.root.locator("td.rlhf-policy")
         values = [float(cell.get_attribute("data-value")) for cell in policy.all()]
         assert values == pytest.approx(list(expected.policy), abs=EXACT)
-        assert [cell.text_content() for cell in policy.all()] == [f"{p:.5f}" for p in
-                                                                  expected.policy]
+        assert [cell.text_content() for cell in policy.all()] == [
+            f"{p:.5f}" for p in expected.policy
+        ]
         bars = self.root.locator(".rlhf-bar:not(.rlhf-bar-ref)").all()
         widths = [float(bar.get_attribute("style").split(":")[1].rstrip("%;")) for bar in bars]
         assert widths == pytest.approx([100 * p for p in expected.policy], abs=0.01)
@@ -70,8 +75,10 @@ class Demo:
 
     def check_tangent(self, expected) -> None:
         """The line is drawn through the point and through beta log Z on the left axis."""
-        line, dot, mark = (self.root.locator(s) for s in
-                           (".rlhf-tangent", ".rlhf-dot:not(.rlhf-dot-true)", ".rlhf-intercept"))
+        line, dot, mark = (
+            self.root.locator(s)
+            for s in (".rlhf-tangent", ".rlhf-dot:not(.rlhf-dot-true)", ".rlhf-intercept")
+        )
         x1, y1, x2, y2 = (float(line.get_attribute(a)) for a in ("x1", "y1", "x2", "y2"))
         cx, cy = (float(dot.get_attribute(a)) for a in ("cx", "cy"))
         assert float(mark.get_attribute("y")) + 3.5 == pytest.approx(y1)
@@ -91,11 +98,14 @@ def open_page(page, address: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["http", "file"])
-@pytest.mark.parametrize("name, place, start", [
-    (LANDING, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
-    (CHAPTER, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
-    (CHAPTER, 1, {"beta": 20.0, "reward_shift": 0.0, "proxy_gap": 1.0}),
-])
+@pytest.mark.parametrize(
+    "name, place, start",
+    [
+        (LANDING, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
+        (CHAPTER, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
+        (CHAPTER, 1, {"beta": 20.0, "reward_shift": 0.0, "proxy_gap": 1.0}),
+    ],
+)
 def test_starts_with_pythons_numbers(page, name, place, start, source):
     demo = explorer(page, name, place, page.base if source == "http" else page.folder)
     assert demo.check() == start
@@ -141,11 +151,19 @@ def test_buttons_set_beta_exactly(page, beta):
 def printed(way: str) -> dict[str, str]:
     """What the chapter prints for one of its four ways to the optimum, by beta."""
     chapter = nbformat.read((ROOT / CHAPTER).with_suffix(".ipynb"), as_version=4)
-    text, = (output.text for cell in chapter.cells if "the four ways" in cell.source
-             for output in cell.get("outputs", []))
+    (text,) = (
+        output.text
+        for cell in chapter.cells
+        if "the four ways" in cell.source
+        for output in cell.get("outputs", [])
+    )
     blocks = [block.splitlines() for block in text.split("beta = ")[1:]]
-    return {block[0].partition(":")[0]: line.removeprefix(way).strip()
-            for block in blocks for line in block if line.startswith(way)}
+    return {
+        block[0].partition(":")[0]: line.removeprefix(way).strip()
+        for block in blocks
+        for line in block
+        if line.startswith(way)
+    }
 
 
 @pytest.mark.parametrize("way", ["hand", "formula", "explorer", "ascent"])
@@ -156,8 +174,10 @@ def test_the_browser_shows_the_digits_that_the_chapter_prints(page, way):
     for beta, line in lines.items():
         demo.root.locator(f'[data-beta="{beta}"]').click()
         shares = demo.root.locator("td.rlhf-policy").all_text_contents()
-        numbers = [demo.root.locator(f'[data-name="{name}"]').text_content()
-                   for name in ("expected_reward", "kl")]
+        numbers = [
+            demo.root.locator(f'[data-name="{name}"]').text_content()
+            for name in ("expected_reward", "kl")
+        ]
         assert " ".join(p.removeprefix("0") for p in shares) + " | " + " ".join(numbers) == line
 
 
@@ -202,12 +222,15 @@ def test_two_explorers_on_a_page_are_apart(page):
     assert second.check()["beta"] == 20.0
 
 
-@pytest.mark.parametrize("typed, says", [
-    ("-1", "beta is -1; expected a positive number"),
-    ("0", "beta is 0; expected a positive number"),
-    ("abc", "beta is abc; expected a positive number"),
-    ("", "beta is empty; expected a positive number"),
-])
+@pytest.mark.parametrize(
+    "typed, says",
+    [
+        ("-1", "beta is -1; expected a positive number"),
+        ("0", "beta is 0; expected a positive number"),
+        ("abc", "beta is abc; expected a positive number"),
+        ("", "beta is empty; expected a positive number"),
+    ],
+)
 def test_a_bad_beta_gets_a_message_and_the_figure_stays(page, typed, says):
     demo = explorer(page)
     demo.control("beta-field").fill(typed)
@@ -228,19 +251,22 @@ def test_a_beta_beyond_the_slider_is_clamped_and_said(page):
     assert "this figure goes from 0.05 to 20" in demo.message()
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"beta": -1}, "beta is -1; expected a positive number"),
-    ({"beta": None}, "beta is null; expected a positive number"),
-    ({"reference": [0.5] * 8}, "reference sums to 4; expected probabilities that sum to 1"),
-    ({"reference": [1.5, -0.5] + [0] * 6}, "reference[1] is -0.5; expected probabilities"),
-    ({"rewards": [1, 2]}, "rewards has 2 entries; expected 8, as reference has"),
-    ({"rewards": [None] * 8}, "rewards[0] is null; expected finite numbers"),
-    ({"labels": []}, "labels is empty"),
-    ({"beta_range": [3, 1]}, "beta_range is 3,1; expected two positive numbers"),
-    ({"reference": [0] * 8}, "reference sums to 0; expected probabilities that sum to 1"),
-    ({"rewards": [1e308] * 8}, "a reward or bias of size 1e+308 over beta=0.05 overflows"),
-    ({"proxy_gap": "much"}, "proxy_gap is much; expected a number"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"beta": -1}, "beta is -1; expected a positive number"),
+        ({"beta": None}, "beta is null; expected a positive number"),
+        ({"reference": [0.5] * 8}, "reference sums to 4; expected probabilities that sum to 1"),
+        ({"reference": [1.5, -0.5] + [0] * 6}, "reference[1] is -0.5; expected probabilities"),
+        ({"rewards": [1, 2]}, "rewards has 2 entries; expected 8, as reference has"),
+        ({"rewards": [None] * 8}, "rewards[0] is null; expected finite numbers"),
+        ({"labels": []}, "labels is empty"),
+        ({"beta_range": [3, 1]}, "beta_range is 3,1; expected two positive numbers"),
+        ({"reference": [0] * 8}, "reference sums to 0; expected probabilities that sum to 1"),
+        ({"rewards": [1e308] * 8}, "a reward or bias of size 1e+308 over beta=0.05 overflows"),
+        ({"proxy_gap": "much"}, "proxy_gap is much; expected a number"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     open_page(page, page.base + LANDING)
     from_the_start = render(page, "rewards", ".rlhf-dot", bad, {})
@@ -291,7 +317,8 @@ def test_controls_have_names_and_changes_are_announced(page):
         assert control.get_attribute("data-lm-suppress-shortcuts") == "true"
     demo.root.locator('[data-beta="10"]').click()
     page.wait_for_function(
-        "document.querySelector('.rlhf-tilt [aria-live=polite]').textContent.includes('beta 10')")
+        "document.querySelector('.rlhf-tilt [aria-live=polite]').textContent.includes('beta 10')"
+    )
     said = demo.root.locator("[aria-live=polite]").text_content()
     assert "4.058" in said and "0.110" in said
 

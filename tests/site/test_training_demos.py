@@ -1,4 +1,5 @@
 """The training replay and the dashboard in a real browser, alone and with a Python behind them."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -9,24 +10,42 @@ from rlhf_lib.seeing.widgets import TrainingDashboard, TrainingReplay
 from rlhf_lib.seeing.widgets.training_replay import as_run
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 
-PROMPTS = ["write to ben. ask for a refund: the lamp, friday. reply:", "write to ann. say no. reply:"]
+PROMPTS = [
+    "write to ben. ask for a refund: the lamp, friday. reply:",
+    "write to ann. say no. reply:",
+]
 
 
-def run(name: str, last: int = 12, shift: float = 0.) -> dict:
+def run(name: str, last: int = 12, shift: float = 0.0) -> dict:
     """A run of made-up numbers, each of which says where it stands."""
-    records = [dict(step=s, reward=shift + s / 10, gold=3 + shift + s / 20, kl=s / 4, entropy=.6,
-                    length=20 - s / 3, beta=.1 if s < 6 else 0.) for s in range(1, last + 1)]
-    measured = [dict(step=s, gold=3. + s / 10, replies=[(f"{name} at {s}, to ben", s / 2),
-                                                        (f"{name} at {s}, to ann", -s / 2)])
-                for s in range(0, last + 1, 4)]
+    records = [
+        dict(
+            step=s,
+            reward=shift + s / 10,
+            gold=3 + shift + s / 20,
+            kl=s / 4,
+            entropy=0.6,
+            length=20 - s / 3,
+            beta=0.1 if s < 6 else 0.0,
+        )
+        for s in range(1, last + 1)
+    ]
+    measured = [
+        dict(
+            step=s,
+            gold=3.0 + s / 10,
+            replies=[(f"{name} at {s}, to ben", s / 2), (f"{name} at {s}, to ann", -s / 2)],
+        )
+        for s in range(0, last + 1, 4)
+    ]
     return dict(name=name, note=f"How {name} was made.", records=records, measured=measured)
 
 
-RUNS = [run("fixed"), run("adaptive", shift=.5), run("by hand", last=8)]
+RUNS = [run("fixed"), run("adaptive", shift=0.5), run("by hand", last=8)]
 
 
 def counting(steps: int = 12):
-    return SimpleNamespace(step_number=0, beta=.1, config=SimpleNamespace(max_steps=steps))
+    return SimpleNamespace(step_number=0, beta=0.1, config=SimpleNamespace(max_steps=steps))
 
 
 class Shown:
@@ -56,8 +75,10 @@ class Shown:
                 assert output.text_content() == "–"
         replies = self.root.locator(".rlhf-reply-text").all_text_contents()
         assert replies == [text for _, text, _ in expected.replies]
-        golds = [float(g.get_attribute("data-value"))
-                 for g in self.root.locator(".rlhf-reply-gold").all()]
+        golds = [
+            float(g.get_attribute("data-value"))
+            for g in self.root.locator(".rlhf-reply-gold").all()
+        ]
         assert golds == [gold for *_, gold in expected.replies]
         heading = self.root.locator(".rlhf-replies-head")
         assert int(heading.get_attribute("data-step")) == expected.replies_of
@@ -115,7 +136,7 @@ def test_the_dot_stands_at_the_number_and_no_step_is_cut_off(page, name):
         page.keyboard.press(key)
         panel = page.evaluate(PANEL, name)
         expected = panel["top"] + panel["slope"] * (panel["value"] - panel["a"])
-        assert panel["dot"] == pytest.approx(expected, abs=.6)
+        assert panel["dot"] == pytest.approx(expected, abs=0.6)
     assert len(set(panel["raw"])) == 12  # a straight line of steps: at an edge they would be equal
 
 
@@ -163,16 +184,25 @@ def without(run: dict, **change) -> dict:
     return {**as_run(run["name"], run["records"], run["measured"], PROMPTS), **change}
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"runs": []}, "runs is empty"),
-    ({"run": 7}, "run is 7; expected 0 to 2"),
-    ({"step": -1}, "step is -1; expected 0 or more"),
-    ({"prompts": "p"}, "prompts are not a list"),
-    ({"runs": [without(RUNS[0], steps=[2, 1])]}, "the steps of run fixed are not whole"),
-    ({"runs": [without(RUNS[0], curves={"kl": [1]})]}, "kl of run fixed has 1 values; expected 12"),
-    ({"runs": [without(RUNS[0], at=[0])]}, "the held-out measurements of run fixed are missing"),
-    ({"prompts": ["one"]}, "replies of run fixed do not fit the prompts; expected 1 each time"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"runs": []}, "runs is empty"),
+        ({"run": 7}, "run is 7; expected 0 to 2"),
+        ({"step": -1}, "step is -1; expected 0 or more"),
+        ({"prompts": "p"}, "prompts are not a list"),
+        ({"runs": [without(RUNS[0], steps=[2, 1])]}, "the steps of run fixed are not whole"),
+        (
+            {"runs": [without(RUNS[0], curves={"kl": [1]})]},
+            "kl of run fixed has 1 values; expected 12",
+        ),
+        (
+            {"runs": [without(RUNS[0], at=[0])]},
+            "the held-out measurements of run fixed are missing",
+        ),
+        ({"prompts": ["one"]}, "replies of run fixed do not fit the prompts; expected 1 each time"),
+    ],
+)
 def test_a_bad_state_gets_a_message_and_no_blank_figure(page, bad, says):
     replay(page)
     found = redraw(page, bad, {})
@@ -185,8 +215,18 @@ def test_it_fits_and_can_be_read(page, width):
     demo.control("run-1").click()
     assert_fits(page, demo.root, width)
     for theme in ("light", "dark"):
-        assert_readable(page, demo.root, theme, [".rlhf-panel-head span", ".rlhf-reply-text",
-                                                 ".rlhf-reply-gold", ".rlhf-button", ".rlhf-legend"])
+        assert_readable(
+            page,
+            demo.root,
+            theme,
+            [
+                ".rlhf-panel-head span",
+                ".rlhf-reply-text",
+                ".rlhf-reply-gold",
+                ".rlhf-button",
+                ".rlhf-legend",
+            ],
+        )
 
 
 def test_controls_have_names(page):
@@ -265,8 +305,10 @@ def with_python(page, deaf: bool = False):
 
 
 def python_sets(page, **traits) -> None:
-    page.evaluate("(traits) => { for (const [k, v] of Object.entries(traits)) window.python.set(k, v); }",
-                  traits)
+    page.evaluate(
+        "(traits) => { for (const [k, v] of Object.entries(traits)) window.python.set(k, v); }",
+        traits,
+    )
 
 
 def status(root) -> str:
@@ -338,7 +380,7 @@ def test_a_bad_beta_is_refused_in_words_and_the_old_one_stays(page, typed):
     said = root.locator(".rlhf-message").text_content()
     assert f"Refused: beta is '{typed}'; expected 0 or more" in said and "as it was" in said
     assert field.get_attribute("aria-invalid") == "true"
-    assert page.evaluate("window.python.get('beta')") == .1
+    assert page.evaluate("window.python.get('beta')") == 0.1
     field.fill("0.2")
     field.press("Enter")
     page.wait_for_function("window.python.get('beta') === 0.2")
@@ -349,8 +391,12 @@ def test_what_went_wrong_in_the_run_is_shown(page):
     dashboard(page)
     root = with_python(page)
     page.wait_for_function(STEERING)
-    python_sets(page, live=live(4), status="failed",
-                message="Step 5 was refused, and the run has stopped. FloatingPointError: nan")
+    python_sets(
+        page,
+        live=live(4),
+        status="failed",
+        message="Step 5 was refused, and the run has stopped. FloatingPointError: nan",
+    )
     assert "Step 5 was refused" in root.locator(".rlhf-message").text_content()
     assert status(root) == "failed, step 4 of 12"
     assert root.locator('[data-control="go"]').text_content() == "go on"
@@ -359,14 +405,17 @@ def test_what_went_wrong_in_the_run_is_shown(page):
 def test_a_page_opened_again_finds_the_run_as_it_is(page):
     """Displayed again after the tab was closed: the state is Python's, and the run has gone on."""
     dashboard(page)
-    page.evaluate("""(live) => { for (const script of document.querySelectorAll(
+    page.evaluate(
+        """(live) => { for (const script of document.querySelectorAll(
         'script[type="application/vnd.jupyter.widget-state+json"]')) {
       const all = JSON.parse(script.textContent);
       for (const { state } of Object.values(all.state)) {
         if (state._esm) Object.assign(state, { live, status: "running", beta: 0.5 });
       }
       script.textContent = JSON.stringify(all);
-    } }""", live(9))
+    } }""",
+        live(9),
+    )
     root = with_python(page)
     page.wait_for_function(STEERING)
     assert status(root) == "running, step 9 of 12"
@@ -383,11 +432,14 @@ def test_a_python_that_is_busy_is_noticed(page):
     assert "Python does not answer" in root.locator(".rlhf-message").text_content()
 
 
-@pytest.mark.parametrize("bad, says", [
-    ({"beta": -1}, "beta is -1; expected 0 or more"),
-    ({"total": 0}, "total is 0; expected at least 1 step"),
-    ({"recorded": [without(RUNS[0], curves={"kl": [1]})]}, "kl of run fixed has 1 values"),
-])
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"beta": -1}, "beta is -1; expected 0 or more"),
+        ({"total": 0}, "total is 0; expected at least 1 step"),
+        ({"recorded": [without(RUNS[0], curves={"kl": [1]})]}, "kl of run fixed has 1 values"),
+    ],
+)
 def test_a_bad_state_of_the_dashboard_gets_a_message(page, bad, says):
     dashboard(page)
     found = redraw(page, bad, {})

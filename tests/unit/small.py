@@ -1,4 +1,5 @@
 """A model small enough for unit tests, and prompts of different lengths for it."""
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -9,8 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.worlds import letters
 
-RAGGED = [f"write to ben. {phrase}: the lamp, friday. reply:" for phrase in
-          ("ask for a refund", "you want your money back", "confirm", "say no")]
+RAGGED = [
+    f"write to ben. {phrase}: the lamp, friday. reply:"
+    for phrase in ("ask for a refund", "you want your money back", "confirm", "say no")
+]
 
 
 @lru_cache(maxsize=1)
@@ -18,13 +21,22 @@ def tokenizer():
     return letters.tokenizer()
 
 
-def policy(seed: int = 0, dropout: float = 0.):
-    config = GPT2Config(vocab_size=len(tokenizer()), n_embd=16, n_layer=2, n_head=2,
-                        n_positions=64, initializer_range=.4, resid_pdrop=dropout,
-                        embd_pdrop=dropout, attn_pdrop=dropout,
-                        activation_function="gelu_pytorch_tanh",
-                        pad_token_id=tokenizer().pad_token_id,
-                        eos_token_id=tokenizer().eos_token_id, bos_token_id=None)
+def policy(seed: int = 0, dropout: float = 0.0):
+    config = GPT2Config(
+        vocab_size=len(tokenizer()),
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        initializer_range=0.4,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        activation_function="gelu_pytorch_tanh",
+        pad_token_id=tokenizer().pad_token_id,
+        eos_token_id=tokenizer().eos_token_id,
+        bos_token_id=None,
+    )
     torch.manual_seed(seed)
     return GPT2LMHeadModel(config).eval()
 
@@ -39,5 +51,7 @@ def count_words(prompts, completions, **columns):
 
 def early_letters(prompts, completions, **columns):
     """Words that begin with a letter before m: a reward that a small model learns in seconds."""
-    return [float(sum("a" <= word[0] < "m" for word in letters.words(completion)))
-            for completion in completions]
+    return [
+        float(sum("a" <= word[0] < "m" for word in letters.words(completion)))
+        for completion in completions
+    ]

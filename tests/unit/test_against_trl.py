@@ -1,4 +1,5 @@
 """The speed benchmark: both sides do the same work, and its arithmetic is right."""
+
 from __future__ import annotations
 
 import copy
@@ -10,16 +11,41 @@ import time
 
 import pytest
 import torch
-from benchmarks.against_trl import (ALGORITHMS, CENTRE, FLOOR_THREADS, FLOORS, GROUP, HERE, NAMES,
-                                    RESULTS, VERSIONS, Worker, assert_floors, centre, decode,
-                                    environment, growth, plan, prepare, quartiles, ratios, summary)
-from benchmarks.against_trl_worker import (CollectionClock, RolloutClock, ShareOfA, ours,
-                                           share_of_a, trl)
-from benchmarks.bandwidth import decode_bytes
-from benchmarks.recording import check, recorded
 from transformers import AutoTokenizer, GPT2Config
 
 import rlhf_lib.algorithms.ppo
+from benchmarks.against_trl import (
+    ALGORITHMS,
+    CENTRE,
+    FLOOR_THREADS,
+    FLOORS,
+    GROUP,
+    HERE,
+    NAMES,
+    RESULTS,
+    VERSIONS,
+    Worker,
+    assert_floors,
+    centre,
+    decode,
+    environment,
+    growth,
+    plan,
+    prepare,
+    quartiles,
+    ratios,
+    summary,
+)
+from benchmarks.against_trl_worker import (
+    CollectionClock,
+    RolloutClock,
+    ShareOfA,
+    ours,
+    share_of_a,
+    trl,
+)
+from benchmarks.bandwidth import decode_bytes
+from benchmarks.recording import check, recorded
 
 BATCH, LENGTH, PROMPT_LENGTH = 16, 5, 6
 
@@ -32,9 +58,21 @@ def folder(tmp_path_factory):
 
 
 def spec(folder, side: str, algorithm: str, epochs: int = 1) -> dict:
-    return {"side": side, "algorithm": algorithm, "folder": str(folder), "device": "cpu",
-            "precision": "fp32", "threads": 1, "seed": 0, "batch": BATCH, "length": LENGTH,
-            "epochs": epochs, "group": GROUP, "prompt_length": PROMPT_LENGTH, "words": 256}
+    return {
+        "side": side,
+        "algorithm": algorithm,
+        "folder": str(folder),
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        "seed": 0,
+        "batch": BATCH,
+        "length": LENGTH,
+        "epochs": epochs,
+        "group": GROUP,
+        "prompt_length": PROMPT_LENGTH,
+        "words": 256,
+    }
 
 
 def worker(folder, side: str, algorithm: str, python=sys.executable, epochs: int = 1) -> Worker:
@@ -54,6 +92,7 @@ def steps(made: Worker) -> list[dict]:
 
 # ---------------------------------------------------------------------------------- the same work
 
+
 def test_prompts_have_one_length_and_no_completion_can_end_early(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     prompts = json.loads((folder / "prompts.json").read_text())
@@ -68,13 +107,16 @@ def test_the_reward_model_of_trl_gives_our_reward(folder):
     model = ShareOfA(PROMPT_LENGTH, 256)
     scores = model.score(model.trunk(ids).hidden_states[-1])[:, -1, 0]
     assert scores.tolist() == pytest.approx(
-        share_of_a(tokenizer.batch_decode(ids[:, PROMPT_LENGTH:])))
+        share_of_a(tokenizer.batch_decode(ids[:, PROMPT_LENGTH:]))
+    )
     assert scores.unique().numel() > 1
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rollout"])
 def test_our_steps(folder, algorithm, monkeypatch):
-    monkeypatch.setattr(rlhf_lib.algorithms.ppo, "sample", rlhf_lib.algorithms.ppo.sample)  # which a worker wraps
+    monkeypatch.setattr(
+        rlhf_lib.algorithms.ppo, "sample", rlhf_lib.algorithms.ppo.sample
+    )  # which a worker wraps
     step, clock = ours(spec(folder, "ours", algorithm))
     step(*[3] * (algorithm == "rollout"))
     assert clock.made == BATCH * (3 if algorithm == "rollout" else LENGTH)
@@ -107,13 +149,15 @@ def test_the_rollout_of_trl_draws_from_the_policy_itself(folder):
         step(tokens)
         assert clock.made == BATCH * tokens
     config = given[-1]["generation_config"]
-    assert (config.temperature, config.top_p, config.top_k, config.min_p) == (1., 1., 0, None)
+    assert (config.temperature, config.top_p, config.top_k, config.min_p) == (1.0, 1.0, 0, None)
 
 
 def test_the_worker_of_the_last_ppo_of_trl_makes_steps(folder):
     if not (HERE / f".trl-{VERSIONS['ppo']}" / "made-for.txt").exists():
-        pytest.skip("python benchmarks/against_trl.py has not made the environment of TRL "
-                    f"{VERSIONS['ppo']} here")
+        pytest.skip(
+            "python benchmarks/against_trl.py has not made the environment of TRL "
+            f"{VERSIONS['ppo']} here"
+        )
     for step in steps(worker(folder, "trl", "ppo", environment(VERSIONS["ppo"]))):
         assert 0 < step["rollout_seconds"] < step["seconds"]
         assert 0 < step["collecting_seconds"] < step["seconds"]
@@ -146,7 +190,7 @@ def test_the_time_of_garbage_collections_since_the_last_reset():
         gc.collect()
         assert clock.seconds > 0
         clock.reset()
-        assert clock.seconds == 0.
+        assert clock.seconds == 0.0
         begun = time.perf_counter()
         gc.collect()
         assert 0 < clock.seconds < time.perf_counter() - begun
@@ -155,6 +199,7 @@ def test_the_time_of_garbage_collections_since_the_last_reset():
 
 
 # ---------------------------------------------------------------------------------- arithmetic
+
 
 def test_the_plan_changes_one_thing_at_a_time():
     for device in CENTRE:
@@ -172,41 +217,62 @@ def test_bytes_of_a_decode_step_by_hand():
     layer = 12 * 4 * 4 + 13 * 4  # four matrices and their biases, two norms
     cache = 2 * 2 * 4 * 3 * 2  # keys and values, layers, width, rows, bytes
     assert decode_bytes(config, 3, 7, 2) == {
-        "weights": 2 * (2 * layer + 10 * 4 + 2 * 4), "cache read": 7 * cache,
-        "cache written": cache, "logits": 2 * 3 * 10 * 2}
+        "weights": 2 * (2 * layer + 10 * 4 + 2 * 4),
+        "cache read": 7 * cache,
+        "cache written": cache,
+        "logits": 2 * 3 * 10 * 2,
+    }
 
 
 def test_quartiles_of_pairs_not_of_medians():
-    a, b = [1., 2., 10.], [2., 6., 10.]  # medians 2 and 6, pairs 2, 3, 1
-    found = ratios({"seconds": a, "rollout_seconds": a, "peak_bytes": 4},
-                   {"seconds": b, "rollout_seconds": a, "peak_bytes": 6})
-    assert found == {"step": [1.5, 2., 2.5], "rollout": [1., 1., 1.], "peak_memory": 1.5}
+    a, b = [1.0, 2.0, 10.0], [2.0, 6.0, 10.0]  # medians 2 and 6, pairs 2, 3, 1
+    found = ratios(
+        {"seconds": a, "rollout_seconds": a, "peak_bytes": 4},
+        {"seconds": b, "rollout_seconds": a, "peak_bytes": 6},
+    )
+    assert found == {"step": [1.5, 2.0, 2.5], "rollout": [1.0, 1.0, 1.0], "peak_memory": 1.5}
     with pytest.raises(ValueError):
-        ratios({"seconds": a, "rollout_seconds": a, "peak_bytes": 1},
-               {"seconds": b[:2], "rollout_seconds": a, "peak_bytes": 1})
+        ratios(
+            {"seconds": a, "rollout_seconds": a, "peak_bytes": 1},
+            {"seconds": b[:2], "rollout_seconds": a, "peak_bytes": 1},
+        )
 
 
 def test_a_decode_step_is_what_comes_after_the_first_token():
     config = GPT2Config(vocab_size=10, n_embd=4, n_layer=2, n_head=2, n_positions=32)
-    sides = {"ours": {"rollout_seconds": [5., 5.], "first_token_seconds": [1., 1.]},
-             "trl": {"rollout_seconds": [9., 9.], "first_token_seconds": [1., 1.]}}
+    sides = {
+        "ours": {"rollout_seconds": [5.0, 5.0], "first_token_seconds": [1.0, 1.0]},
+        "trl": {"rollout_seconds": [9.0, 9.0], "first_token_seconds": [1.0, 1.0]},
+    }
     moved = sum(decode_bytes(config, 3, 6 + 5 / 2, 4).values())  # contexts 7 to 10
     found = decode(sides, config, 3, 5, 6, 4, bandwidth=2 * moved)
-    assert found["bound_seconds"] == .5 and found["context"] == 8.5
-    assert (found["ours_over_bound"], found["trl_over_bound"]) == (2., 4.)
+    assert found["bound_seconds"] == 0.5 and found["context"] == 8.5
+    assert (found["ours_over_bound"], found["trl_over_bound"]) == (2.0, 4.0)
 
 
 # ---------------------------------------------------------------------------------- the record
 
+
 def line(device: str, algorithm: str, times: float, point=None) -> dict:
     """A line in which TRL takes `times` as long as we do."""
-    sides = {side: {"seconds": [x] * 3, "rollout_seconds": [x / 2] * 3, "peak_bytes": 5,
-                    "idle_bytes": 4} for side, x in (("ours", 1.), ("trl", times))}
-    return {**dict(zip(NAMES, (device, 2, algorithm, *(point or centre(device, algorithm))))),
-            "trl": VERSIONS[algorithm], "sides": sides,
-            "ratios": ratios(sides["ours"], sides["trl"]),
-            "decode": {"ours_seconds": [.1] * 3, "trl_seconds": [.2] * 3, "bound_seconds": .05,
-                       "copy_bandwidth": 1e9, "ours_over_bound": 2., "trl_over_bound": 4.}}
+    sides = {
+        side: {"seconds": [x] * 3, "rollout_seconds": [x / 2] * 3, "peak_bytes": 5, "idle_bytes": 4}
+        for side, x in (("ours", 1.0), ("trl", times))
+    }
+    return {
+        **dict(zip(NAMES, (device, 2, algorithm, *(point or centre(device, algorithm))))),
+        "trl": VERSIONS[algorithm],
+        "sides": sides,
+        "ratios": ratios(sides["ours"], sides["trl"]),
+        "decode": {
+            "ours_seconds": [0.1] * 3,
+            "trl_seconds": [0.2] * 3,
+            "bound_seconds": 0.05,
+            "copy_bandwidth": 1e9,
+            "ours_over_bound": 2.0,
+            "trl_over_bound": 4.0,
+        },
+    }
 
 
 @pytest.mark.parametrize("device, algorithm, what, precision", FLOORS)
@@ -215,25 +281,25 @@ def test_the_floors_at_the_centre(device, algorithm, what, precision):
     point = (*centre(device, algorithm)[:-1], precision)
     assert_floors(line(device, algorithm, floor, point))
     with pytest.raises(AssertionError, match=f"{what}, TRL over ours"):
-        assert_floors(line(device, algorithm, floor - .01, point))
+        assert_floors(line(device, algorithm, floor - 0.01, point))
 
 
 def test_the_floor_everywhere_else_is_not_to_be_slower():
     point = ("tiny", 16, 32, 1, "fp32")
-    assert_floors(line("cpu", "ppo", 1., point))
+    assert_floors(line("cpu", "ppo", 1.0, point))
     with pytest.raises(AssertionError, match="TRL over ours 0.99"):
-        assert_floors(line("cpu", "ppo", .99, point))
+        assert_floors(line("cpu", "ppo", 0.99, point))
 
 
 def test_ratios_that_are_not_those_of_the_seconds_are_refused():
     found = line("cpu", "grpo", 1.5)
-    found["ratios"]["step"][1] = 9.
+    found["ratios"]["step"][1] = 9.0
     with pytest.raises(AssertionError, match="not those of the seconds"):
         assert_floors(found)
 
 
 def test_a_decode_step_on_a_gpu_has_a_bound():
-    found = line("cuda", "rollout", 12.)
+    found = line("cuda", "rollout", 12.0)
     assert_floors(found)
     found["decode"]["ours_over_bound"] = 2.1
     with pytest.raises(AssertionError, match="2.1 times its bound"):
@@ -241,10 +307,10 @@ def test_a_decode_step_on_a_gpu_has_a_bound():
 
 
 def test_what_is_printed():
-    found = line("cpu", "rollout", 2.)
+    found = line("cpu", "rollout", 2.0)
     assert "step 2.00 (2.00 to 2.00)" in summary(found)
     assert "over the bound: ours 2.00, TRL 4.00" in summary(found)
-    larger = copy.deepcopy(line("cpu", "rollout", 2., ("tiny", 128, 32, 1, "fp32")))
+    larger = copy.deepcopy(line("cpu", "rollout", 2.0, ("tiny", 128, 32, 1, "fp32")))
     for side in larger["sides"].values():
         side["seconds"] = [3 * x for x in side["seconds"]]
     assert growth([found, larger]).split()[2:7] == ["rollout", "batch", "128", "ours", "×"]
@@ -252,7 +318,7 @@ def test_what_is_printed():
 
 
 def test_quartiles():
-    assert quartiles([4., 1., 3., 2., 5.]) == [2., 3., 4.]
+    assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == [2.0, 3.0, 4.0]
 
 
 @pytest.mark.skipif(not RESULTS.exists(), reason=f"no {RESULTS.name} is recorded here")

@@ -1,4 +1,5 @@
 """The label file and the two demos of comparisons, without a browser."""
+
 from __future__ import annotations
 
 import json
@@ -9,15 +10,20 @@ import numpy as np
 import pytest
 
 from rlhf_lib.mathematics import bradley_terry
-from rlhf_lib.worlds.labels import append_label, check_pairs, load_pairs, read_labels, retract
 from rlhf_lib.seeing.widgets import Annotator, BradleyTerryExplorer
 from rlhf_lib.seeing.widgets.annotator import LETTERS_FEATURES, plain_features
+from rlhf_lib.worlds.labels import append_label, check_pairs, load_pairs, read_labels, retract
 
 LETTER = "write to ben. ask for a refund: the lamp, friday. reply:"
-PAIRS = [dict(prompt=LETTER, first="hello ben, i would like a refund for the lamp of friday.",
-              second="ok."),
-         dict(prompt=LETTER, first="this is nonsense.", second="hello ben, thank you."),
-         dict(prompt=LETTER, first="wonderful! marvellous!", second="maybe later.")]
+PAIRS = [
+    dict(
+        prompt=LETTER,
+        first="hello ben, i would like a refund for the lamp of friday.",
+        second="ok.",
+    ),
+    dict(prompt=LETTER, first="this is nonsense.", second="hello ben, thank you."),
+    dict(prompt=LETTER, first="wonderful! marvellous!", second="maybe later."),
+]
 
 
 @pytest.fixture
@@ -31,11 +37,13 @@ def file(tmp_path):
 def test_a_file_only_grows(file):
     seen = b""
     ids = []
-    for act in (lambda: ids.append(append_label(file, "p", "a", "b")),
-                lambda: ids.append(append_label(file, "p", "b", "a")),
-                lambda: retract(file, ids[1]),
-                lambda: file.open("ab").write(b'{"kind": "lab') and None,
-                lambda: ids.append(append_label(file, "q", "a", "b"))):
+    for act in (
+        lambda: ids.append(append_label(file, "p", "a", "b")),
+        lambda: ids.append(append_label(file, "p", "b", "a")),
+        lambda: retract(file, ids[1]),
+        lambda: file.open("ab").write(b'{"kind": "lab') and None,
+        lambda: ids.append(append_label(file, "q", "a", "b")),
+    ):
         act()
         now = file.read_bytes()
         assert now.startswith(seen) and len(now) > len(seen)
@@ -64,7 +72,7 @@ def test_a_retraction_brings_the_label_before_back(file):
 
 
 def test_unicode_and_line_ends_survive(file):
-    reply = "grüße,\nzwei zeilen \u2028 und \"anführung\""
+    reply = 'grüße,\nzwei zeilen \u2028 und "anführung"'
     append_label(file, "p", reply, "kurz")
     assert read_labels(file).rows[0]["chosen"] == reply
 
@@ -79,14 +87,25 @@ def test_every_prefix_of_a_file_can_be_read(file):
         file.write_bytes(content[:cut])
         whole = sum(end - 1 <= cut for end in ends)  # a line without its end is whole, too
         assert len(read_labels(file).rows) == whole, cut
-    file.write_bytes(content[:ends[1] + 20])
+    file.write_bytes(content[: ends[1] + 20])
     append_label(file, "after the crash", "a", "b")
-    assert [r["prompt"] for r in read_labels(file).rows] == ["prompt 0", "prompt 1",
-                                                             "after the crash"]
+    assert [r["prompt"] for r in read_labels(file).rows] == [
+        "prompt 0",
+        "prompt 1",
+        "after the crash",
+    ]
 
 
-@pytest.mark.parametrize("line", ['{"kind": "label", "id": "1"}', '[1, 2]', '"label"',
-                                  '{"kind": "rating", "id": "1"}', '{"kind": "retraction"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "label", "id": "1"}',
+        "[1, 2]",
+        '"label"',
+        '{"kind": "rating", "id": "1"}',
+        '{"kind": "retraction"}',
+    ],
+)
 def test_a_whole_line_of_another_format_is_named(file, line):
     append_label(file, "p", "a", "b")
     with file.open("a") as out:
@@ -119,13 +138,22 @@ def test_writers_at_the_same_time_lose_nothing(file):
 
 def test_check_pairs_drops_what_cannot_be_labelled():
     swapped = dict(prompt="p", first="b", second="a")
-    rows = [dict(prompt="p", chosen="a", rejected="b"), swapped, dict(prompt="p", first="a",
-            second="a"), dict(prompt=" ", first="a", second="b"), dict(prompt="q", first="a",
-            second=""), dict(prompt="q", first="a b c", second="d")]
+    rows = [
+        dict(prompt="p", chosen="a", rejected="b"),
+        swapped,
+        dict(prompt="p", first="a", second="a"),
+        dict(prompt=" ", first="a", second="b"),
+        dict(prompt="q", first="a", second=""),
+        dict(prompt="q", first="a b c", second="d"),
+    ]
     kept, dropped = check_pairs(rows, max_words=2)
     assert kept == [dict(prompt="p", first="a", second="b")]
-    assert dropped == {"seen before": 1, "with two equal replies": 1,
-                       "with an empty prompt or reply": 2, "with a reply that is too long": 1}
+    assert dropped == {
+        "seen before": 1,
+        "with two equal replies": 1,
+        "with an empty prompt or reply": 2,
+        "with a reply that is too long": 1,
+    }
     with pytest.raises(ValueError, match="pair 0 has the keys prompt"):
         check_pairs([dict(prompt="p")])
     with pytest.raises(ValueError, match="all text"):
@@ -156,8 +184,7 @@ def test_choices_are_in_the_file_before_they_count(file):
     demo.choose(0, "first")
     demo.choose(1, "second")
     assert demo.labels == [[0, "first"], [1, "second"]]
-    assert [r["chosen"] for r in read_labels(file).rows] == [PAIRS[0]["first"],
-                                                             PAIRS[1]["second"]]
+    assert [r["chosen"] for r in read_labels(file).rows] == [PAIRS[0]["first"], PAIRS[1]["second"]]
     demo.undo()
     assert demo.labels == [[0, "first"]] and read_labels(file).retracted == 1
     assert Annotator(PAIRS, path=file).labels == [[0, "first"]]  # resumed
@@ -187,9 +214,14 @@ def test_an_unwritable_file_leaves_the_labels_as_they_were(tmp_path):
     assert "FileNotFoundError" in said[0]["text"]
 
 
-@pytest.mark.parametrize("message", [
-    {"kind": "label", "pair": 7, "side": "first"}, {"kind": "label", "pair": 0, "side": "left"},
-    {"kind": "label"}])
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"kind": "label", "pair": 7, "side": "first"},
+        {"kind": "label", "pair": 0, "side": "left"},
+        {"kind": "label"},
+    ],
+)
 def test_a_bad_message_is_answered_and_writes_nothing(file, message):
     demo, said = Annotator(PAIRS, path=file), []
     demo.send = said.append
@@ -200,8 +232,12 @@ def test_a_bad_message_is_answered_and_writes_nothing(file, message):
 def test_messages_of_the_browser(file):
     demo, said = Annotator(PAIRS, path=file), []
     demo.send = said.append
-    for message in ({"kind": "hello"}, {"kind": "label", "pair": 2, "side": "second"},
-                    {"kind": "undo"}, {"kind": "undo"}):
+    for message in (
+        {"kind": "hello"},
+        {"kind": "label", "pair": 2, "side": "second"},
+        {"kind": "undo"},
+        {"kind": "undo"},
+    ):
         demo._heard(demo, message, [])
     assert said == [{"kind": "done", "saves": True}] * 4 and demo.labels == []
 
@@ -227,13 +263,16 @@ def test_numbers_are_the_librarys():
     assert demo.numbers(choices[:2]).foreseen == likelier
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: Annotator([]), "pairs has none that can be labelled, of 0"),
-    (lambda: Annotator([dict(prompt="p", first="a", second="a")]), "1 with two equal replies"),
-    (lambda: Annotator(PAIRS, ridge=0), "ridge is 0; expected a positive number"),
-    (lambda: Annotator(PAIRS, recorded=[(9, "first")]), r"recorded\[0\] is \[9, 'first'\]"),
-    (lambda: Annotator(PAIRS, recorded=[(0, "left")]), r"recorded\[0\]"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Annotator([]), "pairs has none that can be labelled, of 0"),
+        (lambda: Annotator([dict(prompt="p", first="a", second="a")]), "1 with two equal replies"),
+        (lambda: Annotator(PAIRS, ridge=0), "ridge is 0; expected a positive number"),
+        (lambda: Annotator(PAIRS, recorded=[(9, "first")]), r"recorded\[0\] is \[9, 'first'\]"),
+        (lambda: Annotator(PAIRS, recorded=[(0, "left")]), r"recorded\[0\]"),
+    ],
+)
 def test_annotator_refuses(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -253,7 +292,7 @@ def test_saved_state_is_plain_json(file):
 def test_explorer_has_the_librarys_numbers():
     demo = BradleyTerryExplorer(scores=[1.0, 0.0, -1.0])
     wins = np.array(demo.wins)
-    assert demo.result.surplus == pytest.approx(bradley_terry.surplus(np.array([1, 0, -1.]), wins))
+    assert demo.result.surplus == pytest.approx(bradley_terry.surplus(np.array([1, 0, -1.0]), wins))
     assert demo.result.fit == pytest.approx(bradley_terry.fit_scores(wins))
     assert demo.result.fit_loss < demo.result.loss
 
@@ -269,15 +308,18 @@ def test_explorer_without_a_fit():
     assert empty.result.loss == 0 and empty.result.fit is None
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"wins": [[0, 1]]}, "wins has shape"),
-    ({"wins": [[0, -1], [1, 0]]}, "negative"),
-    ({"wins": np.ones((7, 7)) - np.eye(7)}, "wins has 7 items"),
-    ({"wins": [[0, 1], [1, 0]], "labels": ["a"]}, "labels has 1 entries; expected 2"),
-    ({"scores": [0.0, 0.0, float("nan")]}, "scores is"),
-    ({"ridge": float("inf")}, "ridge is inf"),
-    ({"presets": {"small": [[0, 1], [1, 0]]}}, "small has 2 entries; expected 3"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"wins": [[0, 1]]}, "wins has shape"),
+        ({"wins": [[0, -1], [1, 0]]}, "negative"),
+        ({"wins": np.ones((7, 7)) - np.eye(7)}, "wins has 7 items"),
+        ({"wins": [[0, 1], [1, 0]], "labels": ["a"]}, "labels has 1 entries; expected 2"),
+        ({"scores": [0.0, 0.0, float("nan")]}, "scores is"),
+        ({"ridge": float("inf")}, "ridge is inf"),
+        ({"presets": {"small": [[0, 1], [1, 0]]}}, "small has 2 entries; expected 3"),
+    ],
+)
 def test_explorer_refuses(settings, message):
     with pytest.raises(ValueError, match=message):
         BradleyTerryExplorer(**settings)
@@ -293,5 +335,8 @@ def test_browser_code_is_whole_and_its_styles_are_ours(demo):
     assert not re.search(r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org)", code, re.MULTILINE)
     rules = re.sub(r"/\*.*?\*/", "", str(demo._css), flags=re.DOTALL)
     selectors = " ".join(re.findall(r"([^{}]*)\{", rules))
-    assert {name for name in re.findall(r"\.([a-zA-Z][\w-]*)", selectors)
-            if not name.startswith("rlhf-")} <= {"vscode-dark"}
+    assert {
+        name
+        for name in re.findall(r"\.([a-zA-Z][\w-]*)", selectors)
+        if not name.startswith("rlhf-")
+    } <= {"vscode-dark"}

@@ -1,4 +1,5 @@
 """The fit of comparisons: hand-computed cases, exact limits, gradients, and bad input."""
+
 from __future__ import annotations
 
 import itertools
@@ -48,8 +49,9 @@ def test_the_fit_is_a_minimum_and_has_mean_zero():
         assert fit.mean() == pytest.approx(0, abs=1e-12)
         assert bt.surplus(fit, wins) == pytest.approx(ridge * fit, abs=1e-8)
         best = bt.loss(fit, wins, ridge)
-        assert all(bt.loss(fit + rng.normal(scale=0.1, size=5), wins, ridge) >= best
-                   for _ in range(20))
+        assert all(
+            bt.loss(fit + rng.normal(scale=0.1, size=5), wins, ridge) >= best for _ in range(20)
+        )
 
 
 def test_shift_is_free_and_scale_is_not():
@@ -67,8 +69,9 @@ def test_gradient_ascent_ends_where_newton_does():
 
 
 def test_scores_linear_in_one_hot_features_are_free_scores():
-    rows = [np.eye(3)[i] - np.eye(3)[j] for i in range(3) for j in range(3)
-            for _ in range(THREE[i, j])]
+    rows = [
+        np.eye(3)[i] - np.eye(3)[j] for i in range(3) for j in range(3) for _ in range(THREE[i, j])
+    ]
     assert bt.fit_weights(np.array(rows), 0.4) == pytest.approx(bt.fit_scores(THREE, 0.4))
     assert bt.fit_weights(np.array(rows)) == pytest.approx(bt.fit_scores(THREE), abs=1e-8)
 
@@ -97,9 +100,11 @@ def test_groups_are_those_of_every_division():
     rng = np.random.default_rng(2)
     for _ in range(60):
         wins = (rng.random((4, 4)) < 0.35) * (1 - np.eye(4))
-        finite = all(wins[np.ix_(camp, [i for i in range(4) if i not in camp])].sum() > 0
-                     for size in (1, 2, 3) for camp in map(list, itertools.combinations(range(4),
-                                                                                        size)))
+        finite = all(
+            wins[np.ix_(camp, [i for i in range(4) if i not in camp])].sum() > 0
+            for size in (1, 2, 3)
+            for camp in map(list, itertools.combinations(range(4), size))
+        )
         groups = bt.beaten_groups(wins)
         assert (len(groups) == 1) == finite
         assert sorted(sum(groups, [])) == [0, 1, 2, 3]
@@ -125,8 +130,18 @@ def test_borda_by_hand():
 
 def test_fleiss_kappa_by_hand():
     """Fleiss's own worked example is reproduced in most textbooks: 14 raters, kappa .210."""
-    table = [[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
-             [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]]
+    table = [
+        [0, 0, 0, 0, 14],
+        [0, 2, 6, 4, 2],
+        [0, 0, 3, 5, 6],
+        [0, 3, 9, 2, 0],
+        [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0],
+        [3, 2, 6, 3, 0],
+        [2, 5, 3, 2, 2],
+        [6, 5, 2, 1, 0],
+        [0, 2, 2, 3, 7],
+    ]
     assert bt.fleiss_kappa(table) == pytest.approx(0.210, abs=5e-4)
     assert bt.fleiss_kappa([[3, 0], [0, 3]]) == 1
     assert bt.fleiss_kappa([[1, 1], [1, 1]]) == -1
@@ -135,21 +150,24 @@ def test_fleiss_kappa_by_hand():
     assert bt.fleiss_kappa(np.stack([coins, 8 - coins], 1)) == pytest.approx(0, abs=0.01)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: bt.fit_scores([[0, 1, 2], [1, 0, 2]]), r"wins has shape \(2, 3\)"),
-    (lambda: bt.fit_scores([[0]]), "N of at least 2"),
-    (lambda: bt.fit_scores([[0, -1], [1, 0]]), "negative or not finite"),
-    (lambda: bt.fit_scores([[0, np.nan], [1, 0]]), "negative or not finite"),
-    (lambda: bt.fit_scores([[0, 1], [1, 2]]), r"wins\[1\] counts an item against itself"),
-    (lambda: bt.fit_scores([[0, 1], [1, 0]], ridge=-1), "ridge is -1; expected at least 0"),
-    (lambda: bt.fit_weights(np.ones(3)), r"differences has shape \(3,\)"),
-    (lambda: bt.fit_weights(np.array([[np.inf]])), "all finite"),
-    (lambda: bt.fit_weights(np.ones((2, 1)), ridge=-1), "ridge is -1"),
-    (lambda: bt.fleiss_kappa([[8, 0], [8, 0]]), "one category only"),
-    (lambda: bt.fleiss_kappa([[8, 0], [3, 4]]), "the same number of annotators"),
-    (lambda: bt.fleiss_kappa([[1, 0], [0, 1]]), "at least 2"),
-    (lambda: bt.fleiss_kappa([]), "the same number of annotators"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: bt.fit_scores([[0, 1, 2], [1, 0, 2]]), r"wins has shape \(2, 3\)"),
+        (lambda: bt.fit_scores([[0]]), "N of at least 2"),
+        (lambda: bt.fit_scores([[0, -1], [1, 0]]), "negative or not finite"),
+        (lambda: bt.fit_scores([[0, np.nan], [1, 0]]), "negative or not finite"),
+        (lambda: bt.fit_scores([[0, 1], [1, 2]]), r"wins\[1\] counts an item against itself"),
+        (lambda: bt.fit_scores([[0, 1], [1, 0]], ridge=-1), "ridge is -1; expected at least 0"),
+        (lambda: bt.fit_weights(np.ones(3)), r"differences has shape \(3,\)"),
+        (lambda: bt.fit_weights(np.array([[np.inf]])), "all finite"),
+        (lambda: bt.fit_weights(np.ones((2, 1)), ridge=-1), "ridge is -1"),
+        (lambda: bt.fleiss_kappa([[8, 0], [8, 0]]), "one category only"),
+        (lambda: bt.fleiss_kappa([[8, 0], [3, 4]]), "the same number of annotators"),
+        (lambda: bt.fleiss_kappa([[1, 0], [0, 1]]), "at least 2"),
+        (lambda: bt.fleiss_kappa([]), "the same number of annotators"),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -2,6 +2,7 @@
 
 How it behaves in a page is tested in tests/site.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,15 +13,18 @@ import pytest
 from rlhf_lib.seeing.widgets import ClipExplorer
 
 
-@pytest.mark.parametrize("ratio, advantage, objective, gradient, zone", [
-    (1.0, 2.0, 2.0, 2.0, "inside"),
-    (1.1, -2.0, -2.2, -2.2, "inside"),
-    (1.5, 2.0, 2.4, 0.0, "above"),  # good and risen: enough
-    (0.6, 2.0, 1.2, 1.2, "below"),  # good and fallen: pushed up
-    (0.6, -2.0, -1.6, 0.0, "below"),  # bad and fallen: enough
-    (1.3, -3.0, -3.9, -3.9, "above"),  # bad and risen: pushed down
-    (1.3, 0.0, 0.0, 0.0, "above"),
-])
+@pytest.mark.parametrize(
+    "ratio, advantage, objective, gradient, zone",
+    [
+        (1.0, 2.0, 2.0, 2.0, "inside"),
+        (1.1, -2.0, -2.2, -2.2, "inside"),
+        (1.5, 2.0, 2.4, 0.0, "above"),  # good and risen: enough
+        (0.6, 2.0, 1.2, 1.2, "below"),  # good and fallen: pushed up
+        (0.6, -2.0, -1.6, 0.0, "below"),  # bad and fallen: enough
+        (1.3, -3.0, -3.9, -3.9, "above"),  # bad and risen: pushed down
+        (1.3, 0.0, 0.0, 0.0, "above"),
+    ],
+)
 def test_the_four_cases_by_hand(ratio, advantage, objective, gradient, zone):
     numbers = ClipExplorer(ratio, 0.2, advantage).result
     assert numbers.objective == pytest.approx(objective)
@@ -39,8 +43,10 @@ def test_the_dual_clip_acts_on_bad_tokens_alone():
     assert plain.gradient == pytest.approx(-3.5)
 
 
-@pytest.mark.parametrize("ratio, advantage, dual", [
-    (1.2, 1.0, None), (0.8, -1.0, None), (1.2, -1.0, None), (0.8, 1.0, None), (3.0, -1.0, 3.0)])
+@pytest.mark.parametrize(
+    "ratio, advantage, dual",
+    [(1.2, 1.0, None), (0.8, -1.0, None), (1.2, -1.0, None), (0.8, 1.0, None), (3.0, -1.0, 3.0)],
+)
 def test_an_edge_counts_as_inside(ratio, advantage, dual):
     numbers = ClipExplorer(ratio, 0.2, advantage, dual).result
     assert numbers.gradient == pytest.approx(ratio * advantage)
@@ -52,11 +58,14 @@ def test_gradient_is_the_slope_of_the_objective():
         for advantage in (-2.0, 1.5):
             for dual in (None, 3.0):
                 h = 1e-6
-                up, down = (ClipExplorer(ratio * math.exp(s * h), 0.2, advantage, dual).result
-                            for s in (1, -1))
+                up, down = (
+                    ClipExplorer(ratio * math.exp(s * h), 0.2, advantage, dual).result
+                    for s in (1, -1)
+                )
                 slope = (up.objective - down.objective) / (2 * h)
                 assert ClipExplorer(ratio, 0.2, advantage, dual).result.gradient == pytest.approx(
-                    slope, abs=1e-6)
+                    slope, abs=1e-6
+                )
 
 
 @pytest.mark.parametrize("name", ["ratio", "epsilon", "advantage", "dual_clip"])
@@ -69,8 +78,12 @@ def test_a_number_that_is_none_is_refused_and_others_are_clamped(name):
     with pytest.raises(ValueError, match=name):
         setattr(demo, name, math.nan)
     assert getattr(demo, name) == before
-    ends = {"ratio": (0.05, 4), "epsilon": (0.01, 0.5), "advantage": (-3, 3),
-            "dual_clip": (1.6, 4)}[name]
+    ends = {
+        "ratio": (0.05, 4),
+        "epsilon": (0.01, 0.5),
+        "advantage": (-3, 3),
+        "dual_clip": (1.6, 4),
+    }[name]
     assert [getattr(ClipExplorer(**{name: v}), name) for v in (-99, 99)] == list(ends)
 
 
@@ -82,5 +95,5 @@ def test_saved_state_is_plain_json():
 
 def test_repr_is_stable():
     assert repr(ClipExplorer(1.3, 0.2, -3.0, 3.0)) == (
-        "ClipExplorer(ratio=1.3, epsilon=0.2, A=-3, dual clip 3: objective -3.900, "
-        "gradient -3.900)")
+        "ClipExplorer(ratio=1.3, epsilon=0.2, A=-3, dual clip 3: objective -3.900, gradient -3.900)"
+    )

@@ -1,5 +1,6 @@
 """Data from files laid out as on the hub. `HH_RLHF_DIR` names a folder of the real hh-rlhf data;
 without it, the same tests run on a written-out sample of the same format."""
+
 from __future__ import annotations
 
 import csv
@@ -11,15 +12,24 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.small import tokenizer
 
-from rlhf_lib.worlds.data import (ASSISTANT, load_demonstrations, load_preferences, load_prompts,
-                                  load_table, split_dialogue, split_messages)
+from rlhf_lib.worlds.data import (
+    ASSISTANT,
+    load_demonstrations,
+    load_preferences,
+    load_prompts,
+    load_table,
+    split_dialogue,
+    split_messages,
+)
+from tests.unit.small import tokenizer
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "hh-rlhf"
 HH = Path(os.environ.get("HH_RLHF_DIR") or SAMPLE)
-CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-          "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 # Assertions on the real data compare counts and booleans: pytest prints what it compares, and
 # nobody should read offensive text in a test report.
@@ -29,6 +39,7 @@ CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_
 def cache(tmp_path_factory):
     """Data that tests load is not left in the user's cache."""
     import datasets
+
     kept = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
     yield
@@ -64,6 +75,7 @@ def say(*turns: str) -> list[dict]:
 
 # hh-rlhf, the real data or the sample -----------------------------------------------------------
 
+
 def test_hh_pairs_are_split_into_prompt_and_replies(pairs, lines):
     assert pairs.column_names == ["chosen", "rejected", "prompt"]
     whole = {(line["chosen"], line["rejected"]) for line in lines}
@@ -84,7 +96,8 @@ def test_hh_counts_and_says_what_it_dropped(lines, caplog):
     assert empty > 0 and len(pairs) == len(lines) - empty
     (record,) = [r for r in caplog.records if r.name == "rlhf_lib.worlds.data"]
     assert record.getMessage().endswith(
-        f"dropped {empty} of {len(lines)} rows: {empty} with an empty reply")
+        f"dropped {empty} of {len(lines)} rows: {empty} with an empty reply"
+    )
 
 
 def test_hh_slices_are_slices(pairs):
@@ -101,13 +114,15 @@ def test_hh_gives_demonstrations(pairs):
 
 def test_hh_tokenizes_as_one_text(pairs):
     """The marker ends the prompt and the reply begins with its space: GPT-2's word boundary."""
-    assert sum(row["chosen"].startswith(" ") for row in pairs) > .9 * len(pairs)
+    assert sum(row["chosen"].startswith(" ") for row in pairs) > 0.9 * len(pairs)
 
 
 def test_the_hubs_layout(tmp_path):
     """`data_dir` chooses a folder of the repository, and splits are read off the file names."""
-    rows = [json.loads(line) for line in
-            (SAMPLE / "harmless-base" / "test.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (SAMPLE / "harmless-base" / "test.jsonl").read_text().splitlines()
+    ]
     write(tmp_path / "harmless-base" / "train.jsonl.gz", rows[:3])
     write(tmp_path / "harmless-base" / "test.jsonl.gz", rows[3:5])
     write(tmp_path / "helpful-base" / "train.jsonl.gz", rows[5:7])
@@ -117,11 +132,13 @@ def test_the_hubs_layout(tmp_path):
 
 
 def test_trainers_take_what_was_loaded():
-    from tests.unit.small import reward_model
     from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
+    from tests.unit.small import reward_model
+
     pairs = load_preferences(SAMPLE, split="test").select(range(3))  # short ones
-    (record,) = RewardTraining(reward_model(), tokenizer(), pairs,
-                               RewardConfig(max_steps=1, batch_size=3))
+    (record,) = RewardTraining(
+        reward_model(), tokenizer(), pairs, RewardConfig(max_steps=1, batch_size=3)
+    )
     assert 0 < record["loss"] < 10
 
 
@@ -130,19 +147,34 @@ def test_trainers_take_what_was_loaded():
 ASKED = "\n\nHuman: hello\n\nAssistant:"
 
 
-@pytest.mark.parametrize("chosen, rejected, expected", [
-    (ASKED + " yes", ASKED + " no", (ASKED, " yes", " no")),
-    (ASKED + " same start, good", ASKED + " same start, bad",
-     (ASKED, " same start, good", " same start, bad")),
-    (ASKED + " no", ASKED + " no thanks", (ASKED, " no", " no thanks")),  # one begins the other
-    # a marker of which only the beginning is shared is no turn
-    (ASKED + " a\n\nAssistant: b", ASKED + " a\n\nAnd c",
-     (ASKED, " a\n\nAssistant: b", " a\n\nAnd c")),
-    (ASKED + " a\n\nHuman: b\n\nAssistant: c", ASKED + " a\n\nHuman: b\n\nAssistant: d",
-     (ASKED + " a\n\nHuman: b\n\nAssistant:", " c", " d")),
-    ("\n\nHuman: x\n\nAssistant: a", "\n\nHuman: y\n\nAssistant: a",
-     ("", "\n\nHuman: x\n\nAssistant: a", "\n\nHuman: y\n\nAssistant: a")),
-])
+@pytest.mark.parametrize(
+    "chosen, rejected, expected",
+    [
+        (ASKED + " yes", ASKED + " no", (ASKED, " yes", " no")),
+        (
+            ASKED + " same start, good",
+            ASKED + " same start, bad",
+            (ASKED, " same start, good", " same start, bad"),
+        ),
+        (ASKED + " no", ASKED + " no thanks", (ASKED, " no", " no thanks")),  # one begins the other
+        # a marker of which only the beginning is shared is no turn
+        (
+            ASKED + " a\n\nAssistant: b",
+            ASKED + " a\n\nAnd c",
+            (ASKED, " a\n\nAssistant: b", " a\n\nAnd c"),
+        ),
+        (
+            ASKED + " a\n\nHuman: b\n\nAssistant: c",
+            ASKED + " a\n\nHuman: b\n\nAssistant: d",
+            (ASKED + " a\n\nHuman: b\n\nAssistant:", " c", " d"),
+        ),
+        (
+            "\n\nHuman: x\n\nAssistant: a",
+            "\n\nHuman: y\n\nAssistant: a",
+            ("", "\n\nHuman: x\n\nAssistant: a", "\n\nHuman: y\n\nAssistant: a"),
+        ),
+    ],
+)
 def test_dialogues_part_at_the_last_shared_turn(chosen, rejected, expected):
     assert split_dialogue(chosen, rejected) == expected
 
@@ -163,8 +195,10 @@ def test_messages_part_at_the_last_shared_turn():
 STANDARD = {"prompt": "the sky is", "chosen": " blue", "rejected": " loud", "score": 2}
 
 
-@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.json", "pairs.jsonl.gz", "pairs.csv",
-                                  "pairs.csv.gz", "pairs.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["pairs.jsonl", "pairs.json", "pairs.jsonl.gz", "pairs.csv", "pairs.csv.gz", "pairs.parquet"],
+)
 def test_the_standard_format_passes_through_from_any_file(tmp_path, name):
     rows = [STANDARD, {**STANDARD, "chosen": " wide"}]
     path = tmp_path / name
@@ -177,6 +211,7 @@ def test_the_standard_format_passes_through_from_any_file(tmp_path, name):
             table.writerows(rows)
     else:
         from datasets import Dataset
+
         Dataset.from_list(rows).to_parquet(path)
     assert load_preferences(path).to_list() == rows
     assert load_preferences(path, split="test").to_list() == rows  # whichever is asked for
@@ -186,25 +221,31 @@ def test_the_standard_format_passes_through_from_any_file(tmp_path, name):
 CHOSEN, REJECTED = say("hi", "hello"), say("hi", "no")
 
 
-@pytest.mark.parametrize("row", [
-    {"chosen": CHOSEN, "rejected": REJECTED},  # as in trl-lib/ultrafeedback_binarized
-    {"prompt": CHOSEN[:1], "chosen": CHOSEN[1:], "rejected": REJECTED[1:]},
-    {"prompt": "hi", "chosen": CHOSEN, "rejected": REJECTED},  # as in HuggingFaceH4's
-])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": CHOSEN, "rejected": REJECTED},  # as in trl-lib/ultrafeedback_binarized
+        {"prompt": CHOSEN[:1], "chosen": CHOSEN[1:], "rejected": REJECTED[1:]},
+        {"prompt": "hi", "chosen": CHOSEN, "rejected": REJECTED},  # as in HuggingFaceH4's
+    ],
+)
 def test_messages_become_text(tmp_path, row):
     path = write(tmp_path / "train.jsonl", [row])
     (plain,) = load_preferences(path)
-    assert plain == {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " hello",
-                     "rejected": " no"}
+    assert plain == {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " hello", "rejected": " no"}
     (no_template,) = load_preferences(path, tokenizer=tokenizer())
     assert no_template == plain
     (templated,) = load_preferences(path, tokenizer=speaking(CHATML))
-    assert templated == {"prompt": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-                         "chosen": "hello", "rejected": "no"}
+    assert templated == {
+        "prompt": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+        "chosen": "hello",
+        "rejected": "no",
+    }
 
 
 def speaking(template: str, eos: str = "<|im_end|>"):
     from copy import deepcopy
+
     copied = deepcopy(tokenizer())
     copied.chat_template, copied.eos_token = template, eos
     return copied
@@ -220,19 +261,23 @@ def test_a_template_that_opens_replies_in_another_way(tmp_path):
 
 def test_a_system_message_is_part_of_the_prompt(tmp_path):
     system = [{"role": "system", "content": "be kind"}]
-    path = write(tmp_path / "train.jsonl", [{"chosen": system + CHOSEN,
-                                             "rejected": system + REJECTED}])
+    path = write(
+        tmp_path / "train.jsonl", [{"chosen": system + CHOSEN, "rejected": system + REJECTED}]
+    )
     (row,) = load_preferences(path)
     assert row["prompt"] == "\n\nSystem: be kind\n\nHuman: hi\n\nAssistant:"
 
 
-@pytest.mark.parametrize("row", [
-    {"prompt": "\n\nHuman: hi\n\nAssistant:", "completion": " hello"},
-    {"prompt": CHOSEN[:1], "completion": CHOSEN[1:]},
-    {"messages": CHOSEN},
-    {"messages": say("hi", "hello", "bye")},  # up to the last reply
-    {"chosen": CHOSEN, "rejected": REJECTED},
-])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "\n\nHuman: hi\n\nAssistant:", "completion": " hello"},
+        {"prompt": CHOSEN[:1], "completion": CHOSEN[1:]},
+        {"messages": CHOSEN},
+        {"messages": say("hi", "hello", "bye")},  # up to the last reply
+        {"chosen": CHOSEN, "rejected": REJECTED},
+    ],
+)
 def test_demonstrations(tmp_path, row):
     (loaded,) = load_demonstrations(write(tmp_path / "train.jsonl", [row]))
     assert loaded == {"prompt": "\n\nHuman: hi\n\nAssistant:", "completion": " hello"}
@@ -241,8 +286,10 @@ def test_demonstrations(tmp_path, row):
 def test_demonstrations_end_at_the_last_reply(tmp_path):
     path = write(tmp_path / "train.jsonl", [{"messages": say("hi", "hello", "and?", "so")}])
     (row,) = load_demonstrations(path)
-    assert row == {"prompt": "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant:",
-                   "completion": " so"}
+    assert row == {
+        "prompt": "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant:",
+        "completion": " so",
+    }
 
 
 # Prompts ----------------------------------------------------------------------------------------
@@ -253,10 +300,13 @@ REVIEWS = [{"text": "a fine film , with a lamp in it .", "label": 1}, {"text": "
 def test_reviews_are_opened_as_in_the_sentiment_task(tmp_path):
     """The layout of stanfordnlp/imdb: a folder of parquet files, columns `text` and `label`."""
     from datasets import Dataset
+
     (tmp_path / "plain_text").mkdir()
     Dataset.from_list(REVIEWS).to_parquet(tmp_path / "plain_text" / "train-00000-of-00001.parquet")
     assert load_prompts(tmp_path, length=3).to_list() == [
-        {"label": 1, "prompt": "a fine film"}, {"label": 0, "prompt": "no ."}]
+        {"label": 1, "prompt": "a fine film"},
+        {"label": 0, "prompt": "no ."},
+    ]
     counted = load_prompts(tmp_path, tokenizer=tokenizer(), length=4)
     assert [len(tokenizer()(prompt)["input_ids"]) for prompt in counted["prompt"]] == [4, 2]
 
@@ -272,22 +322,45 @@ def test_prompts_come_from_the_column_of_that_name(tmp_path):
 
 # Bad input --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("load, row, message", [
-    (load_preferences, {"prompt": "a", "completion": "b"},
-     "with the columns prompt, completion; expected chosen, rejected"),
-    (load_demonstrations, {"question": "a", "answer": "b"},
-     "with the columns question, answer; expected completion, prompt or messages or chosen, "),
-    (load_prompts, {"question": "a"}, "with the columns question; expected prompt or text"),
-    (load_preferences, {"prompt": "a", "chosen": CHOSEN[1:], "rejected": "no"},
-     "a row has str, list, str; expected text, or messages, for prompt and replies alike"),
-    (load_prompts, {"prompt": 3}, "a row has int; expected text, or messages"),
-    (load_prompts, {"text": 3}, "a row has 3 as its text; expected text"),
-    (load_demonstrations, {"prompt": 3, "completion": 4}, "a row has int, int; expected text"),
-    (load_preferences, {"prompt": [{"from": "human", "value": "hi"}], "chosen": CHOSEN[1:],
-                        "rejected": REJECTED[1:]}, r"keys \['from', 'value'\]; expected 'role'"),
-    (load_preferences, {"prompt": CHOSEN[:1], "chosen": CHOSEN, "rejected": REJECTED},
-     "does not begin with a message of the role 'assistant'"),
-])
+
+@pytest.mark.parametrize(
+    "load, row, message",
+    [
+        (
+            load_preferences,
+            {"prompt": "a", "completion": "b"},
+            "with the columns prompt, completion; expected chosen, rejected",
+        ),
+        (
+            load_demonstrations,
+            {"question": "a", "answer": "b"},
+            "with the columns question, answer; expected completion, prompt or messages or chosen, ",
+        ),
+        (load_prompts, {"question": "a"}, "with the columns question; expected prompt or text"),
+        (
+            load_preferences,
+            {"prompt": "a", "chosen": CHOSEN[1:], "rejected": "no"},
+            "a row has str, list, str; expected text, or messages, for prompt and replies alike",
+        ),
+        (load_prompts, {"prompt": 3}, "a row has int; expected text, or messages"),
+        (load_prompts, {"text": 3}, "a row has 3 as its text; expected text"),
+        (load_demonstrations, {"prompt": 3, "completion": 4}, "a row has int, int; expected text"),
+        (
+            load_preferences,
+            {
+                "prompt": [{"from": "human", "value": "hi"}],
+                "chosen": CHOSEN[1:],
+                "rejected": REJECTED[1:],
+            },
+            r"keys \['from', 'value'\]; expected 'role'",
+        ),
+        (
+            load_preferences,
+            {"prompt": CHOSEN[:1], "chosen": CHOSEN, "rejected": REJECTED},
+            "does not begin with a message of the role 'assistant'",
+        ),
+    ],
+)
 def test_a_table_of_another_shape_is_refused(tmp_path, load, row, message):
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "train.jsonl", [row]))
@@ -296,12 +369,15 @@ def test_a_table_of_another_shape_is_refused(tmp_path, load, row, message):
 GOOD = {"prompt": "a", "chosen": "b", "rejected": "c"}
 
 
-@pytest.mark.parametrize("row, flaw", [
-    ({**GOOD, "chosen": " \n"}, "1 with an empty reply"),
-    ({**GOOD, "rejected": None}, "1 with an empty reply"),
-    ({**GOOD, "prompt": ""}, r"1 without a \(shared\) prompt"),
-    ({**GOOD, "rejected": "b"}, "1 with two equal replies"),
-])
+@pytest.mark.parametrize(
+    "row, flaw",
+    [
+        ({**GOOD, "chosen": " \n"}, "1 with an empty reply"),
+        ({**GOOD, "rejected": None}, "1 with an empty reply"),
+        ({**GOOD, "prompt": ""}, r"1 without a \(shared\) prompt"),
+        ({**GOOD, "rejected": "b"}, "1 with two equal replies"),
+    ],
+)
 def test_rows_that_teach_nothing_are_dropped_and_counted(tmp_path, caplog, row, flaw):
     path = write(tmp_path / "train.jsonl", [GOOD, row, GOOD])
     with caplog.at_level(logging.WARNING, "rlhf_lib.worlds.data"):
@@ -320,8 +396,10 @@ def test_dialogues_that_share_no_prompt_are_dropped(tmp_path):
 
 
 def test_empty_demonstrations_and_prompts_are_dropped(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"prompt": "a", "completion": ""},
-                                        {"prompt": "a", "completion": "b"}])
+    path = write(
+        tmp_path / "a.jsonl",
+        [{"prompt": "a", "completion": ""}, {"prompt": "a", "completion": "b"}],
+    )
     assert load_demonstrations(path).to_list() == [{"prompt": "a", "completion": "b"}]
     path = write(tmp_path / "b.jsonl", [{"text": ""}, {"text": None}, {"text": "a b"}])
     assert load_prompts(path).to_list() == [{"prompt": "a b"}]
@@ -329,14 +407,21 @@ def test_empty_demonstrations_and_prompts_are_dropped(tmp_path):
         load_prompts(path, length=0)
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("train.jsonl", b"", "which has no rows; expected at least 1"),
-    ("train.csv", b"prompt,chosen,rejected\n", "expected readable data .* corresponds to no data"),
-    ("train.jsonl", b"{not json\n", "expected readable data with a split 'train'"),
-    ("train.jsonl.gz", b"not packed", "expected readable data .* BadGzipFile"),
-    ("train.parquet", b"not parquet", "expected readable data .* ArrowInvalid"),
-    ("train.xlsx", b"", r"expected a file that ends in .json, .jsonl, .csv, .parquet"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("train.jsonl", b"", "which has no rows; expected at least 1"),
+        (
+            "train.csv",
+            b"prompt,chosen,rejected\n",
+            "expected readable data .* corresponds to no data",
+        ),
+        ("train.jsonl", b"{not json\n", "expected readable data with a split 'train'"),
+        ("train.jsonl.gz", b"not packed", "expected readable data .* BadGzipFile"),
+        ("train.parquet", b"not parquet", "expected readable data .* ArrowInvalid"),
+        ("train.xlsx", b"", r"expected a file that ends in .json, .jsonl, .csv, .parquet"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"source is '.*{name}'.*{message}"):
@@ -354,23 +439,29 @@ def test_a_folder_without_the_split_or_without_data(tmp_path):
 
 def test_without_a_network_a_hub_name_points_to_local_files():
     """Tests run offline (conftest.py), so this is what a reader without a network sees."""
-    with pytest.raises(ConnectionError, match="source is 'Anthropic/hh-rlhf': .* give the path of "
-                                              "a local copy"):
+    with pytest.raises(
+        ConnectionError, match="source is 'Anthropic/hh-rlhf': .* give the path of a local copy"
+    ):
         load_preferences("Anthropic/hh-rlhf", data_dir="harmless-base")
 
 
 def test_a_hub_name_goes_to_the_hub(monkeypatch):
     """The call that a network would answer."""
     import datasets
+
     asked = {}
 
     def load_dataset(path, **settings):
         asked.update(path=path, **settings)
         return datasets.Dataset.from_list([GOOD])
+
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_preferences("Anthropic/hh-rlhf", "train[:5%]", "harmless-base").to_list() == [GOOD]
-    assert asked == {"path": "Anthropic/hh-rlhf", "split": "train[:5%]",
-                     "data_dir": "harmless-base"}
+    assert asked == {
+        "path": "Anthropic/hh-rlhf",
+        "split": "train[:5%]",
+        "data_dir": "harmless-base",
+    }
     load_table("imdb")
     assert asked == {"path": "imdb", "split": "train", "data_dir": None}
 

@@ -1,4 +1,5 @@
 """Every public name says what it is for, in which chapter, and by which formula or paper."""
+
 from __future__ import annotations
 
 import ast
@@ -9,13 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("mathematics", "models", "worlds", "machinery", "algorithms", "running")
-MODULES = [f"{room}.{path.stem}" for room in ROOMS
-           for path in sorted((ROOT / "rlhf_lib" / room).glob("*.py")) if path.stem != "__init__"]
+MODULES = [
+    f"{room}.{path.stem}"
+    for room in ROOMS
+    for path in sorted((ROOT / "rlhf_lib" / room).glob("*.py"))
+    if path.stem != "__init__"
+]
 MATHEMATICS = [module for module in MODULES if module.startswith("mathematics")]
 # the plan of the book: a chapter may be named before it is written
-CHAPTERS = set("""alignment-problem kl-tilt kl-estimators sft preferences reward-model
+CHAPTERS = set(
+    """alignment-problem kl-tilt kl-estimators sft preferences reward-model
     reward-sources policy-gradients ppo-mechanics ppo-live over-optimization debugging grpo rlvr
-    grpo-variants dpo choosing gpt2-on-a-gpu scaling-out evaluation""".split())
+    grpo-variants dpo choosing gpt2-on-a-gpu scaling-out evaluation""".split()
+)
 
 
 def public(module: str):
@@ -55,8 +62,9 @@ def test_every_formula_has_its_source(module):
 def test_sources_are_ones_that_can_be_looked_up(module):
     for name, docstring in public(module):
         for source in re.findall(r"Source:((?:.|\n)+?)(?:\.\s+Chapter|\n\n|$)", docstring):
-            assert re.search(r"arXiv:\d{4}\.\d{5}|https?://|as k1|as for this module|\b(19|20)\d\d\b",
-                             source), f"{name}: {source}"
+            assert re.search(
+                r"arXiv:\d{4}\.\d{5}|https?://|as k1|as for this module|\b(19|20)\d\d\b", source
+            ), f"{name}: {source}"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -65,4 +73,4 @@ def test_sources_stand_before_the_tables(module):
     for name, docstring in public(module):
         tables = re.search(r"^\w+\n-{3,}$", docstring, re.MULTILINE)
         if tables:
-            assert not re.search(r"Source:|Chapters?:", docstring[tables.start():]), name
+            assert not re.search(r"Source:|Chapters?:", docstring[tables.start() :]), name

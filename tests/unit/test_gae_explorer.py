@@ -2,6 +2,7 @@
 
 How it behaves in a page is tested in tests/site.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,8 +13,9 @@ import pytest
 
 from rlhf_lib.seeing.widgets import GAEExplorer
 
-THREE = dict(tokens=["a", "b", "c"], log_ratios=[1.0, -2.0, 0.5], values=[0.5, 1.0, 2.0],
-             score=3.0, beta=0.5)
+THREE = dict(
+    tokens=["a", "b", "c"], log_ratios=[1.0, -2.0, 0.5], values=[0.5, 1.0, 2.0], score=3.0, beta=0.5
+)
 
 
 def test_numbers_worked_out_by_hand():
@@ -44,7 +46,9 @@ def test_the_extremes_of_lambda():
     np.testing.assert_allclose(far.returns, np.cumsum(far.rewards[::-1])[::-1])
 
 
-@pytest.mark.parametrize("gamma, lam", [(1., .95), (.9, .5), (1., 0.), (0., 1.), (1., 1.)])
+@pytest.mark.parametrize(
+    "gamma, lam", [(1.0, 0.95), (0.9, 0.5), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
+)
 def test_weights_are_what_moves_the_advantages(gamma, lam):
     def advantages(t: int, score=2.0, error=0.0) -> float:
         values = [0.3 * k + error * (k > t) for k in range(5)]
@@ -59,18 +63,22 @@ def test_weights_are_what_moves_the_advantages(gamma, lam):
         np.testing.assert_allclose(shown.score_weight + shown.critic_weight, 1)
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"tokens": ["a"]}, "tokens has 1 entries; expected 2 to 10"),
-    ({"tokens": ["a"] * 11}, "tokens has 11 entries; expected 2 to 10"),
-    ({"tokens": ["a", "b"], "values": [1.0]}, "values has 1 entries; expected 2"),
-    ({"log_ratios": [1.0]}, "log_ratios has 1 entries; expected 7"),
-    ({"log_ratios": [math.nan] * 7}, r"log_ratios\[0\] is nan; expected a number from -4 to 4"),
-    ({"values": [0.0] * 6 + [math.inf]}, r"values\[6\] is inf"),
-    ({"score": math.nan}, "score is nan; expected a number from -5 to 5"),
-    ({"lam": math.nan}, "lam is nan"), ({"gamma": math.inf}, "gamma is inf"),
-    ({"beta": math.nan}, "beta is nan"),
-    ({"presets": {"short": ([1.0], [1.0] * 7, 1.0)}}, "log_ratios of preset 'short' has 1"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"tokens": ["a"]}, "tokens has 1 entries; expected 2 to 10"),
+        ({"tokens": ["a"] * 11}, "tokens has 11 entries; expected 2 to 10"),
+        ({"tokens": ["a", "b"], "values": [1.0]}, "values has 1 entries; expected 2"),
+        ({"log_ratios": [1.0]}, "log_ratios has 1 entries; expected 7"),
+        ({"log_ratios": [math.nan] * 7}, r"log_ratios\[0\] is nan; expected a number from -4 to 4"),
+        ({"values": [0.0] * 6 + [math.inf]}, r"values\[6\] is inf"),
+        ({"score": math.nan}, "score is nan; expected a number from -5 to 5"),
+        ({"lam": math.nan}, "lam is nan"),
+        ({"gamma": math.inf}, "gamma is inf"),
+        ({"beta": math.nan}, "beta is nan"),
+        ({"presets": {"short": ([1.0], [1.0] * 7, 1.0)}}, "log_ratios of preset 'short' has 1"),
+    ],
+)
 def test_constructor_refuses(settings, message):
     with pytest.raises(ValueError, match=message):
         GAEExplorer(**settings)
@@ -102,4 +110,5 @@ def test_saved_state_is_plain_json():
 
 def test_repr_is_stable():
     assert repr(GAEExplorer(["a", "b"], [0.5, 0.0], [0.25, 0.75], 1.0, lam=0.0, lumped=True)) == (
-        "GAEExplorer(2 tokens, score=1, beta=0.1, gamma=1, lam=0, lumped: advantages 0.500, 0.200)")
+        "GAEExplorer(2 tokens, score=1, beta=0.1, gamma=1, lam=0, lumped: advantages 0.500, 0.200)"
+    )

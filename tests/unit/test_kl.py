@@ -1,4 +1,5 @@
 """KL: estimators against enumeration, the sign of k3, and the controller."""
+
 import math
 
 import pytest
@@ -19,7 +20,7 @@ def test_k1_and_k3_are_unbiased_by_enumeration_and_k2_is_not(two_policies):
     assert exact_kl(*two_policies).item() == pytest.approx(kl.item(), abs=1e-6)
     assert (p.exp() * k1(p - q)).sum().item() == pytest.approx(kl.item(), abs=1e-12)
     assert (p.exp() * k3(p - q)).sum().item() == pytest.approx(kl.item(), abs=1e-12)
-    assert abs((p.exp() * k2(p - q)).sum().item() - kl.item()) > .05
+    assert abs((p.exp() * k2(p - q)).sum().item() - kl.item()) > 0.05
 
 
 def test_k3_with_its_sign_turned_estimates_another_quantity(two_policies):
@@ -27,14 +28,14 @@ def test_k3_with_its_sign_turned_estimates_another_quantity(two_policies):
     kl = (p.exp() * (p - q)).sum().item()
     chi2 = (p.exp() ** 2 / q.exp()).sum().item() - 1
     turned = (p.exp() * (torch.expm1(p - q) - (p - q))).sum().item()
-    assert turned == pytest.approx(chi2 - kl) and abs(turned - kl) > .1
+    assert turned == pytest.approx(chi2 - kl) and abs(turned - kl) > 0.1
 
 
 def test_k3_is_never_negative_and_precise_near_zero():
     log_ratio = torch.linspace(-3, 3, 101)
     assert (k3(log_ratio) >= 0).all()
     tiny = torch.tensor([1e-4])
-    assert k3(tiny).item() == pytest.approx(5e-9, rel=.02)  # exp(-x) - 1 would round this away
+    assert k3(tiny).item() == pytest.approx(5e-9, rel=0.02)  # exp(-x) - 1 would round this away
 
 
 def test_gradients_of_the_estimators_as_losses(two_policies):
@@ -47,34 +48,38 @@ def test_gradients_of_the_estimators_as_losses(two_policies):
         return torch.autograd.grad(loss, theta)[0]
 
     p = theta.log_softmax(-1)
-    reverse, = torch.autograd.grad((p.exp() * (p - q)).sum(), theta)
+    (reverse,) = torch.autograd.grad((p.exp() * (p - q)).sum(), theta)
     p = theta.log_softmax(-1)
-    forward, = torch.autograd.grad((q.exp() * (q - p)).sum(), theta)
+    (forward,) = torch.autograd.grad((q.exp() * (q - p)).sum(), theta)
     assert torch.allclose(gradient(k1), torch.zeros_like(reverse), atol=1e-12)
     assert torch.allclose(gradient(k2), reverse, atol=1e-12)
     assert torch.allclose(gradient(k3), forward, atol=1e-12)
 
 
 def test_exact_kl_is_zero_only_for_equal_policies():
-    logits = torch.tensor([[1., 2., 3.]])
-    assert exact_kl(logits, logits + 5.).item() == pytest.approx(0., abs=1e-7)  # shift invariant
-    assert exact_kl(torch.tensor([0., 0.]), torch.tensor([0., math.log(3.)])).item() == \
-        pytest.approx(.5 * math.log(4 / 3))
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    assert exact_kl(logits, logits + 5.0).item() == pytest.approx(0.0, abs=1e-7)  # shift invariant
+    assert exact_kl(
+        torch.tensor([0.0, 0.0]), torch.tensor([0.0, math.log(3.0)])
+    ).item() == pytest.approx(0.5 * math.log(4 / 3))
 
 
 def test_adaptive_kl_follows_the_papers_rule():
-    control = AdaptiveKL(target=6., horizon=640)
-    assert control(.1, kl=6., completions=64) == .1
-    assert control(.1, kl=6.6, completions=64) == pytest.approx(.1 * 1.01)
-    assert control(.1, kl=60., completions=64) == pytest.approx(.1 * 1.02)  # error clipped at .2
-    assert control(.1, kl=0., completions=64) == pytest.approx(.1 * .98)
+    control = AdaptiveKL(target=6.0, horizon=640)
+    assert control(0.1, kl=6.0, completions=64) == 0.1
+    assert control(0.1, kl=6.6, completions=64) == pytest.approx(0.1 * 1.01)
+    assert control(0.1, kl=60.0, completions=64) == pytest.approx(0.1 * 1.02)  # error clipped at .2
+    assert control(0.1, kl=0.0, completions=64) == pytest.approx(0.1 * 0.98)
 
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(target=0., horizon=640), "target is 0.0"),
-    (dict(target=float("nan"), horizon=640), "target is nan"),
-    (dict(target=6., horizon=-1), "horizon is -1"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(target=0.0, horizon=640), "target is 0.0"),
+        (dict(target=float("nan"), horizon=640), "target is nan"),
+        (dict(target=6.0, horizon=-1), "horizon is -1"),
+    ],
+)
 def test_bad_controller_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         AdaptiveKL(**settings)

@@ -1,26 +1,50 @@
 """Memory counted from sizes against memory counted in tensors, to the byte."""
+
 import copy
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, policy, reward_model, tokenizer
-from transformers import (AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel,
-                          LlamaConfig, LlamaForCausalLM, OPTConfig)
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+)
 
-from rlhf_lib.machinery.memory import (activation_bytes, held_bytes, kv_cache_bytes, model_bytes,
-                                       parameter_count, ppo_bytes)
-from rlhf_lib.models.policy import count_parameters, new_policy
-from rlhf_lib.models.tokens import encode, token_logprobs
-from rlhf_lib.models.reward_model import state_values
+from rlhf_lib.machinery.memory import (
+    activation_bytes,
+    held_bytes,
+    kv_cache_bytes,
+    model_bytes,
+    parameter_count,
+    ppo_bytes,
+)
 from rlhf_lib.machinery.training import adam
+from rlhf_lib.models.policy import count_parameters, new_policy
+from rlhf_lib.models.reward_model import state_values
+from rlhf_lib.models.tokens import encode, token_logprobs
+from tests.unit.small import RAGGED, policy, reward_model, tokenizer
 
-GROUPED = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=24, hidden_size=64,
-               intermediate_size=96, num_hidden_layers=3, vocab_size=100)
+GROUPED = dict(
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=24,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    vocab_size=100,
+)
 CONFIGS = {  # the sizes of the chapter, and odd ones that a formula might get wrong
-    "gpt2": GPT2Config(), "gpt2-odd": GPT2Config(n_embd=48, n_layer=3, n_head=4, n_inner=100,
-                                                 n_positions=77, vocab_size=101),
-    "llama-7b": LlamaConfig(), "llama-grouped": LlamaConfig(**GROUPED),
-    "llama-tied": LlamaConfig(tie_word_embeddings=True, **GROUPED)}
+    "gpt2": GPT2Config(),
+    "gpt2-odd": GPT2Config(
+        n_embd=48, n_layer=3, n_head=4, n_inner=100, n_positions=77, vocab_size=101
+    ),
+    "llama-7b": LlamaConfig(),
+    "llama-grouped": LlamaConfig(**GROUPED),
+    "llama-tied": LlamaConfig(tie_word_embeddings=True, **GROUPED),
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -47,13 +71,19 @@ def counters(optimizer) -> int:
 
 
 def losses(models, batch):
-    return [token_logprobs(models["policy"], batch).sum(),
-            state_values(models["critic"], batch).square().sum()]
+    return [
+        token_logprobs(models["policy"], batch).sum(),
+        state_values(models["critic"], batch).square().sum(),
+    ]
 
 
 def test_four_models_in_fp32_after_a_step():
-    models = {"policy": policy(), "critic": reward_model(), "reference": policy(1),
-              "reward model": reward_model(1)}
+    models = {
+        "policy": policy(),
+        "critic": reward_model(),
+        "reference": policy(1),
+        "reward model": reward_model(1),
+    }
     optimizers = {name: adam(models[name], 1e-3) for name in ("policy", "critic")}
     for name in ("reference", "reward model"):
         models[name].requires_grad_(False)
@@ -68,9 +98,9 @@ def test_four_models_in_fp32_after_a_step():
         owners = [models[name]] + ([optimizers[name]] if name in optimizers else [])
         spare = counters(optimizers[name]) if name in optimizers else 0
         assert held_bytes(*owners) == sum(parts.values()) + spare, name
-    assert held_bytes(*models.values(), *optimizers.values()) == \
-        sum(sum(parts.values()) for parts in expected.values()) \
-        + sum(map(counters, optimizers.values()))
+    assert held_bytes(*models.values(), *optimizers.values()) == sum(
+        sum(parts.values()) for parts in expected.values()
+    ) + sum(map(counters, optimizers.values()))
 
 
 def test_a_model_in_mixed_precision_after_a_step():
@@ -109,14 +139,19 @@ def test_the_cache_holds_these_bytes(name):
     model = (GPT2LMHeadModel if config.model_type == "gpt2" else LlamaForCausalLM)(config)
     with torch.no_grad():
         cache = model(torch.zeros(3, 7, dtype=torch.long), use_cache=True).past_key_values
-    held = sum(x.numel() * x.element_size() for layer in cache.layers
-               for x in (layer.keys, layer.values))
+    held = sum(
+        x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values)
+    )
     assert held == kv_cache_bytes(config, sequences=3, tokens=7, element_size=4)
 
 
-@pytest.mark.parametrize("config", [
-    new_policy(tokenizer(), "tiny").config,
-    LlamaConfig(**GROUPED | dict(hidden_size=128, intermediate_size=344, head_dim=32))])
+@pytest.mark.parametrize(
+    "config",
+    [
+        new_policy(tokenizer(), "tiny").config,
+        LlamaConfig(**GROUPED | dict(hidden_size=128, intermediate_size=344, head_dim=32)),
+    ],
+)
 def test_the_estimate_of_activations_is_near(config):
     """Within a third of what autograd keeps for the layers alone."""
     model = (GPT2LMHeadModel if config.model_type == "gpt2" else LlamaForCausalLM)(config)
@@ -129,19 +164,26 @@ def test_the_estimate_of_activations_is_near(config):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        hidden = model.base_model(torch.zeros(4, 48, dtype=torch.long),
-                                  use_cache=False).last_hidden_state
+        hidden = model.base_model(
+            torch.zeros(4, 48, dtype=torch.long), use_cache=False
+        ).last_hidden_state
     del hidden
     estimate = activation_bytes(config, sequences=4, tokens=48, element_size=4)
     assert estimate / 1.33 < sum(kept.values()) < estimate * 1.33
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: parameter_count(GPT2Config(), "value"), "head is 'value'; expected 'lm' or 'score'"),
-    (lambda: parameter_count(OPTConfig()), "model_type 'opt'; expected 'gpt2', or 'llama'"),
-    (lambda: parameter_count(LlamaConfig(attention_bias=True)), "without biases"),
-    (lambda: model_bytes(1, "bf16"), "precision is 'bf16'; expected one of 'mixed', 'fp32'"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: parameter_count(GPT2Config(), "value"),
+            "head is 'value'; expected 'lm' or 'score'",
+        ),
+        (lambda: parameter_count(OPTConfig()), "model_type 'opt'; expected 'gpt2', or 'llama'"),
+        (lambda: parameter_count(LlamaConfig(attention_bias=True)), "without biases"),
+        (lambda: model_bytes(1, "bf16"), "precision is 'bf16'; expected one of 'mixed', 'fp32'"),
+    ],
+)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()

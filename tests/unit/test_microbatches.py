@@ -1,24 +1,30 @@
 """A minibatch cut for memory: the same numbers, whatever fits, and what happens when it does not."""
+
 import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
-from rlhf_lib.mathematics.losses import aggregate
-from rlhf_lib.machinery.microbatches import in_parts, microbatches, parts
-from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
-from rlhf_lib.machinery.precision import BFloat16Products, check_precision
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.machinery.microbatches import in_parts, microbatches, parts
+from rlhf_lib.machinery.precision import BFloat16Products, check_precision
+from rlhf_lib.mathematics.losses import aggregate
 from rlhf_lib.models.decoding import GPT2Decoder
+from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
 from rlhf_lib.worlds import letters
+from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=8, max_new_tokens=12)
 PROMPTS = letters.prompts(50, seed=0)
-TEXTS = ["no.", "hello ben, thank you.", "write to me, friday.", "the lamp, the lamp, the lamp."] * 2
+TEXTS = [
+    "no.",
+    "hello ben, thank you.",
+    "write to me, friday.",
+    "the lamp, the lamp, the lamp.",
+] * 2
 
 
 def hasty(seed=0):
@@ -33,14 +39,28 @@ def ppo(**settings):
     model = hasty()
     ptx = letters.demonstrations(30, seed=0) if "ptx_coefficient" in settings else None
     critic = None if settings.pop("shared", False) else reward_model().double()
-    return PPO(model, copy.deepcopy(model), critic, tokenizer(), count_words, PROMPTS,
-               PPOConfig(**{**SMALL, **settings}), ptx)
+    return PPO(
+        model,
+        copy.deepcopy(model),
+        critic,
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        PPOConfig(**{**SMALL, **settings}),
+        ptx,
+    )
 
 
 def grpo(variant="grpo", **settings):
     model = hasty()
-    return GRPO(model, copy.deepcopy(model), tokenizer(), count_words, PROMPTS,
-                GRPOConfig(**{**SMALL, "num_generations": 4, **VARIANTS[variant], **settings}))
+    return GRPO(
+        model,
+        copy.deepcopy(model),
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        GRPOConfig(**{**SMALL, "num_generations": 4, **VARIANTS[variant], **settings}),
+    )
 
 
 def weights(loop):
@@ -53,6 +73,7 @@ def batch():
 
 
 # ---------------------------------------------------------------------------------- cutting
+
 
 @pytest.mark.parametrize("tokens", [1, 30, 70, 200, 10_000])
 def test_microbatches_hold_every_row_once_and_no_more_tokens_than_asked(tokens):
@@ -73,8 +94,9 @@ def test_trimming_changes_no_log_probability():
         short = some.trimmed
         T = short.completion_ids.shape[1]
         assert short.completion_mask.any(0).all() and short.prompt_mask.any(0).all()
-        assert torch.allclose(token_logprobs(policy(), some)[:, :T],
-                              token_logprobs(policy(), short), atol=1e-5)
+        assert torch.allclose(
+            token_logprobs(policy(), some)[:, :T], token_logprobs(policy(), short), atol=1e-5
+        )
     assert whole[torch.tensor([0])].trimmed.attention_mask.numel() < whole.attention_mask.shape[1]
 
 
@@ -82,6 +104,7 @@ def test_trimming_changes_no_log_probability():
 def test_scoring_in_parts_gives_the_same_table(tokens):
     def score(some):
         return token_logprobs(policy(), some)
+
     found = in_parts(score, batch(), tokens)
     assert torch.allclose(found, score(batch()), atol=1e-5) and not found.requires_grad
 
@@ -90,13 +113,17 @@ def test_scoring_in_parts_gives_the_same_table(tokens):
 def test_shares_add_up_to_the_aggregate_of_the_whole(over):
     whole, rows = batch(), torch.tensor([1, 0, 3, 2, 6])
     table = torch.randn(whole.completion_mask.shape, generator=torch.Generator().manual_seed(0))
-    of_parts = [part.share(over) * aggregate(part.cut(table), part.mask, over, 40)
-                for part in parts(whole, rows, 60)]
+    of_parts = [
+        part.share(over) * aggregate(part.cut(table), part.mask, over, 40)
+        for part in parts(whole, rows, 60)
+    ]
     expected = aggregate(table[rows], whole.completion_mask[rows], over, 40)
     assert len(of_parts) > 2
     assert sum(of_parts).item() == pytest.approx(expected.item(), abs=1e-6)
-    unweighted = sum(x / len(of_parts) for x in
-                     (aggregate(p.cut(table), p.mask, over, 40) for p in parts(whole, rows, 60)))
+    unweighted = sum(
+        x / len(of_parts)
+        for x in (aggregate(p.cut(table), p.mask, over, 40) for p in parts(whole, rows, 60))
+    )
     assert abs(unweighted.item() - expected.item()) > 1e-3  # what a plain mean would give
 
 
@@ -125,10 +152,17 @@ def test_selected_logprobs_keep_no_table_of_all_log_probabilities():
 
 # ---------------------------------------------------------------------------------- learning
 
-@pytest.mark.parametrize("make, settings", [
-    (ppo, {}), (ppo, dict(shared=True)), (ppo, dict(ptx_coefficient=.5, dual_clip=3.)),
-    *((grpo, dict(variant=name)) for name in VARIANTS)],
-    ids=["ppo", "shared critic", "ptx", *VARIANTS])
+
+@pytest.mark.parametrize(
+    "make, settings",
+    [
+        (ppo, {}),
+        (ppo, dict(shared=True)),
+        (ppo, dict(ptx_coefficient=0.5, dual_clip=3.0)),
+        *((grpo, dict(variant=name)) for name in VARIANTS),
+    ],
+    ids=["ppo", "shared critic", "ptx", *VARIANTS],
+)
 def test_the_fast_path_gives_the_numbers_of_the_slow_one(make, settings):
     """Microbatches of like length against one pass over the minibatch, in float64."""
     slow, fast = make(**settings), make(**settings, microbatch_tokens=80)
@@ -146,13 +180,14 @@ def losses_at(monkeypatch, full: int):
     """Count the forward passes, and let memory end in the one of that number."""
     calls = []
 
-    def limited(model, batch, temperature=1.):
+    def limited(model, batch, temperature=1.0):
         logprobs = token_logprobs(model, batch, temperature)
         if torch.is_grad_enabled():
             calls.append(batch.attention_mask.numel())
             if len(calls) == full:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return logprobs
+
     for module in ("ppo", "grpo"):
         monkeypatch.setattr(f"rlhf_lib.{module}.token_logprobs", limited)
     return calls
@@ -164,8 +199,9 @@ def test_out_of_memory_halves_the_microbatch_and_changes_no_number(monkeypatch, 
     plain, loop = make(), make(microbatch_tokens=before)
     expected = plain.step()
     calls = losses_at(monkeypatch, full)
-    with pytest.warns(RuntimeWarning, match="out of memory in an update: from here on "
-                                            "microbatch_tokens is"):
+    with pytest.warns(
+        RuntimeWarning, match="out of memory in an update: from here on microbatch_tokens is"
+    ):
         record = loop.step()
     for name in expected.keys() - {"seconds"}:
         assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
@@ -181,9 +217,12 @@ def test_out_of_memory_again_says_what_can_be_turned_down(monkeypatch, make):
     with pytest.warns(RuntimeWarning):
         loop.step()
     losses_at(monkeypatch, full=2)
-    with pytest.raises(RuntimeError, match="out of memory in step 2; expected room for "
-                       "microbatch_tokens=.*batch_size=8 and max_new_tokens=12.*"
-                       "gradient_checkpointing=True.*bf16=True.*2.00 GiB"):
+    with pytest.raises(
+        RuntimeError,
+        match="out of memory in step 2; expected room for "
+        "microbatch_tokens=.*batch_size=8 and max_new_tokens=12.*"
+        "gradient_checkpointing=True.*bf16=True.*2.00 GiB",
+    ):
         loop.step()
     assert loop.step_number == 1
 
@@ -196,6 +235,7 @@ def test_out_of_memory_in_the_optimiser_is_not_tried_again(monkeypatch, make):
     def full(*arguments, **settings):
         steps.append(1)
         raise torch.OutOfMemoryError("no room for the moments")
+
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
     with pytest.raises(RuntimeError, match="out of memory in step 1.*no room for the moments"):
         loop.step()
@@ -205,6 +245,7 @@ def test_out_of_memory_in_the_optimiser_is_not_tried_again(monkeypatch, make):
 def test_out_of_memory_while_sampling_says_so(monkeypatch):
     def full(*arguments, **settings):
         raise torch.OutOfMemoryError("no room for the cache")
+
     loop = grpo()
     monkeypatch.setattr("rlhf_lib.algorithms.grpo.sample", full)
     with pytest.raises(RuntimeError, match="while sampling lower batch_size or max_new_tokens"):
@@ -218,6 +259,7 @@ def kept_bytes(loop):
     def pack(x):
         kept[x.data_ptr()] = x.numel() * x.element_size()
         return x
+
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         loop.step()
     return sum(kept.values())
@@ -226,11 +268,25 @@ def kept_bytes(loop):
 def llama(**settings):
     """GRPO of a model that is no GPT-2, so that it samples through its own forward pass."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=64, initializer_range=.5)).double()
-    return GRPO(model, copy.deepcopy(model), tokenizer(), count_words, PROMPTS,
-                GRPOConfig(**SMALL, num_generations=4, **settings))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer()),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            initializer_range=0.5,
+        )
+    ).double()
+    return GRPO(
+        model,
+        copy.deepcopy(model),
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        GRPOConfig(**SMALL, num_generations=4, **settings),
+    )
 
 
 @pytest.mark.parametrize("make", [ppo, grpo, llama])
@@ -244,8 +300,9 @@ def test_a_policy_that_recomputes_samples_through_its_cache(make, caplog):
     assert GPT2Decoder.reads(saving.policy) == (make is not llama)  # the short way is still open
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str
+)
 @pytest.mark.parametrize("make", [ppo, grpo, llama])
 def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make, settings):
     """With the tracer and its guards, and, in place of generated code, what was traced."""
@@ -254,8 +311,12 @@ def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make,
     def backend(program, inputs):
         programs.append(program)
         return program.forward
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **given: compile_layer(
-        layer, backend=backend, **given))
+
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda layer, **given: compile_layer(layer, backend=backend, **given),
+    )
     torch._dynamo.reset()
     try:
         plain, fused = make(**settings), make(**settings, torch_compile=True)
@@ -281,17 +342,17 @@ def test_checkpointed_activations_save_memory_and_change_no_number(make):
     plain, saving = make(), make(gradient_checkpointing=True)
     assert plain.step()["policy_loss"] == pytest.approx(saving.step()["policy_loss"], abs=1e-9)
     assert (weights(plain) - weights(saving)).abs().max().item() < 1e-9
-    assert kept_bytes(saving) < .6 * kept_bytes(plain)
+    assert kept_bytes(saving) < 0.6 * kept_bytes(plain)
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])
 def test_checkpointing_leaves_dropout_off(make):
-    model = policy(dropout=.5)
+    model = policy(dropout=0.5)
     loop = make(gradient_checkpointing=True)
     loop.policy.load_state_dict(model.double().state_dict())
     for m in loop.policy.modules():
         if isinstance(m, torch.nn.Dropout):
-            m.p = .5
+            m.p = 0.5
     assert loop.step()["ratio_gap"] < 1e-5
 
 
@@ -308,10 +369,11 @@ def test_products_in_bfloat16_are_those_of_autocast_with_float32_between():
     g = torch.randn(5, 3)
     y.backward(g)
     low = g.bfloat16()
-    for leaf, gradient in zip(leaves, ((low @ weight.bfloat16()).float(),
-                                       (low.t() @ x.bfloat16()).float(), g.sum(0))):
+    for leaf, gradient in zip(
+        leaves, ((low @ weight.bfloat16()).float(), (low.t() @ x.bfloat16()).float(), g.sum(0))
+    ):
         assert leaf.grad.dtype == torch.float32
-        assert torch.allclose(leaf.grad, gradient, rtol=.02, atol=.02)
+        assert torch.allclose(leaf.grad, gradient, rtol=0.02, atol=0.02)
     assert (torch.nn.functional.linear(x, weight, bias) - y).abs().max() > 1e-3  # outside: exact
 
 
@@ -323,6 +385,7 @@ def test_bfloat16_goes_with_checkpointed_activations(make):
             if hasattr(loop, name):
                 getattr(loop, name).float()
         return loop.step()
+
     record, again = run(), run(gradient_checkpointing=True)
     assert again["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=1e-5)
 
@@ -335,28 +398,34 @@ def test_bfloat16_learns_about_the_same_and_keeps_float32_weights(make):
             if hasattr(loop, name):
                 getattr(loop, name).float()
         return loop, loop.step()
+
     plain, record = run()
     loop, rough = run(bf16=True)
     assert all(p.dtype == torch.float32 for p in loop.policy.parameters())
-    assert 1e-5 < rough["ratio_gap"] < .2 and record["ratio_gap"] < 1e-5
-    assert rough["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=.5)
+    assert 1e-5 < rough["ratio_gap"] < 0.2 and record["ratio_gap"] < 1e-5
+    assert rough["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=0.5)
 
 
 def test_a_gpu_without_bfloat16_is_named(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: False)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(ValueError, match="bf16 is True on Tesla T4; expected a GPU that multiplies "
-                                         "in bfloat16"):
+    with pytest.raises(
+        ValueError, match="bf16 is True on Tesla T4; expected a GPU that multiplies in bfloat16"
+    ):
         check_precision(GRPOConfig(bf16=True), torch.device("cuda"))
     check_precision(GRPOConfig(bf16=True), torch.device("cpu"))
 
 
 def test_a_compiled_layer_is_not_computed_again_in_another_precision():
-    with pytest.raises(ValueError, match="bf16, torch_compile and gradient_checkpointing are all "
-                                         "True on a CPU; expected at most two"):
+    with pytest.raises(
+        ValueError,
+        match="bf16, torch_compile and gradient_checkpointing are all "
+        "True on a CPU; expected at most two",
+    ):
         grpo(bf16=True, torch_compile=True, gradient_checkpointing=True)
-    check_precision(GRPOConfig(torch_compile=True, gradient_checkpointing=True),
-                    torch.device("cpu"))
+    check_precision(
+        GRPOConfig(torch_compile=True, gradient_checkpointing=True), torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])

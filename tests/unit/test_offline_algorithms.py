@@ -1,5 +1,6 @@
 """SFT, reward training, DPO and its relatives, best-of-n and rejection sampling: what a step is,
 that it can be stopped, and what is refused."""
+
 import copy
 import dataclasses
 import itertools
@@ -9,63 +10,110 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 from torch.nn.functional import logsigmoid
 
-from rlhf_lib.algorithms.best_of_n import (RejectionSampling, RejectionSamplingConfig, best_of_n,
-                                           best_of_n_curve)
+from rlhf_lib.algorithms.best_of_n import (
+    RejectionSampling,
+    RejectionSamplingConfig,
+    best_of_n,
+    best_of_n_curve,
+)
 from rlhf_lib.algorithms.dpo import DPO, DPOConfig
-from rlhf_lib.models.tokens import encode, token_logprobs
-from rlhf_lib.models.reward_model import new_reward_model, reward_scores
-from rlhf_lib.algorithms.reward_training import (RewardConfig, RewardTraining, pair_accuracy,
-                                                 reward_ensemble)
-from rlhf_lib.models.rewards import LearnedReward
-from rlhf_lib.models.rollout import sample
+from rlhf_lib.algorithms.reward_training import (
+    RewardConfig,
+    RewardTraining,
+    pair_accuracy,
+    reward_ensemble,
+)
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.machinery.training import rows_of_step
+from rlhf_lib.models.reward_model import new_reward_model, reward_scores
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import encode, token_logprobs
+from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
 GOOD = ["hello ben, thank you for the lamp.", "yes.", "", "i can not join on friday."]
 BAD = ["no.", "stupid nonsense, stop.", "maybe later.", "thank you ben."]
 DEMONSTRATIONS = Dataset.from_dict({"prompt": RAGGED * 2, "completion": GOOD + BAD})
-PAIRS = Dataset.from_dict({"prompt": RAGGED * 2, "chosen": GOOD + GOOD[::-1],
-                           "rejected": BAD + BAD[::-1]})
-LABELLED = Dataset.from_dict({"prompt": RAGGED * 2, "completion": GOOD + BAD,
-                              "label": [True, False, True, True, False, True, False, False]})
+PAIRS = Dataset.from_dict(
+    {"prompt": RAGGED * 2, "chosen": GOOD + GOOD[::-1], "rejected": BAD + BAD[::-1]}
+)
+LABELLED = Dataset.from_dict(
+    {
+        "prompt": RAGGED * 2,
+        "completion": GOOD + BAD,
+        "label": [True, False, True, True, False, True, False, False],
+    }
+)
 PROMPTS = Dataset.from_dict({"prompt": RAGGED * 2})
 LOSSES = ("dpo", "ipo", "simpo", "kto")
 
 
 def make_sft(model=None, dataset=DEMONSTRATIONS, **settings):
-    return SFT(model or policy(), tokenizer(), dataset, SFTConfig(
-        **{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, **settings}))
+    return SFT(
+        model or policy(),
+        tokenizer(),
+        dataset,
+        SFTConfig(**{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, **settings}),
+    )
 
 
 def make_reward_training(model=None, dataset=PAIRS, **settings):
-    return RewardTraining(model or reward_model(), tokenizer(), dataset, RewardConfig(
-        **{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, **settings}))
+    return RewardTraining(
+        model or reward_model(),
+        tokenizer(),
+        dataset,
+        RewardConfig(**{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, **settings}),
+    )
 
 
 def make_dpo(model=None, dataset=PAIRS, reference="a copy", **settings):
     model = model or policy()
     if reference == "a copy":
         reference = None if settings.get("loss_type") == "simpo" else policy(0)
-    return DPO(model, reference, tokenizer(), dataset, DPOConfig(
-        **{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, "learning_rate": 1e-2, **settings}))
+    return DPO(
+        model,
+        reference,
+        tokenizer(),
+        dataset,
+        DPOConfig(
+            **{
+                "max_steps": 4,
+                "batch_size": 6,
+                "warmup_steps": 2,
+                "learning_rate": 1e-2,
+                **settings,
+            }
+        ),
+    )
 
 
 def make_rejection_sampling(model=None, dataset=PROMPTS, reward=early_letters, **settings):
     return RejectionSampling(
-        model or can_end(), tokenizer(), reward, dataset, RejectionSamplingConfig(
-            **{"max_steps": 4, "batch_size": 4, "num_generations": 6, "mini_batch_size": 3,
-               "max_new_tokens": 10, "num_train_epochs": 1, "learning_rate": 1e-2,
-               **settings}))
+        model or can_end(),
+        tokenizer(),
+        reward,
+        dataset,
+        RejectionSamplingConfig(
+            **{
+                "max_steps": 4,
+                "batch_size": 4,
+                "num_generations": 6,
+                "mini_batch_size": 3,
+                "max_new_tokens": 10,
+                "num_train_epochs": 1,
+                "learning_rate": 1e-2,
+                **settings,
+            }
+        ),
+    )
 
 
 def can_end(seed=0):
     """The small policy, a little trained: its replies end by themselves."""
     model = policy(seed)
-    list(make_sft(model, max_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=5,
-                  seed=seed))
+    list(make_sft(model, max_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=5, seed=seed))
     return model
 
 
@@ -75,14 +123,18 @@ def weights(model):
 
 def logprob_sums(model, prompts, completions):
     """log π of each completion, one by one, so that no padding is involved."""
-    return torch.stack([token_logprobs(model, encode(tokenizer(), [p], [c])).sum()
-                        for p, c in zip(prompts, completions)])
+    return torch.stack(
+        [
+            token_logprobs(model, encode(tokenizer(), [p], [c])).sum()
+            for p, c in zip(prompts, completions)
+        ]
+    )
 
 
 def adam_step(model, loss, rate, **settings):
     model.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     torch.optim.AdamW(model.parameters(), lr=rate, **settings).step()
 
 
@@ -92,7 +144,7 @@ def same_step(model, hand, atol=2e-5):
     (Attention is blind to the bias of its keys, whose gradient is such a rounding error.)
     """
     gradient = torch.cat([p.grad.flatten() for p in hand.parameters()])
-    assert (gradient.abs() > 1e-5).float().mean() > .3
+    assert (gradient.abs() > 1e-5).float().mean() > 0.3
     moved = gradient.abs() > 1e-5
     return torch.allclose(weights(model)[moved], weights(hand)[moved], atol=atol)
 
@@ -103,14 +155,17 @@ def some(rows, *columns):
 
 # ---------------------------------------------------------------------------------- one step
 
+
 def test_an_sft_step_by_hand():
     loop, hand = make_sft(), policy()
     record = loop.step()
-    prompts, completions = some(rows_of_step(8, 6, 0, seed=0), *(
-        list(DEMONSTRATIONS[name]) for name in ("prompt", "completion")))
+    prompts, completions = some(
+        rows_of_step(8, 6, 0, seed=0),
+        *(list(DEMONSTRATIONS[name]) for name in ("prompt", "completion")),
+    )
     lengths = [len(tokenizer()(text)["input_ids"]) + 1 for text in completions]
     loss = -logprob_sums(hand, prompts, completions).sum() / sum(lengths)
-    adam_step(hand, loss, 5e-4 / 2, betas=(.9, .98), weight_decay=.01)
+    adam_step(hand, loss, 5e-4 / 2, betas=(0.9, 0.98), weight_decay=0.01)
     assert record["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert record["tokens"] == sum(lengths) and record["learning_rate"] == pytest.approx(2.5e-4)
     assert same_step(loop.model, hand)
@@ -127,66 +182,93 @@ def test_a_token_weighs_the_same_in_whatever_part_of_the_batch_it_is(parts):
         assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
     one, other = (logprob_sums(loop.model, RAGGED, GOOD) for loop in (whole, pieces))
     assert torch.allclose(one, other, atol=1e-3)
-    assert not torch.allclose(one, logprob_sums(policy(), RAGGED, GOOD), atol=.1)
+    assert not torch.allclose(one, logprob_sums(policy(), RAGGED, GOOD), atol=0.1)
 
 
-@pytest.mark.parametrize("margins", [None, [.5, 0., 2., 1, .1, 3., 0, .7]])
+@pytest.mark.parametrize("margins", [None, [0.5, 0.0, 2.0, 1, 0.1, 3.0, 0, 0.7]])
 def test_a_reward_training_step_by_hand(margins):
     dataset = PAIRS if margins is None else PAIRS.add_column("margin", list(map(float, margins)))
     loop, hand = make_reward_training(dataset=dataset), reward_model()
     record = loop.step()
     rows = rows_of_step(8, 6, 0, seed=0)
     prompts, chosen, rejected = some(rows, *(list(PAIRS[name]) for name in PAIRS.column_names))
-    scores = [torch.cat([reward_scores(hand, encode(tokenizer(), [p], [c]))
-                         for p, c in zip(prompts, column)]) for column in (chosen, rejected)]
-    margin = torch.tensor([margins[i] for i in rows]) if margins else 0.
-    loss = (-logsigmoid(scores[0] - scores[1] - margin) + .01 * (scores[0] + scores[1]) ** 2
-            ).mean()
-    adam_step(hand, loss, 3e-4 / 2, betas=(.9, .98), weight_decay=.01)
+    scores = [
+        torch.cat(
+            [reward_scores(hand, encode(tokenizer(), [p], [c])) for p, c in zip(prompts, column)]
+        )
+        for column in (chosen, rejected)
+    ]
+    margin = torch.tensor([margins[i] for i in rows]) if margins else 0.0
+    loss = (
+        -logsigmoid(scores[0] - scores[1] - margin) + 0.01 * (scores[0] + scores[1]) ** 2
+    ).mean()
+    adam_step(hand, loss, 3e-4 / 2, betas=(0.9, 0.98), weight_decay=0.01)
     assert record["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert same_step(loop.model, hand)
 
 
-def dpo_by_hand(loss_type, model, reference, prompts, chosen, rejected, beta, smoothing=0.):
-    chosen, rejected = ((logprob_sums(model, prompts, c),
-                         logprob_sums(reference, prompts, c).detach(),
-                         torch.tensor([len(tokenizer()(t)["input_ids"]) + 1 for t in c]))
-                        for c in (chosen, rejected))
+def dpo_by_hand(loss_type, model, reference, prompts, chosen, rejected, beta, smoothing=0.0):
+    chosen, rejected = (
+        (
+            logprob_sums(model, prompts, c),
+            logprob_sums(reference, prompts, c).detach(),
+            torch.tensor([len(tokenizer()(t)["input_ids"]) + 1 for t in c]),
+        )
+        for c in (chosen, rejected)
+    )
     gap = (chosen[0] - chosen[1]) - (rejected[0] - rejected[1])
-    return {"dpo": -(1 - smoothing) * logsigmoid(beta * gap) - smoothing * logsigmoid(-beta * gap),
-            "ipo": (gap - 1 / (2 * beta)) ** 2,
-            "simpo": -logsigmoid(
-                beta * chosen[0] / chosen[2] - beta * rejected[0] / rejected[2] - .7),
-            }[loss_type].mean()
+    return {
+        "dpo": -(1 - smoothing) * logsigmoid(beta * gap) - smoothing * logsigmoid(-beta * gap),
+        "ipo": (gap - 1 / (2 * beta)) ** 2,
+        "simpo": -logsigmoid(beta * chosen[0] / chosen[2] - beta * rejected[0] / rejected[2] - 0.7),
+    }[loss_type].mean()
 
 
-@pytest.mark.parametrize("settings", [
-    dict(loss_type="dpo"), dict(loss_type="dpo", beta=.5, label_smoothing=.2),
-    dict(loss_type="ipo"), dict(loss_type="simpo", simpo_gamma=.7)],
-    ids=["dpo", "cdpo", "ipo", "simpo"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(loss_type="dpo"),
+        dict(loss_type="dpo", beta=0.5, label_smoothing=0.2),
+        dict(loss_type="ipo"),
+        dict(loss_type="simpo", simpo_gamma=0.7),
+    ],
+    ids=["dpo", "cdpo", "ipo", "simpo"],
+)
 def test_a_dpo_step_by_hand(settings):
     """From a policy that is not its reference, so that every term counts."""
     loop, hand, reference = make_dpo(policy(1), **settings), policy(1), policy(0)
     record = loop.step()
     rows = rows_of_step(8, 6, 0, seed=0)
     prompts, chosen, rejected = some(rows, *(list(PAIRS[name]) for name in PAIRS.column_names))
-    beta = settings.get("beta", 2. if settings["loss_type"] == "simpo" else .1)
-    loss = dpo_by_hand(settings["loss_type"], hand, reference, prompts, chosen, rejected, beta,
-                       settings.get("label_smoothing", 0.))
-    adam_step(hand, loss, 1e-2 / 2, betas=(.9, .95), eps=1e-5, weight_decay=0.)
+    beta = settings.get("beta", 2.0 if settings["loss_type"] == "simpo" else 0.1)
+    loss = dpo_by_hand(
+        settings["loss_type"],
+        hand,
+        reference,
+        prompts,
+        chosen,
+        rejected,
+        beta,
+        settings.get("label_smoothing", 0.0),
+    )
+    adam_step(hand, loss, 1e-2 / 2, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
     assert record["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert same_step(loop.policy, hand)
     if settings["loss_type"] != "simpo":
         before = policy(1)
-        rewards = [beta * (logprob_sums(before, prompts, c) - logprob_sums(reference, prompts, c))
-                   for c in (chosen, rejected)]
+        rewards = [
+            beta * (logprob_sums(before, prompts, c) - logprob_sums(reference, prompts, c))
+            for c in (chosen, rejected)
+        ]
         assert record["chosen_reward"] == pytest.approx(rewards[0].mean().item(), abs=1e-4)
         assert record["rejected_reward"] == pytest.approx(rewards[1].mean().item(), abs=1e-4)
         assert record["reward_margin"] == pytest.approx(
-            (rewards[0] - rewards[1]).mean().item(), abs=1e-4)
+            (rewards[0] - rewards[1]).mean().item(), abs=1e-4
+        )
         assert record["accuracy"] == (rewards[0] > rewards[1]).float().mean().item()
         assert record["chosen_logprob"] == pytest.approx(
-            logprob_sums(before, prompts, chosen).mean().item(), abs=1e-3)
+            logprob_sums(before, prompts, chosen).mean().item(), abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("seed, positive", [(0, False), (1, True)])
@@ -202,16 +284,23 @@ def test_a_kto_step_by_hand(seed, positive):
     prompts, completions, labels = some(rows, *(list(LABELLED[c]) for c in LABELLED.column_names))
     shifted = completions[-1:] + completions[:-1]
     with torch.no_grad():
-        mean = (logprob_sums(hand, prompts, shifted) - logprob_sums(reference, prompts, shifted)
-                ).mean()
+        mean = (
+            logprob_sums(hand, prompts, shifted) - logprob_sums(reference, prompts, shifted)
+        ).mean()
     assert (mean > 0) == positive
     point = mean.clamp(min=0)
-    ratio = logprob_sums(hand, prompts, completions) - \
-        logprob_sums(reference, prompts, completions).detach()
-    losses = [1.5 * (1 - torch.sigmoid(.1 * (r - point))) if good else
-              1 - torch.sigmoid(.1 * (point - r)) for r, good in zip(ratio, labels)]
+    ratio = (
+        logprob_sums(hand, prompts, completions)
+        - logprob_sums(reference, prompts, completions).detach()
+    )
+    losses = [
+        1.5 * (1 - torch.sigmoid(0.1 * (r - point)))
+        if good
+        else 1 - torch.sigmoid(0.1 * (point - r))
+        for r, good in zip(ratio, labels)
+    ]
     loss = torch.stack(losses).mean()
-    adam_step(hand, loss, 1e-2 / 2, betas=(.9, .95), eps=1e-5, weight_decay=0.)
+    adam_step(hand, loss, 1e-2 / 2, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
     assert record["reference_point"] == pytest.approx(point.item(), abs=1e-4)
     assert record["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert same_step(loop.policy, hand)
@@ -228,32 +317,41 @@ def test_a_round_of_rejection_sampling_by_hand():
     loop, hand = make_rejection_sampling(mini_batch_size=8, learning_rate=1e-3), can_end()
     record = loop.step()
     prompts = [RAGGED[i % 4] for i in rows_of_step(8, 4, 0, seed=0)]
-    rollout = sample(hand, tokenizer(), [p for p in prompts for _ in range(6)], 10,
-                     generator=torch.Generator().manual_seed(0))
+    rollout = sample(
+        hand,
+        tokenizer(),
+        [p for p in prompts for _ in range(6)],
+        10,
+        generator=torch.Generator().manual_seed(0),
+    )
     scores = early_letters(rollout.prompts, rollout.completions)
     kept = []
     for p in range(4):
         finished = [i for i in range(6 * p, 6 * p + 6) if rollout.finished[i]]
         if finished:
             kept.append(max(finished, key=lambda i: scores[i]))  # the first of the best
-    assert loop.chosen.samples == [rollout.completions[i:i + 6] for i in range(0, 24, 6)]
+    assert loop.chosen.samples == [rollout.completions[i : i + 6] for i in range(0, 24, 6)]
     assert record["kept"] == len(kept) >= 3
     assert record["reward"] == pytest.approx(
-        sum(s - (not f) for s, f in zip(scores, rollout.finished)) / 24, abs=1e-5)
+        sum(s - (not f) for s, f in zip(scores, rollout.finished)) / 24, abs=1e-5
+    )
     prompts, completions = some(kept, rollout.prompts, rollout.completions)
     tokens = sum(len(tokenizer()(text)["input_ids"]) + 1 for text in completions)
     loss = -logprob_sums(hand, prompts, completions).sum() / tokens
-    adam_step(hand, loss, 1e-3, betas=(.9, .95), eps=1e-5, weight_decay=0.)
+    adam_step(hand, loss, 1e-3, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
     assert record["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert same_step(loop.policy, hand)
 
 
 # ---------------------------------------------------------------------------------- best of n
 
+
 def test_the_curve_is_the_mean_over_all_subsets():
     """Every subset of 7 samples, one by one; in the second row three proxies are tied."""
-    scores = torch.tensor([[3., 1., 4., 1.5, 9., 2., 6.], [1., 1., 0., 1., -1., -2., -3.]])
-    gold = torch.tensor([[1., 2., 3., 4., -5., 6., 0.], [7., 0., 1., 5., 2., 2., 9.]])
+    scores = torch.tensor(
+        [[3.0, 1.0, 4.0, 1.5, 9.0, 2.0, 6.0], [1.0, 1.0, 0.0, 1.0, -1.0, -2.0, -3.0]]
+    )
+    gold = torch.tensor([[1.0, 2.0, 3.0, 4.0, -5.0, 6.0, 0.0], [7.0, 0.0, 1.0, 5.0, 2.0, 2.0, 9.0]])
     curve, proxy_curve = best_of_n_curve(scores, gold), best_of_n_curve(scores)
     for p, k in itertools.product(range(2), range(1, 8)):
         subsets = list(itertools.combinations(range(7), k))
@@ -266,7 +364,7 @@ def test_the_curve_is_the_mean_over_all_subsets():
 def test_the_curve_is_right_for_many_samples():
     """Uniform scores at their quantiles: the best of k averages k / (k + 1), nearly."""
     n = 1_000
-    curve = best_of_n_curve(((torch.arange(n) + .5) / n)[None])[0]
+    curve = best_of_n_curve(((torch.arange(n) + 0.5) / n)[None])[0]
     k = torch.arange(1, n + 1)
     assert torch.allclose(curve, k.double() / (k + 1), atol=1e-3)
     assert (best_of_n_curve(torch.ones(1, n)) - 1).abs().max() < 1e-9  # the weights sum to 1
@@ -274,8 +372,15 @@ def test_the_curve_is_right_for_many_samples():
 
 def test_best_of_n_chooses_the_first_of_the_best():
     model = can_end()
-    result = best_of_n(model, tokenizer(), RAGGED, early_letters, n=8, max_new_tokens=10,
-                       generator=torch.Generator().manual_seed(3))
+    result = best_of_n(
+        model,
+        tokenizer(),
+        RAGGED,
+        early_letters,
+        n=8,
+        max_new_tokens=10,
+        generator=torch.Generator().manual_seed(3),
+    )
     for p, prompt in enumerate(RAGGED):
         assert len(result.samples[p]) == 8
         raw = early_letters([prompt] * 8, result.samples[p])
@@ -285,10 +390,17 @@ def test_best_of_n_chooses_the_first_of_the_best():
         assert result.completions[p] == result.samples[p][result.best[p]]
     words = result.score_all(count_words)
     with pytest.raises(ValueError, match="returned 3 rewards; expected"):
-        result.score_all(lambda prompts, completions: [1.] * 3)
+        result.score_all(lambda prompts, completions: [1.0] * 3)
     assert words[1, 2] == len(result.samples[1][2].split()) and words.shape == (4, 8)
-    ties = best_of_n(model, tokenizer(), RAGGED, lambda prompts, completions: [0.] * len(prompts),
-                     n=3, max_new_tokens=4, missing_eos_penalty=0.)
+    ties = best_of_n(
+        model,
+        tokenizer(),
+        RAGGED,
+        lambda prompts, completions: [0.0] * len(prompts),
+        n=3,
+        max_new_tokens=4,
+        missing_eos_penalty=0.0,
+    )
     assert ties.best.tolist() == [0] * 4
 
 
@@ -300,8 +412,17 @@ def test_best_of_n_is_reproducible_and_bounded_in_memory():
         return count_words(prompts, completions)
 
     def run():
-        return best_of_n(policy(), tokenizer(), RAGGED, watching, 5, 6, batch_size=7,
-                         generator=torch.Generator().manual_seed(1))
+        return best_of_n(
+            policy(),
+            tokenizer(),
+            RAGGED,
+            watching,
+            5,
+            6,
+            batch_size=7,
+            generator=torch.Generator().manual_seed(1),
+        )
+
     first, second = run(), run()
     assert first.samples == second.samples and torch.equal(first.scores, second.scores)
     assert max(largest) == 7 and sum(largest) == 40
@@ -319,32 +440,38 @@ def test_what_was_cut_off_is_never_imitated():
     """An untrained policy does not stop in 6 tokens; nothing is kept and nothing changes."""
     loop = make_rejection_sampling(policy(), max_new_tokens=6)
     record = loop.step()
-    assert record["finished"] == 0. and record["kept"] == 0
+    assert record["finished"] == 0.0 and record["kept"] == 0
     assert torch.equal(weights(loop.policy), weights(policy()))
 
 
 # ---------------------------------------------------------------------------------- learning
 
+
 @pytest.mark.parametrize("loss_type", LOSSES)
 def test_dpo_learns_what_is_preferred(loss_type):
     records = list(make_dpo(max_steps=60, batch_size=8, loss_type=loss_type))
-    assert sum(r["accuracy"] for r in records[-5:]) / 5 > .95
-    assert records[-1]["reward_margin"] > records[0]["reward_margin"] + .3
-    assert records[-1]["loss"] < .6 * records[0]["loss"]
+    assert sum(r["accuracy"] for r in records[-5:]) / 5 > 0.95
+    assert records[-1]["reward_margin"] > records[0]["reward_margin"] + 0.3
+    assert records[-1]["loss"] < 0.6 * records[0]["loss"]
 
 
 def test_rejection_sampling_raises_the_reward():
     records = list(make_rejection_sampling(max_steps=12, batch_size=8))
-    assert records[-1]["reward"] > records[0]["reward"] + .5
+    assert records[-1]["reward"] > records[0]["reward"] + 0.5
 
 
 def test_members_of_an_ensemble_learn_the_same_and_differ():
-    loops = reward_ensemble(policy(), tokenizer(), PAIRS, seeds=(0, 1, 2), config=RewardConfig(
-        max_steps=40, batch_size=8, learning_rate=3e-3))
+    loops = reward_ensemble(
+        policy(),
+        tokenizer(),
+        PAIRS,
+        seeds=(0, 1, 2),
+        config=RewardConfig(max_steps=40, batch_size=8, learning_rate=3e-3),
+    )
     alone = RewardTraining(new_reward_model(policy(), 1), tokenizer(), PAIRS, loops[1].config)
     for loop in [*loops, alone]:
         list(loop)
-        assert pair_accuracy(loop.model, tokenizer(), PAIRS) == 1.
+        assert pair_accuracy(loop.model, tokenizer(), PAIRS) == 1.0
     scores = [LearnedReward(loop.model, tokenizer())(RAGGED, GOOD) for loop in loops]
     assert scores[0] != scores[1] and scores[1] != scores[2]
     assert torch.equal(weights(loops[1].model), weights(alone.model))  # a member is no special case
@@ -353,8 +480,9 @@ def test_members_of_an_ensemble_learn_the_same_and_differ():
 
 
 def test_precomputed_reference_logprobs_change_nothing():
-    once, every_time = (make_dpo(policy(1), precompute_ref_log_probs=flag)
-                        for flag in (True, False))
+    once, every_time = (
+        make_dpo(policy(1), precompute_ref_log_probs=flag) for flag in (True, False)
+    )
     for one, other in zip(once, every_time, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
     assert torch.allclose(weights(once.policy), weights(every_time.policy), atol=1e-4)
@@ -364,7 +492,7 @@ def test_precomputed_reference_logprobs_change_nothing():
 
 @pytest.mark.parametrize("loss_type", ["dpo", "ipo", "kto"])
 def test_the_reference_does_not_move_and_dropout_is_off(loss_type):
-    model, reference = policy(0, dropout=.1), policy(1, dropout=.1)
+    model, reference = policy(0, dropout=0.1), policy(1, dropout=0.1)
     loop = make_dpo(model, reference=reference, loss_type=loss_type)
     first = weights(model)
     list(loop)
@@ -375,9 +503,12 @@ def test_the_reference_does_not_move_and_dropout_is_off(loss_type):
 
 # ---------------------------------------------------------------------------------- stopping
 
-LOOPS = {"sft": make_sft, "reward": make_reward_training, "rejection": make_rejection_sampling,
-         **{name: lambda *a, name=name, **k: make_dpo(*a, loss_type=name, **k)
-            for name in LOSSES}}
+LOOPS = {
+    "sft": make_sft,
+    "reward": make_reward_training,
+    "rejection": make_rejection_sampling,
+    **{name: lambda *a, name=name, **k: make_dpo(*a, loss_type=name, **k) for name in LOSSES},
+}
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -403,52 +534,83 @@ def test_a_resumed_run_gives_the_same_numbers(name, tmp_path):
 def test_a_turned_beta_survives_a_checkpoint(tmp_path):
     loop = make_dpo()
     loop.step()
-    loop.beta = .03
+    loop.beta = 0.03
     loop.save(tmp_path / "c")
     again = make_dpo()
     again.resume(tmp_path / "c")
-    assert again.beta == .03 and again.step()["beta"] == .03
+    assert again.beta == 0.03 and again.step()["beta"] == 0.03
 
 
 # ---------------------------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize("name, missing", [
-    ("sft", "completion"), ("reward", "rejected"), ("dpo", "chosen"), ("kto", "rejected"),
-    ("rejection", "prompt")])
+
+@pytest.mark.parametrize(
+    "name, missing",
+    [
+        ("sft", "completion"),
+        ("reward", "rejected"),
+        ("dpo", "chosen"),
+        ("kto", "rejected"),
+        ("rejection", "prompt"),
+    ],
+)
 def test_a_missing_column_is_named(name, missing):
-    data = {"sft": DEMONSTRATIONS,
-            "rejection": PROMPTS.add_column("other", [1] * 8)}.get(name, PAIRS)
+    data = {"sft": DEMONSTRATIONS, "rejection": PROMPTS.add_column("other", [1] * 8)}.get(
+        name, PAIRS
+    )
     with pytest.raises(ValueError, match=f"expected '{missing}' among them"):
         LOOPS[name](dataset=data.remove_columns(missing))
 
 
-@pytest.mark.parametrize("name, dataset, message", [
-    ("sft", {"prompt": RAGGED, "completion": ["yes.", None, "", "no."]},
-     r"completion\[1\] of the dataset is None; expected str"),
-    ("reward", {"prompt": RAGGED, "chosen": GOOD, "rejected": BAD, "margin": ["much"] * 4},
-     r"margin\[0\] of the dataset is 'much'; expected int or float"),
-    ("dpo", {"prompt": RAGGED, "chosen": [[{"role": "user", "content": "hi"}]] * 4,
-             "rejected": BAD}, r"chosen\[0\] of the dataset is \[\{.*; expected str"),
-    ("kto", {"prompt": RAGGED, "completion": GOOD, "label": [1, 0, 1, 0]},
-     r"label\[0\] of the dataset is 1; expected bool"),
-])
+@pytest.mark.parametrize(
+    "name, dataset, message",
+    [
+        (
+            "sft",
+            {"prompt": RAGGED, "completion": ["yes.", None, "", "no."]},
+            r"completion\[1\] of the dataset is None; expected str",
+        ),
+        (
+            "reward",
+            {"prompt": RAGGED, "chosen": GOOD, "rejected": BAD, "margin": ["much"] * 4},
+            r"margin\[0\] of the dataset is 'much'; expected int or float",
+        ),
+        (
+            "dpo",
+            {
+                "prompt": RAGGED,
+                "chosen": [[{"role": "user", "content": "hi"}]] * 4,
+                "rejected": BAD,
+            },
+            r"chosen\[0\] of the dataset is \[\{.*; expected str",
+        ),
+        (
+            "kto",
+            {"prompt": RAGGED, "completion": GOOD, "label": [1, 0, 1, 0]},
+            r"label\[0\] of the dataset is 1; expected bool",
+        ),
+    ],
+)
 def test_a_column_of_the_wrong_kind_is_named(name, dataset, message):
     with pytest.raises(ValueError, match=message):
         LOOPS[name](dataset=Dataset.from_dict(dataset))
 
 
-@pytest.mark.parametrize("name, settings, message", [
-    ("sft", dict(batch_size=0), "batch_size is 0; expected a positive number"),
-    ("sft", dict(gradient_accumulation_steps=0), "gradient_accumulation_steps is 0"),
-    ("reward", dict(learning_rate=math.nan), "learning_rate is nan"),
-    ("dpo", dict(beta=0.), "beta is 0.0; expected a positive number"),
-    ("dpo", dict(label_smoothing=.5), "label_smoothing is 0.5; expected 0 to .5"),
-    ("dpo", dict(reference=None), "reference is None and loss_type 'dpo'; expected a model"),
-    ("simpo", dict(reference=policy()), "reference is a model and loss_type 'simpo'"),
-    ("kto", dict(batch_size=1), "batch_size is 1; expected at least 2 for 'kto'"),
-    ("rejection", dict(temperature=0.), "temperature is 0.0; expected a positive number"),
-    ("rejection", dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
-])
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("sft", dict(batch_size=0), "batch_size is 0; expected a positive number"),
+        ("sft", dict(gradient_accumulation_steps=0), "gradient_accumulation_steps is 0"),
+        ("reward", dict(learning_rate=math.nan), "learning_rate is nan"),
+        ("dpo", dict(beta=0.0), "beta is 0.0; expected a positive number"),
+        ("dpo", dict(label_smoothing=0.5), "label_smoothing is 0.5; expected 0 to .5"),
+        ("dpo", dict(reference=None), "reference is None and loss_type 'dpo'; expected a model"),
+        ("simpo", dict(reference=policy()), "reference is a model and loss_type 'simpo'"),
+        ("kto", dict(batch_size=1), "batch_size is 1; expected at least 2 for 'kto'"),
+        ("rejection", dict(temperature=0.0), "temperature is 0.0; expected a positive number"),
+        ("rejection", dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
+    ],
+)
 def test_bad_settings_are_named(name, settings, message):
     with pytest.raises(ValueError, match=message):
         LOOPS[name](**settings)
@@ -464,6 +626,7 @@ def test_an_unknown_loss_and_one_model_in_two_roles_are_refused():
 
 def test_a_reward_model_with_two_outputs_is_refused():
     from transformers import AutoModelForSequenceClassification
+
     config = copy.deepcopy(policy().config)
     config.num_labels = 2
     with pytest.raises(ValueError, match="model has 2 labels; expected one, the reward"):
@@ -491,7 +654,7 @@ def test_an_empty_reply_is_an_end_token_and_a_nan_is_refused(name):
     before = weights(model)
     with pytest.raises(FloatingPointError, match="the update was refused"):
         loop.step()
-    assert torch.equal(weights(model).nan_to_num(7.), before.nan_to_num(7.))
+    assert torch.equal(weights(model).nan_to_num(7.0), before.nan_to_num(7.0))
     assert loop.step_number == 1
 
 

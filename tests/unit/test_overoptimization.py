@@ -1,4 +1,5 @@
 """Gao's forms: hand-computed values, fits that find known coefficients, peaks, and equal KL."""
+
 from __future__ import annotations
 
 import math
@@ -11,14 +12,16 @@ from rlhf_lib.mathematics import overoptimization as o
 
 def test_the_forms_by_hand():
     # best-of-n, 2 · (3 − .5 · 2); RL at e, e · (3 − .5 · 1), and at 1, where log d is 0
-    assert o.gain("best_of_n", [0, 2], 3, .5) == pytest.approx([0, 4])
-    assert o.gain("rl", [0, 1, math.e], 3, .5) == pytest.approx([0, 3, 2.5 * math.e])
+    assert o.gain("best_of_n", [0, 2], 3, 0.5) == pytest.approx([0, 4])
+    assert o.gain("rl", [0, 1, math.e], 3, 0.5) == pytest.approx([0, 3, 2.5 * math.e])
 
 
-@pytest.mark.parametrize("form, alpha, beta", [
-    ("best_of_n", 2., .5), ("best_of_n", 1., -.2), ("rl", 1.5, 1.), ("rl", -.3, .4)])
+@pytest.mark.parametrize(
+    "form, alpha, beta",
+    [("best_of_n", 2.0, 0.5), ("best_of_n", 1.0, -0.2), ("rl", 1.5, 1.0), ("rl", -0.3, 0.4)],
+)
 def test_a_fit_finds_the_coefficients_it_was_made_with(form, alpha, beta):
-    d = np.array([0, .3, .9, 1.4, 2.2, 4.])
+    d = np.array([0, 0.3, 0.9, 1.4, 2.2, 4.0])
     found = o.fit(form, d, o.gain(form, d, alpha, beta))
     assert (found.alpha, found.beta) == pytest.approx((alpha, beta))
     assert found.r2 == pytest.approx(1)
@@ -32,34 +35,36 @@ def test_a_fit_by_hand():
     assert (found.alpha, found.beta) == pytest.approx((106 / 76, 18 / 76))
     # fitted 88/76, 140/76, 156/76; squared misses (144 + 144 + 16)/76² = .05263, one degree of
     # freedom left; the inverse of [[14, −36], [−36, 98]] has 98/76 and 14/76 on its diagonal
-    squared = 304 / 76 ** 2
+    squared = 304 / 76**2
     assert found.alpha_se == pytest.approx(math.sqrt(squared * 98 / 76))
     assert found.beta_se == pytest.approx(math.sqrt(squared * 14 / 76))
     assert found.r2 == pytest.approx(1 - squared / (2 / 3))
 
 
 def test_the_standard_error_is_that_of_repeated_measurements():
-    rng, d = np.random.default_rng(0), np.linspace(.3, 4, 12)
-    clean = o.gain("rl", d, 1., .8)
-    fits = [o.fit("rl", d, clean + rng.normal(0, .3, d.size)) for _ in range(2_000)]
+    rng, d = np.random.default_rng(0), np.linspace(0.3, 4, 12)
+    clean = o.gain("rl", d, 1.0, 0.8)
+    fits = [o.fit("rl", d, clean + rng.normal(0, 0.3, d.size)) for _ in range(2_000)]
     alphas, betas = np.array([f.alpha for f in fits]), np.array([f.beta for f in fits])
-    assert (alphas.mean(), betas.mean()) == pytest.approx((1., .8), abs=.02)
-    assert np.sqrt(np.mean([f.alpha_se ** 2 for f in fits])) == pytest.approx(alphas.std(), rel=.06)
-    assert np.sqrt(np.mean([f.beta_se ** 2 for f in fits])) == pytest.approx(betas.std(), rel=.06)
+    assert (alphas.mean(), betas.mean()) == pytest.approx((1.0, 0.8), abs=0.02)
+    assert np.sqrt(np.mean([f.alpha_se**2 for f in fits])) == pytest.approx(alphas.std(), rel=0.06)
+    assert np.sqrt(np.mean([f.beta_se**2 for f in fits])) == pytest.approx(betas.std(), rel=0.06)
 
 
 def test_a_measurement_counts_by_one_over_its_squared_error():
-    d, gains = [1., 2., 3.], [1., 2., 2.]
-    twice = o.fit("best_of_n", [1., 2., 2., 2., 2., 3.], [1., 2., 2., 2., 2., 2.])
-    weighted = o.fit("best_of_n", d, gains, se=[1., .5, 1.])  # (1/.5)² = 4 times
+    d, gains = [1.0, 2.0, 3.0], [1.0, 2.0, 2.0]
+    twice = o.fit("best_of_n", [1.0, 2.0, 2.0, 2.0, 2.0, 3.0], [1.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+    weighted = o.fit("best_of_n", d, gains, se=[1.0, 0.5, 1.0])  # (1/.5)² = 4 times
     assert (weighted.alpha, weighted.beta) == pytest.approx((twice.alpha, twice.beta))
     plain = o.fit("best_of_n", d, gains)
-    assert o.fit("best_of_n", d, gains, se=[.1, .1, .1]) == pytest.approx(plain)
-    with_origin = o.fit("best_of_n", [0., *d], [0., *gains], se=[0., .1, .1, .1])
+    assert o.fit("best_of_n", d, gains, se=[0.1, 0.1, 0.1]) == pytest.approx(plain)
+    with_origin = o.fit("best_of_n", [0.0, *d], [0.0, *gains], se=[0.0, 0.1, 0.1, 0.1])
     assert with_origin == pytest.approx(plain)  # a point at 0 says nothing, whatever its error
 
 
-@pytest.mark.parametrize("form, alpha, beta", [("best_of_n", 2., .5), ("rl", .8, .5), ("rl", -.4, 1.)])
+@pytest.mark.parametrize(
+    "form, alpha, beta", [("best_of_n", 2.0, 0.5), ("rl", 0.8, 0.5), ("rl", -0.4, 1.0)]
+)
 def test_nothing_near_the_peak_is_higher(form, alpha, beta):
     d, top = o.peak(form, alpha, beta)
     grid = np.linspace(0, 4 * d, 100_001)
@@ -69,41 +74,53 @@ def test_nothing_near_the_peak_is_higher(form, alpha, beta):
 
 
 def test_peaks_by_hand():
-    assert o.peak("best_of_n", 2., .5) == pytest.approx((2., 2.))  # α/2β, α²/4β
-    assert o.peak("rl", 2., 1.) == pytest.approx((math.e, math.e))  # e^(α/β − 1), β times it
-    assert o.peak("best_of_n", -1., .5) == (0., 0.)  # worse from the start
-    assert o.peak("rl", 1., 0.) == o.peak("best_of_n", 1., -.1) == (math.inf, math.inf)
+    assert o.peak("best_of_n", 2.0, 0.5) == pytest.approx((2.0, 2.0))  # α/2β, α²/4β
+    assert o.peak("rl", 2.0, 1.0) == pytest.approx((math.e, math.e))  # e^(α/β − 1), β times it
+    assert o.peak("best_of_n", -1.0, 0.5) == (0.0, 0.0)  # worse from the start
+    assert o.peak("rl", 1.0, 0.0) == o.peak("best_of_n", 1.0, -0.1) == (math.inf, math.inf)
 
 
 def test_equal_kl_by_hand():
-    kl, values = [0., 1., 4., 16.], [0., 2., 3., 1.]
+    kl, values = [0.0, 1.0, 4.0, 16.0], [0.0, 2.0, 3.0, 1.0]
     assert [o.at_kl(kl, values, k) for k in (0, 1, 2.25, 9)] == pytest.approx([0, 2, 2.5, 2])
     assert o.at_kl(kl, values, 16.1) is None
     # the first time only: this run comes back below 4 nats and passes them again
-    assert o.at_kl([0., 9., 1., 9.], [0., 3., 7., 7.], 4.) == pytest.approx(2)
+    assert o.at_kl([0.0, 9.0, 1.0, 9.0], [0.0, 3.0, 7.0, 7.0], 4.0) == pytest.approx(2)
 
 
 def test_intervals_by_hand():
-    mean, half = o.mean_interval([1., 2., 3., 4., 5.])
-    assert (mean, half) == pytest.approx((3., 2.776 * math.sqrt(2.5 / 5)))
+    mean, half = o.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (mean, half) == pytest.approx((3.0, 2.776 * math.sqrt(2.5 / 5)))
 
 
 def test_intervals_cover_as_they_say():
     draws = np.random.default_rng(1).normal(size=(4_000, 3))
     covered = [abs(mean) <= half for mean, half in map(o.mean_interval, draws)]
-    assert np.mean(covered) == pytest.approx(.95, abs=.012)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: o.gain("ppo", [1.], 1., 1.), "form is 'ppo'; expected one of 'best_of_n', 'rl'"),
-    (lambda: o.gain("rl", [1., -2.], 1., 1.), "d has the entry -2.0"),
-    (lambda: o.fit("rl", [1., math.nan, 2.], [1., 1., 1.]), "d has the entry nan"),
-    (lambda: o.fit("rl", [1., 2., 3.], [1., 2.]), r"gains has shape \(2,\)"),
-    (lambda: o.fit("rl", [0., 1., 2., 2.], [0., 1., 2., 2.]), "2 different distances above 0"),
-    (lambda: o.fit("rl", [1., 2., 3.], [1., 2., 3.], se=[1., 0., 1.]), "se has an entry"),
-    (lambda: o.at_kl([0., 1.], [0.], 1.), "values has 1 entries; expected 2"),
-    (lambda: o.mean_interval([1.]), "values has 1 entries; expected 2 to 11"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: o.gain("ppo", [1.0], 1.0, 1.0),
+            "form is 'ppo'; expected one of 'best_of_n', 'rl'",
+        ),
+        (lambda: o.gain("rl", [1.0, -2.0], 1.0, 1.0), "d has the entry -2.0"),
+        (lambda: o.fit("rl", [1.0, math.nan, 2.0], [1.0, 1.0, 1.0]), "d has the entry nan"),
+        (lambda: o.fit("rl", [1.0, 2.0, 3.0], [1.0, 2.0]), r"gains has shape \(2,\)"),
+        (
+            lambda: o.fit("rl", [0.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0]),
+            "2 different distances above 0",
+        ),
+        (
+            lambda: o.fit("rl", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], se=[1.0, 0.0, 1.0]),
+            "se has an entry",
+        ),
+        (lambda: o.at_kl([0.0, 1.0], [0.0], 1.0), "values has 1 entries; expected 2"),
+        (lambda: o.mean_interval([1.0]), "values has 1 entries; expected 2 to 11"),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,5 @@
 """The files that make this a project: pins, bounds, licences, verbs, and the package as installed."""
+
 from __future__ import annotations
 
 import ast
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from book.build import kernel_environment
 from packaging.requirements import Requirement
+
+from book.build import kernel_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -38,12 +40,27 @@ def pins(text: str) -> dict[str, str]:
 
 def own_files() -> list[Path]:
     """Return the files of the project: what git would track, without asking git."""
-    skip = {".git", "_build", "build", "dist", "mathjax", "__pycache__",
-            ".pytest_cache", ".ipynb_checkpoints", "artifacts"}
-    return [p for p in ROOT.rglob("*")
-            if p.is_file() and not skip & set(p.relative_to(ROOT).parts)
-            and not any(part.endswith(".egg-info") or part.startswith((".venv", ".trl-"))
-                        for part in p.relative_to(ROOT).parts)]
+    skip = {
+        ".git",
+        "_build",
+        "build",
+        "dist",
+        "mathjax",
+        "__pycache__",
+        ".pytest_cache",
+        ".ipynb_checkpoints",
+        "artifacts",
+    }
+    return [
+        p
+        for p in ROOT.rglob("*")
+        if p.is_file()
+        and not skip & set(p.relative_to(ROOT).parts)
+        and not any(
+            part.endswith(".egg-info") or part.startswith((".venv", ".trl-"))
+            for part in p.relative_to(ROOT).parts
+        )
+    ]
 
 
 def test_the_pinned_environment_satisfies_the_package():
@@ -65,14 +82,18 @@ def test_pins_that_must_stand():
 
 def test_binder_gives_memory_back_as_the_tests_do():
     exported = dict(re.findall(r"(MALLOC_\w+)=(\S+)", read("binder/start")))
-    tested = {name: value for name, value in kernel_environment().items()
-              if name.startswith("MALLOC_")}
+    tested = {
+        name: value for name, value in kernel_environment().items() if name.startswith("MALLOC_")
+    }
     assert exported == tested and exported
 
 
 def test_binder_has_the_same_versions():
-    (listed,) = [d["pip"] for d in yaml.safe_load(read("binder/environment.yml"))["dependencies"]
-                 if isinstance(d, dict)]
+    (listed,) = [
+        d["pip"]
+        for d in yaml.safe_load(read("binder/environment.yml"))["dependencies"]
+        if isinstance(d, dict)
+    ]
     binder = pins("\n".join(listed))
     assert binder.items() <= pins(read("requirements.txt")).items()
     needed = {Requirement(d).name for d in PROJECT["dependencies"]}
@@ -85,11 +106,21 @@ def test_one_address_everywhere_and_none_invented():
         if "_build" not in path.parts:
             found = re.findall(r'REPOSITORY = \\"([^"\\]*)\\"  # the book', path.read_text())
             assert found == [setting], path
-    invented = re.compile(r"(github|gitlab)\.com/(example|your|user|owner|org)\b|example\.(com|org)",
-                          re.IGNORECASE)
+    invented = re.compile(
+        r"(github|gitlab)\.com/(example|your|user|owner|org)\b|example\.(com|org)", re.IGNORECASE
+    )
     for path in own_files():
         if "tests" not in path.relative_to(ROOT).parts and path.suffix in {
-                ".md", ".py", ".toml", ".yml", ".cff", ".ipynb", ".js", ".txt", ""}:
+            ".md",
+            ".py",
+            ".toml",
+            ".yml",
+            ".cff",
+            ".ipynb",
+            ".js",
+            ".txt",
+            "",
+        }:
             assert not invented.search(path.read_text(encoding="utf-8")), path
 
 
@@ -104,8 +135,13 @@ def test_every_module_is_in_the_library_reference():
 
 
 def test_help_lists_every_verb():
-    printed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, check=True,
-                             capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     verbs = set(re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)[1].split())
     listed = re.findall(r"^make (\w+) +\S", printed, re.MULTILINE)
     assert set(listed) == verbs - {"venv", "book-env", "test-env"}
@@ -130,18 +166,36 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("package")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "rlhf_lib", folder / "rlhf_lib",
-                    ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
-                    "--no-index", "--wheel-dir", "made", "."], cwd=folder, check=True,
-                   capture_output=True)
+    shutil.copytree(
+        ROOT / "rlhf_lib", folder / "rlhf_lib", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--wheel-dir",
+            "made",
+            ".",
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
     return zipfile.ZipFile(next((folder / "made").glob("*.whl")))
 
 
 def test_the_installed_package_is_the_whole_folder(wheel):
     packed = {name for name in wheel.namelist() if name.startswith("rlhf_lib/")}
-    folder = {p.relative_to(ROOT).as_posix() for p in (ROOT / "rlhf_lib").rglob("*")
-              if p.is_file() and "__pycache__" not in p.parts}
+    folder = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "rlhf_lib").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     assert packed == folder
 
 
@@ -151,21 +205,35 @@ def test_a_bare_copy_imports_and_is_light(tmp_path):
     shutil.copytree(ROOT / "rlhf_lib", tmp_path / "rlhf_lib")
     heavy = ["transformers", "datasets", "matplotlib", "anywidget"]
     modules = [f"rlhf_lib.{path.parent.name}.{path.stem}" for path in READ] + [
-        "rlhf_lib.running.evaluation", "rlhf_lib.running.log", "rlhf_lib.running.artifacts"]
-    code = ("import importlib, sys, rlhf_lib; print(rlhf_lib.__file__); print('torch' in "
-            "sys.modules); import time, torch; start = time.perf_counter(); "
-            f"[importlib.import_module(m) for m in {modules}]; "
-            f"print(time.perf_counter() - start); print([m for m in {heavy} if m in sys.modules])")
-    printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, text=True,
-                             capture_output=True, env={"PYTHONPATH": str(tmp_path)}).stdout
+        "rlhf_lib.running.evaluation",
+        "rlhf_lib.running.log",
+        "rlhf_lib.running.artifacts",
+    ]
+    code = (
+        "import importlib, sys, rlhf_lib; print(rlhf_lib.__file__); print('torch' in "
+        "sys.modules); import time, torch; start = time.perf_counter(); "
+        f"[importlib.import_module(m) for m in {modules}]; "
+        f"print(time.perf_counter() - start); print([m for m in {heavy} if m in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=True,
+        text=True,
+        capture_output=True,
+        env={"PYTHONPATH": str(tmp_path)},
+    ).stdout
     file, torch_loaded, seconds, loaded = printed.splitlines()
     assert Path(file).resolve().is_relative_to(tmp_path.resolve())
     assert (torch_loaded, loaded) == ("False", "[]")
-    assert float(seconds) < .3
+    assert float(seconds) < 0.3
 
 
-READ = [path for room in ("mathematics", "models", "algorithms")
-        for path in sorted((ROOT / "rlhf_lib" / room).glob("*.py"))]
+READ = [
+    path
+    for room in ("mathematics", "models", "algorithms")
+    for path in sorted((ROOT / "rlhf_lib" / room).glob("*.py"))
+]
 
 
 def test_it_can_be_read_in_an_afternoon():
@@ -175,11 +243,28 @@ def test_it_can_be_read_in_an_afternoon():
 
 def code_lines(path: Path) -> int:
     source = path.read_text(encoding="utf-8")
-    documents = {line for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr)
-                 and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-                 for line in range(node.lineno, node.end_lineno + 1)}
-    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
-             tokenize.ENDMARKER}
-    return len({line for token in tokenize.generate_tokens(io.StringIO(source).readline)
-                if token.type not in empty
-                for line in range(token.start[0], token.end[0] + 1)} - documents)
+    documents = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    empty = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    return len(
+        {
+            line
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type not in empty
+            for line in range(token.start[0], token.end[0] + 1)
+        }
+        - documents
+    )

@@ -1,27 +1,34 @@
 """Encoding, scoring and sampling: the sampler and the scorer must be one function."""
+
 import copy
 import gc
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, count_words, policy, tokenizer
 
 from rlhf_lib.algorithms.best_of_n import best_of_n
-from rlhf_lib.models.policy import SCALES, choose_scale, count_parameters, load_policy, new_policy
-from rlhf_lib.models.tokens import (completion_logits, encode, encode_prompts, entropy,
-                                    token_logprobs)
 from rlhf_lib.models.decoding import FixedDecoder, GPT2Decoder
+from rlhf_lib.models.policy import SCALES, choose_scale, count_parameters, load_policy, new_policy
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import (
+    completion_logits,
+    encode,
+    encode_prompts,
+    entropy,
+    token_logprobs,
+)
+from tests.unit.small import RAGGED, count_words, policy, tokenizer
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 
 
-def draw(model, temperature=1., seed=0, prompts=RAGGED, n=20):
-    return sample(model, tokenizer(), list(prompts), n, temperature,
-                  torch.Generator().manual_seed(seed))
+def draw(model, temperature=1.0, seed=0, prompts=RAGGED, n=20):
+    return sample(
+        model, tokenizer(), list(prompts), n, temperature, torch.Generator().manual_seed(seed)
+    )
 
 
-@pytest.mark.parametrize("temperature", [1., .7, 1.6])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
 def test_sampler_and_scorer_agree_on_ragged_prompts(temperature):
     """Through the cache while sampling, in one pass while scoring: 1e-5 in fp32."""
     rollout = draw(policy(), temperature)
@@ -39,33 +46,40 @@ def test_a_prompt_scores_the_same_alone_and_in_a_padded_batch():
         ids = tokenizer()(prompt, add_special_tokens=False)["input_ids"]
         length = int(rollout.lengths[i])
         row = torch.tensor([ids + rollout.completion_ids[i, :length].tolist()])
-        logits = policy()(row).logits[0, len(ids) - 1:-1].log_softmax(-1)  # no mask, no padding
+        logits = policy()(row).logits[0, len(ids) - 1 : -1].log_softmax(-1)  # no mask, no padding
         alone = logits.gather(1, rollout.completion_ids[i, :length, None])[:, 0]
         assert torch.allclose(together[i, :length], alone, atol=1e-5)
 
 
 def test_without_position_ids_the_test_above_would_fail():
     rollout = draw(policy())
-    shifted = policy()(input_ids=rollout.input_ids, attention_mask=rollout.attention_mask,
-                       position_ids=torch.arange(rollout.input_ids.shape[1])[None]).logits
+    shifted = policy()(
+        input_ids=rollout.input_ids,
+        attention_mask=rollout.attention_mask,
+        position_ids=torch.arange(rollout.input_ids.shape[1])[None],
+    ).logits
     P = rollout.prompt_ids.shape[1]
-    wrong = shifted[:, P - 1:-1].log_softmax(-1).gather(
-        -1, rollout.completion_ids[..., None])[..., 0] * rollout.completion_mask
-    assert (wrong - rollout.logprobs).abs().max().item() > .01
+    wrong = (
+        shifted[:, P - 1 : -1].log_softmax(-1).gather(-1, rollout.completion_ids[..., None])[..., 0]
+        * rollout.completion_mask
+    )
+    assert (wrong - rollout.logprobs).abs().max().item() > 0.01
 
 
 def test_a_rollout_ends_at_the_first_end_token_and_masks_the_rest():
     model = policy(3)
     with torch.no_grad():  # make the end token likely, so that lengths differ
         model.lm_head.weight[EOS] = model.lm_head.weight.mean(0) + model.transformer.ln_f(
-            model.transformer.wte.weight[247])
+            model.transformer.wte.weight[247]
+        )
     rollout = draw(model, seed=1, prompts=RAGGED * 8)
     assert rollout.finished.any() and not rollout.finished.all()
-    for ids, mask, finished in zip(rollout.completion_ids, rollout.completion_mask,
-                                   rollout.finished):
+    for ids, mask, finished in zip(
+        rollout.completion_ids, rollout.completion_mask, rollout.finished
+    ):
         length = int(mask.sum())
         assert torch.equal(mask, (torch.arange(len(mask)) < length).long())
-        assert (ids[:length - 1] != EOS).all() and (ids[length:] == PAD).all()
+        assert (ids[: length - 1] != EOS).all() and (ids[length:] == PAD).all()
         assert (ids[length - 1] == EOS) == finished
     assert not rollout.logprobs[rollout.completion_mask == 0].any()
 
@@ -94,8 +108,11 @@ def hasty(seed=0):
     return model
 
 
-@pytest.mark.parametrize("prompts", [RAGGED * 3, RAGGED[:1] * 12, RAGGED[1:2]],
-                         ids=["ragged groups", "one group", "one prompt"])
+@pytest.mark.parametrize(
+    "prompts",
+    [RAGGED * 3, RAGGED[:1] * 12, RAGGED[1:2]],
+    ids=["ragged groups", "one group", "one prompt"],
+)
 def test_the_written_out_decoder_is_the_models_own(monkeypatch, prompts):
     """GPT-2 as this library writes it out, against transformers' forward pass and cache."""
     ours = draw(hasty(), prompts=prompts, n=30)
@@ -134,8 +151,9 @@ def test_samples_are_those_of_a_loop_without_any_cleverness():
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1]
         token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
         token = torch.where(running, token, PAD)
-        ids, mask = (torch.cat([x, y[:, None]], dim=1)
-                     for x, y in ((ids, token), (mask, running.long())))
+        ids, mask = (
+            torch.cat([x, y[:, None]], dim=1) for x, y in ((ids, token), (mask, running.long()))
+        )
         running = running & (token != EOS)
     rollout = draw(hasty(), seed=3, prompts=prompts, n=T)
     width = rollout.completion_ids.shape[1]
@@ -154,12 +172,17 @@ def fixed(monkeypatch):
 
 
 @pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
-@pytest.mark.parametrize("prompts", [RAGGED * 3, RAGGED[:1] * 12, RAGGED[1:2]],
-                         ids=["ragged groups", "one group", "one prompt"])
+@pytest.mark.parametrize(
+    "prompts",
+    [RAGGED * 3, RAGGED[:1] * 12, RAGGED[1:2]],
+    ids=["ragged groups", "one group", "one prompt"],
+)
 def test_the_fixed_program_draws_the_same_samples(monkeypatch, fixed, prompts, greedy):
     def drawn():
-        return sample(hasty(), tokenizer(), prompts, 30, .8,
-                      torch.Generator().manual_seed(2), greedy)
+        return sample(
+            hasty(), tokenizer(), prompts, 30, 0.8, torch.Generator().manual_seed(2), greedy
+        )
+
     ours = drawn()
     assert len(fixed) == 1
     monkeypatch.setattr(FixedDecoder, "suits", lambda model: False)
@@ -189,13 +212,19 @@ def test_the_fixed_program_is_kept_and_reads_the_weights_of_now(fixed):
 
 def test_a_copy_in_bfloat16_follows_the_weights(fixed):
     model = hasty()
-    for factor in (1., 1.5, .5):
+    for factor in (1.0, 1.5, 0.5):
         with torch.no_grad():
             for p in model.parameters():
                 p.mul_(factor)
-        rollout = sample(model, tokenizer(), list(RAGGED), 10, dtype=torch.bfloat16,
-                         generator=torch.Generator().manual_seed(1))
-        assert (token_logprobs(model, rollout) - rollout.logprobs).abs().max().item() < .1
+        rollout = sample(
+            model,
+            tokenizer(),
+            list(RAGGED),
+            10,
+            dtype=torch.bfloat16,
+            generator=torch.Generator().manual_seed(1),
+        )
+        assert (token_logprobs(model, rollout) - rollout.logprobs).abs().max().item() < 0.1
     assert len(set(map(id, fixed))) == 1
 
 
@@ -225,7 +254,7 @@ def test_the_rehearsal_of_a_recording_leaves_no_trace(fixed, T):
 def test_the_rehearsal_needs_no_padding_token_of_the_model():
     model = hasty()
     rows = len(model.transformer.wte.weight)
-    decoder = FixedDecoder(model, 2, 3, 4, 1., False, eos=rows, pad=rows + 1)
+    decoder = FixedDecoder(model, 2, 3, 4, 1.0, False, eos=rows, pad=rows + 1)
     decoder.rehearse()
     assert decoder.tokens.max() < rows
 
@@ -250,21 +279,31 @@ def test_sampling_in_bfloat16_says_what_it_drew_from(monkeypatch, program):
     if program == "transformers":
         monkeypatch.setattr(GPT2Decoder, "reads", lambda model: False)
     model = hasty()
-    rollout = sample(model, tokenizer(), list(RAGGED) * 3, 20, dtype=torch.bfloat16,
-                     generator=torch.Generator().manual_seed(1))
+    rollout = sample(
+        model,
+        tokenizer(),
+        list(RAGGED) * 3,
+        20,
+        dtype=torch.bfloat16,
+        generator=torch.Generator().manual_seed(1),
+    )
     assert rollout.logprobs.dtype == torch.float32
     gap = (token_logprobs(model, rollout) - rollout.logprobs).abs().max().item()
-    assert 1e-6 < gap < .1
+    assert 1e-6 < gap < 0.1
     assert model.dtype == torch.float32
 
 
-@pytest.mark.parametrize("change", [
-    lambda m: m.transformer.h[0].register_forward_hook(lambda *_: None),
-    lambda m: setattr(m.config, "scale_attn_by_inverse_layer_idx", True),
-    lambda m: setattr(m.transformer.h[0].mlp, "c_fc", torch.nn.Linear(16, 64)),
-    lambda m: setattr(m, "__class__", type("Changed", (type(m),), {})),
-    lambda m: setattr(m.train().transformer.drop, "p", .1),
-], ids=["hook", "setting", "layer", "subclass", "dropout"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.transformer.h[0].register_forward_hook(lambda *_: None),
+        lambda m: setattr(m.config, "scale_attn_by_inverse_layer_idx", True),
+        lambda m: setattr(m.transformer.h[0].mlp, "c_fc", torch.nn.Linear(16, 64)),
+        lambda m: setattr(m, "__class__", type("Changed", (type(m),), {})),
+        lambda m: setattr(m.train().transformer.drop, "p", 0.1),
+    ],
+    ids=["hook", "setting", "layer", "subclass", "dropout"],
+)
 def test_a_model_that_is_not_quite_gpt2_is_asked_itself(change):
     model = policy()
     assert GPT2Decoder.reads(model)
@@ -295,6 +334,7 @@ def test_scales_have_their_size():
     config = dict(SCALES["gpt2"])
     with torch.device("meta"):
         from transformers import GPT2Config, GPT2LMHeadModel
+
         config.pop("init_std")
         full = GPT2LMHeadModel(GPT2Config(**config))
     assert count_parameters(full) == 124_439_808  # GPT-2 small, tied embeddings counted once
@@ -328,32 +368,40 @@ def test_a_policy_survives_a_round_trip_through_its_folder(tmp_path):
 def test_a_checkpoint_without_a_pad_token_gets_one_of_its_own(tmp_path):
     """As GPT-2 on the hub: an end token, no pad token, and dropout in its configuration."""
     from transformers import PreTrainedTokenizerFast
-    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer().backend_tokenizer,
-                                   eos_token="<eos>", unk_token="<unk>")
+
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer().backend_tokenizer, eos_token="<eos>", unk_token="<unk>"
+    )
     bare.save_pretrained(tmp_path)
-    model = policy(dropout=.1)
+    model = policy(dropout=0.1)
     model.config.pad_token_id = None
     model.save_pretrained(tmp_path)
     loaded, loaded_tokenizer = load_policy(tmp_path)
     assert loaded_tokenizer.pad_token_id not in (None, loaded_tokenizer.eos_token_id)
     assert loaded_tokenizer.pad_token_id < loaded.get_input_embeddings().num_embeddings
-    rollout = sample(loaded, loaded_tokenizer, RAGGED, 6,
-                     generator=torch.Generator().manual_seed(0))
+    rollout = sample(
+        loaded, loaded_tokenizer, RAGGED, 6, generator=torch.Generator().manual_seed(0)
+    )
     assert (token_logprobs(loaded, rollout) - rollout.logprobs).abs().max().item() < 1e-5
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: choose_scale("huge"), "scale is 'huge'; expected one of 'tiny', 'gpt2'"),
-    (lambda: new_policy(tokenizer(), "large"), "scale is 'large'"),
-    (lambda: draw(policy(), prompts=[]), "prompts is empty"),
-    (lambda: draw(policy(), prompts=[RAGGED[0], ""]), r"prompts\[1\] is ''"),
-    (lambda: draw(policy(), prompts=["write " * 50]), "70 tokens; expected at most 64"),
-    (lambda: draw(policy(), temperature=0.), "temperature is 0.0"),
-    (lambda: draw(policy(), n=0), "max_new_tokens is 0"),
-    (lambda: encode(tokenizer(), RAGGED, ["ok."]), "completions has 1 entries"),
-    (lambda: token_logprobs(policy(), encode(tokenizer(), RAGGED[:1], ["ok. " * 30])),
-     "expected at most 64"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: choose_scale("huge"), "scale is 'huge'; expected one of 'tiny', 'gpt2'"),
+        (lambda: new_policy(tokenizer(), "large"), "scale is 'large'"),
+        (lambda: draw(policy(), prompts=[]), "prompts is empty"),
+        (lambda: draw(policy(), prompts=[RAGGED[0], ""]), r"prompts\[1\] is ''"),
+        (lambda: draw(policy(), prompts=["write " * 50]), "70 tokens; expected at most 64"),
+        (lambda: draw(policy(), temperature=0.0), "temperature is 0.0"),
+        (lambda: draw(policy(), n=0), "max_new_tokens is 0"),
+        (lambda: encode(tokenizer(), RAGGED, ["ok."]), "completions has 1 entries"),
+        (
+            lambda: token_logprobs(policy(), encode(tokenizer(), RAGGED[:1], ["ok. " * 30])),
+            "expected at most 64",
+        ),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -382,9 +430,13 @@ def test_a_corrupt_checkpoint_is_named(tmp_path):
         load_policy(tmp_path)
 
 
-@pytest.mark.parametrize("prompts, message", [
-    ("write", "prompts is the text 'write'; expected a list of texts"),
-    (["write", None], r"prompts\[1\] is None; expected text")])
+@pytest.mark.parametrize(
+    "prompts, message",
+    [
+        ("write", "prompts is the text 'write'; expected a list of texts"),
+        (["write", None], r"prompts\[1\] is None; expected text"),
+    ],
+)
 def test_prompts_that_are_no_list_of_texts_are_named(prompts, message):
     with pytest.raises(ValueError, match=message):
         sample(policy(), tokenizer(), prompts, 2)

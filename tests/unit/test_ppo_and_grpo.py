@@ -1,35 +1,49 @@
 """The loops: one step re-computed by hand, learning, stopping, resuming, and bad input."""
+
 import copy
 import dataclasses
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
-from rlhf_lib.mathematics.advantages import gae, group_advantages, masked_whiten
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.mathematics.kl import k3
-from rlhf_lib.models.tokens import token_logprobs
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig, token_rewards
+from rlhf_lib.mathematics.advantages import gae, group_advantages, masked_whiten
+from rlhf_lib.mathematics.kl import k3
 from rlhf_lib.models.reward_model import state_values
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import token_logprobs
 from rlhf_lib.running.log import RunLog, read_log
 from rlhf_lib.worlds import letters
+from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
 SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=4, max_new_tokens=8)
 PROMPTS = letters.prompts(50, seed=0)
 
 
-def ppo(reward=count_words, dataset=PROMPTS, seed=0, dropout=0., **settings):
+def ppo(reward=count_words, dataset=PROMPTS, seed=0, dropout=0.0, **settings):
     model = policy(seed, dropout)
-    return PPO(model, copy.deepcopy(model), reward_model(seed), tokenizer(), reward, dataset,
-               PPOConfig(**{**SMALL, **settings}))
+    return PPO(
+        model,
+        copy.deepcopy(model),
+        reward_model(seed),
+        tokenizer(),
+        reward,
+        dataset,
+        PPOConfig(**{**SMALL, **settings}),
+    )
 
 
-def grpo(reward=count_words, dataset=PROMPTS, seed=0, dropout=0., **settings):
+def grpo(reward=count_words, dataset=PROMPTS, seed=0, dropout=0.0, **settings):
     model = policy(seed, dropout)
-    return GRPO(model, copy.deepcopy(model), tokenizer(), reward, dataset,
-                GRPOConfig(**{**SMALL, "num_generations": 4, **settings}))
+    return GRPO(
+        model,
+        copy.deepcopy(model),
+        tokenizer(),
+        reward,
+        dataset,
+        GRPOConfig(**{**SMALL, "num_generations": 4, **settings}),
+    )
 
 
 LOOPS = pytest.mark.parametrize("make", [ppo, grpo])
@@ -41,46 +55,52 @@ def weights(model):
 
 # ---------------------------------------------------------------------------------- what a step is
 
+
 def test_the_first_ppo_update_by_hand():
     """Every tensor of one step again, from the definitions, and the same new weights."""
-    settings = dict(num_ppo_epochs=1, mini_batch_size=8, warmup_steps=0, beta=.3)
+    settings = dict(num_ppo_epochs=1, mini_batch_size=8, warmup_steps=0, beta=0.3)
     loop, hand = ppo(**settings), ppo(**settings)
     record = loop.step()
 
     c, rollout = hand.config, loop.rollout
-    again = sample(hand.policy, tokenizer(), rollout.prompts, 8,
-                   generator=torch.Generator().manual_seed(0))
+    again = sample(
+        hand.policy, tokenizer(), rollout.prompts, 8, generator=torch.Generator().manual_seed(0)
+    )
     assert again.completions == rollout.completions
     scores = torch.tensor([float(len(text.split())) for text in rollout.completions])
-    scores = scores - 1. * ~rollout.finished
+    scores = scores - 1.0 * ~rollout.finished
     mask = rollout.completion_mask
     with torch.no_grad():
         logprobs, ref_logprobs = (token_logprobs(m, rollout) for m in (hand.policy, hand.reference))
         values = state_values(hand.critic, rollout) * mask
-    rewards = -.3 * (logprobs - ref_logprobs) * mask
+    rewards = -0.3 * (logprobs - ref_logprobs) * mask
     for i in range(8):
         rewards[i, mask[i].sum() - 1] += scores[i]
-    advantages, returns = gae(rewards, values, mask, 1., .95)
+    advantages, returns = gae(rewards, values, mask, 1.0, 0.95)
     advantages = masked_whiten(advantages, mask)
     new = token_logprobs(hand.policy, rollout)
     ratio = torch.exp(new - rollout.logprobs)
-    loss = -(torch.min(ratio * advantages, ratio.clamp(.8, 1.2) * advantages) * mask).sum() \
+    loss = (
+        -(torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages) * mask).sum()
         / mask.sum()
-    optimizer = torch.optim.AdamW(hand.policy.parameters(), lr=c.learning_rate, betas=(.9, .95),
-                                  eps=1e-5, weight_decay=0.)
+    )
+    optimizer = torch.optim.AdamW(
+        hand.policy.parameters(), lr=c.learning_rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0
+    )
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(hand.policy.parameters(), 1.)
+    torch.nn.utils.clip_grad_norm_(hand.policy.parameters(), 1.0)
     optimizer.step()
     assert record["policy_loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert record["reward"] == pytest.approx(scores.mean().item())
     assert torch.allclose(weights(loop.policy), weights(hand.policy), atol=2e-5)
     assert not torch.allclose(weights(loop.policy), weights(hand.reference), atol=1e-4)
     assert record["value_loss"] == pytest.approx(
-        (((values - returns) ** 2 / 2 * mask).sum() / mask.sum()).item(), rel=1e-4)
+        (((values - returns) ** 2 / 2 * mask).sum() / mask.sum()).item(), rel=1e-4
+    )
 
 
 def test_the_first_grpo_update_by_hand():
-    settings = dict(num_iterations=1, mini_batch_size=8, warmup_steps=0, beta=.3)
+    settings = dict(num_iterations=1, mini_batch_size=8, warmup_steps=0, beta=0.3)
     loop, hand = grpo(**settings), grpo(**settings)
     with torch.no_grad():  # a reference that differs, so that its term counts
         for model in (loop.reference, hand.reference):
@@ -90,33 +110,39 @@ def test_the_first_grpo_update_by_hand():
     rollout = loop.rollout
     mask = rollout.completion_mask
     scores = torch.tensor([float(len(text.split())) for text in rollout.completions])
-    scores = scores - 1. * ~rollout.finished
+    scores = scores - 1.0 * ~rollout.finished
     assert rollout.prompts[0] == rollout.prompts[3] != rollout.prompts[4]
     advantages = group_advantages(scores, 4)[:, None]
     with torch.no_grad():
         ref_logprobs = token_logprobs(hand.reference, rollout)
     new = token_logprobs(hand.policy, rollout)
-    per_token = -torch.exp(new - rollout.logprobs) * advantages + .3 * k3(new - ref_logprobs)
+    per_token = -torch.exp(new - rollout.logprobs) * advantages + 0.3 * k3(new - ref_logprobs)
     loss = ((per_token * mask).sum(1) / mask.sum(1)).mean()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(hand.policy.parameters(), 1.)
-    torch.optim.AdamW(hand.policy.parameters(), lr=hand.config.learning_rate, betas=(.9, .95),
-                      eps=1e-5, weight_decay=0.).step()
+    torch.nn.utils.clip_grad_norm_(hand.policy.parameters(), 1.0)
+    torch.optim.AdamW(
+        hand.policy.parameters(),
+        lr=hand.config.learning_rate,
+        betas=(0.9, 0.95),
+        eps=1e-5,
+        weight_decay=0.0,
+    ).step()
     assert record["policy_loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert record["kl"] == pytest.approx(
-        ((rollout.logprobs - ref_logprobs) * mask).sum(1).mean().item(), abs=1e-4)
+        ((rollout.logprobs - ref_logprobs) * mask).sum(1).mean().item(), abs=1e-4
+    )
     assert torch.allclose(weights(loop.policy), weights(hand.policy), atol=2e-5)
 
 
 def test_token_rewards_are_part_of_the_reward_and_not_of_the_graph():
-    log_ratio = torch.tensor([[1., 2., 0.]], requires_grad=True)
-    rewards = token_rewards(torch.tensor([5.]), log_ratio, torch.tensor([[1, 1, 0]]), beta=.5)
-    assert rewards.tolist() == [[-.5, 4., 0.]] and not rewards.requires_grad
+    log_ratio = torch.tensor([[1.0, 2.0, 0.0]], requires_grad=True)
+    rewards = token_rewards(torch.tensor([5.0]), log_ratio, torch.tensor([[1, 1, 0]]), beta=0.5)
+    assert rewards.tolist() == [[-0.5, 4.0, 0.0]] and not rewards.requires_grad
 
 
 @LOOPS
 def test_the_sampler_and_the_scorer_agree_on_the_first_minibatch(make):
-    for record in make(dropout=.1):  # dropout in the configuration, switched off by the loop
+    for record in make(dropout=0.1):  # dropout in the configuration, switched off by the loop
         assert record["ratio_gap"] < 1e-5
 
 
@@ -132,22 +158,40 @@ def test_the_reference_does_not_move(make):
 
 @LOOPS
 def test_the_reward_goes_up(make):
-    records = list(make(early_letters, max_steps=40, batch_size=32, mini_batch_size=16,
-                        learning_rate=3e-3, beta=0.))
+    records = list(
+        make(
+            early_letters,
+            max_steps=40,
+            batch_size=32,
+            mini_batch_size=16,
+            learning_rate=3e-3,
+            beta=0.0,
+        )
+    )
     gain = sum(r["reward"] for r in records[-5:]) / 5 - sum(r["reward"] for r in records[:5]) / 5
-    assert gain > 1.
+    assert gain > 1.0
 
 
 @LOOPS
 def test_a_larger_beta_keeps_the_policy_nearer(make):
     def distance(beta):
-        records = list(make(early_letters, max_steps=25, batch_size=32, mini_batch_size=16, learning_rate=3e-3,
-                            beta=beta))
+        records = list(
+            make(
+                early_letters,
+                max_steps=25,
+                batch_size=32,
+                mini_batch_size=16,
+                learning_rate=3e-3,
+                beta=beta,
+            )
+        )
         return sum(r["kl"] for r in records[-5:]) / 5
-    assert distance(0.) > 2 * distance(5.)
+
+    assert distance(0.0) > 2 * distance(5.0)
 
 
 # ------------------------------------------------------------------------- steering and stopping
+
 
 @LOOPS
 def test_beta_can_be_turned_while_the_loop_runs(make):
@@ -155,7 +199,7 @@ def test_beta_can_be_turned_while_the_loop_runs(make):
     for record in loop:
         betas.append(record["beta"])
         loop.beta = record["beta"] / 2
-    assert betas == pytest.approx([loop.config.beta / 2 ** i for i in range(4)])
+    assert betas == pytest.approx([loop.config.beta / 2**i for i in range(4)])
 
 
 def test_beta_adapts_to_a_target():
@@ -163,7 +207,7 @@ def test_beta_adapts_to_a_target():
     with torch.no_grad():
         loop.reference.transformer.wte.weight.mul_(1.2)
     betas = [record["beta"] for record in loop]
-    assert betas[1] == pytest.approx(.1 * 1.02) and betas[2] == pytest.approx(.1 * 1.02 ** 2)
+    assert betas[1] == pytest.approx(0.1 * 1.02) and betas[2] == pytest.approx(0.1 * 1.02**2)
 
 
 @LOOPS
@@ -172,13 +216,13 @@ def test_a_resumed_run_gives_the_same_numbers(make, tmp_path):
     whole_records = list(whole)
     first = make()
     records = [first.step(), first.step()]
-    first.beta = .05
+    first.beta = 0.05
     first.save(tmp_path / "checkpoint")
     first.save(tmp_path / "checkpoint")  # replacing the one before
     second = make(seed=1)  # other weights, to be replaced
     second.reference = first.reference
     second.resume(tmp_path / "checkpoint")
-    assert second.beta == .05 and second.step_number == 2
+    assert second.beta == 0.05 and second.step_number == 2
     second.beta = first.config.beta
     records += list(second)
     for record, expected in zip(records, whole_records, strict=True):
@@ -195,6 +239,7 @@ def test_an_interrupted_run_leaves_its_log_and_last_checkpoint_usable(make, tmp_
         if loop.step_number == 2:
             raise KeyboardInterrupt
         return count_words(prompts, completions)
+
     loop.reward = interrupting
     with pytest.raises(KeyboardInterrupt), RunLog(tmp_path / "log.jsonl") as log:
         for record in loop:
@@ -217,11 +262,13 @@ def test_a_checkpoint_is_an_ordinary_model_folder(tmp_path):
     loop.step()
     loop.save(tmp_path / "c")
     from transformers import AutoModelForCausalLM
+
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "c" / "policy")
     assert torch.equal(weights(loaded), weights(loop.policy))
 
 
 # -------------------------------------------------------------------------------------- bad input
+
 
 @LOOPS
 def test_a_missing_checkpoint_is_named(make, tmp_path):
@@ -241,22 +288,25 @@ def test_a_corrupt_checkpoint_is_named(make, tmp_path, part):
 
 
 @LOOPS
-@pytest.mark.parametrize("settings, message", [
-    (dict(batch_size=9), "batch_size is 9; expected a multiple of mini_batch_size=4"),
-    (dict(temperature=0.), "temperature is 0.0; expected a positive number"),
-    (dict(beta=-.1), "beta is -0.1; expected 0 or more"),
-    (dict(learning_rate=float("nan")), "learning_rate is nan"),
-    (dict(max_new_tokens=0), "max_new_tokens is 0"),
-    (dict(max_grad_norm=0.), "max_grad_norm is 0.0"),
-    (dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(batch_size=9), "batch_size is 9; expected a multiple of mini_batch_size=4"),
+        (dict(temperature=0.0), "temperature is 0.0; expected a positive number"),
+        (dict(beta=-0.1), "beta is -0.1; expected 0 or more"),
+        (dict(learning_rate=float("nan")), "learning_rate is nan"),
+        (dict(max_new_tokens=0), "max_new_tokens is 0"),
+        (dict(max_grad_norm=0.0), "max_grad_norm is 0.0"),
+        (dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
+    ],
+)
 def test_bad_settings_are_named(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
 
 
 def test_bad_settings_of_ppo_alone_are_named():
-    for name, value in (("num_ppo_epochs", 0), ("critic_learning_rate", -1.)):
+    for name, value in (("num_ppo_epochs", 0), ("critic_learning_rate", -1.0)):
         with pytest.raises(ValueError, match=f"{name} is {value}; expected a positive number"):
             ppo(**{name: value})
 
@@ -277,11 +327,18 @@ def test_one_model_in_two_roles_is_refused(make):
 
 
 @LOOPS
-@pytest.mark.parametrize("reward, error, message", [
-    (lambda prompts, completions: [1.], ValueError, "returned 1 rewards; expected 8"),
-    (lambda prompts, completions: [float("nan")] * 8, ValueError, "returned nan for completion 0"),
-    (lambda prompts, completions: 1 / 0, RuntimeError, "raised ZeroDivisionError"),
-])
+@pytest.mark.parametrize(
+    "reward, error, message",
+    [
+        (lambda prompts, completions: [1.0], ValueError, "returned 1 rewards; expected 8"),
+        (
+            lambda prompts, completions: [float("nan")] * 8,
+            ValueError,
+            "returned nan for completion 0",
+        ),
+        (lambda prompts, completions: 1 / 0, RuntimeError, "raised ZeroDivisionError"),
+    ],
+)
 def test_a_bad_reward_stops_the_run_and_changes_nothing(make, reward, error, message):
     loop = make(reward=reward)
     before = weights(loop.policy)
@@ -304,6 +361,7 @@ def test_a_gradient_that_is_not_finite_is_refused(make):
 @LOOPS
 def test_empty_and_overlong_prompts_are_named(make):
     from datasets import Dataset
+
     with pytest.raises(ValueError, match=r"prompts\[0\] is ''"):
         make(dataset=Dataset.from_dict({"prompt": [""]})).step()
     with pytest.raises(ValueError, match="expected at most 64, the context of this model"):
@@ -312,4 +370,4 @@ def test_empty_and_overlong_prompts_are_named(make):
 
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PPOConfig().beta = 1.
+        PPOConfig().beta = 1.0

@@ -3,6 +3,7 @@
 β turned to 0, below it, to NaN or to text; a stop at any moment; a reward that becomes constant;
 NaN in a step, in Python and on the command line.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,12 +17,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.running import command_line as cli
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.machinery.checkpoints import save_checkpoint
-from rlhf_lib.running.log import read_log
 from rlhf_lib.machinery.training import check_beta, move
+from rlhf_lib.running import command_line as cli
+from rlhf_lib.running.log import read_log
 from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
 
 PROMPTS = Dataset.from_dict({"prompt": RAGGED})
@@ -29,17 +30,30 @@ SMALL = dict(batch_size=8, mini_batch_size=4, max_new_tokens=8, max_steps=4, see
 
 
 def ppo(reward=early_letters, critic=True, **settings):
-    return PPO(policy(), policy(), reward_model() if critic else None, tokenizer(), reward, PROMPTS,
-               PPOConfig(**{**SMALL, **settings}))
+    return PPO(
+        policy(),
+        policy(),
+        reward_model() if critic else None,
+        tokenizer(),
+        reward,
+        PROMPTS,
+        PPOConfig(**{**SMALL, **settings}),
+    )
 
 
 def grpo(reward=early_letters, **settings):
-    return GRPO(policy(), policy(), tokenizer(), reward, PROMPTS,
-                GRPOConfig(**{**SMALL, "num_generations": 4, **settings}))
+    return GRPO(
+        policy(),
+        policy(),
+        tokenizer(),
+        reward,
+        PROMPTS,
+        GRPOConfig(**{**SMALL, "num_generations": 4, **settings}),
+    )
 
 
 LOOPS = pytest.mark.parametrize("make", [ppo, grpo])
-NO_PRICE = [-1, -.001, math.nan, math.inf, "0.1", "much", None, torch.tensor(.1), [0.1]]
+NO_PRICE = [-1, -0.001, math.nan, math.inf, "0.1", "much", None, torch.tensor(0.1), [0.1]]
 
 
 def weights(model):
@@ -56,15 +70,15 @@ def constant(prompts, completions, **columns):
 @LOOPS
 @pytest.mark.parametrize("beta", NO_PRICE, ids=str)
 def test_beta_turned_to_what_is_no_price_is_refused_and_the_run_goes_on(make, beta):
-    loop = make(beta=.3)
+    loop = make(beta=0.3)
     loop.step()
     with pytest.raises(ValueError, match=r"beta is .*; expected 0 or more, and finite"):
         loop.beta = beta
-    assert loop.beta == .3 and loop.step()["beta"] == .3
+    assert loop.beta == 0.3 and loop.step()["beta"] == 0.3
 
 
 @LOOPS
-@pytest.mark.parametrize("beta", [0, 0., .02, np.float32(.5), 7])
+@pytest.mark.parametrize("beta", [0, 0.0, 0.02, np.float32(0.5), 7])
 def test_beta_may_be_turned_to_zero_and_to_any_price(make, beta):
     loop = make()
     loop.beta = beta
@@ -74,16 +88,22 @@ def test_beta_may_be_turned_to_zero_and_to_any_price(make, beta):
 
 
 @LOOPS
-@pytest.mark.parametrize("beta", [-.1, math.nan, math.inf, "0.1"])
+@pytest.mark.parametrize("beta", [-0.1, math.nan, math.inf, "0.1"])
 def test_beta_of_the_settings_is_checked_the_same_way(make, beta):
     with pytest.raises(ValueError, match="beta is .*; expected 0 or more, and finite"):
         make(beta=beta)
 
 
 def test_beta_without_a_reference_is_refused_at_the_next_step():
-    loop = GRPO(policy(), None, tokenizer(), early_letters, PROMPTS,
-                GRPOConfig(**SMALL, num_generations=4, beta=0.))
-    loop.beta = .1
+    loop = GRPO(
+        policy(),
+        None,
+        tokenizer(),
+        early_letters,
+        PROMPTS,
+        GRPOConfig(**SMALL, num_generations=4, beta=0.0),
+    )
+    loop.beta = 0.1
     with pytest.raises(ValueError, match="beta is 0.1 without a reference"):
         loop.step()
     loop.beta = 0
@@ -91,16 +111,16 @@ def test_beta_without_a_reference_is_refused_at_the_next_step():
 
 
 def test_one_loops_beta_is_not_anothers():
-    one, other = ppo(beta=.1), ppo(beta=.2)
-    one.beta = .3
-    assert (one.beta, other.beta) == (.3, .2)
+    one, other = ppo(beta=0.1), ppo(beta=0.2)
+    one.beta = 0.3
+    assert (one.beta, other.beta) == (0.3, 0.2)
 
 
 def test_at_zero_the_distance_costs_nothing(monkeypatch):
     """The same step with a far reference and with a near one, once the price is 0."""
     moved = []
     for far in (False, True):
-        loop = ppo(beta=.5)
+        loop = ppo(beta=0.5)
         if far:
             with torch.no_grad():
                 for p in loop.reference.parameters():
@@ -109,7 +129,7 @@ def test_at_zero_the_distance_costs_nothing(monkeypatch):
         record = loop.step()
         moved.append((weights(loop.policy), record["kl"]))
     (near, near_kl), (far, far_kl) = moved
-    assert torch.equal(near, far) and abs(far_kl - near_kl) > .1
+    assert torch.equal(near, far) and abs(far_kl - near_kl) > 0.1
 
 
 # --- stopping -------------------------------------------------------------------------------------
@@ -134,11 +154,11 @@ def test_a_run_may_stop_between_any_two_steps(make, tmp_path):
 
 def test_a_beta_turned_by_hand_survives_the_stop(tmp_path):
     loop = ppo()
-    loop.beta = .007
+    loop.beta = 0.007
     loop.save(tmp_path / "checkpoint")
     other = ppo()
     other.resume(tmp_path / "checkpoint")
-    assert other.beta == .007
+    assert other.beta == 0.007
 
 
 # --- a reward that becomes constant ---------------------------------------------------------------
@@ -146,7 +166,7 @@ def test_a_beta_turned_by_hand_survives_the_stop(tmp_path):
 
 @pytest.mark.parametrize("critic", [True, False])
 def test_a_constant_reward_is_said_and_gives_numbers(critic):
-    loop = ppo(critic=critic, missing_eos_penalty=0.)
+    loop = ppo(critic=critic, missing_eos_penalty=0.0)
     assert loop.step()["reward_std"] > 0
     loop.reward = constant
     with pytest.warns(RuntimeWarning, match=r"the reward is 1.5 for each of the 8 completions"):
@@ -156,10 +176,10 @@ def test_a_constant_reward_is_said_and_gives_numbers(critic):
     assert all(math.isfinite(v) for k, v in record.items() if k != "explained_variance")
 
 
-@pytest.mark.parametrize("lam", [.95, 1.])
+@pytest.mark.parametrize("lam", [0.95, 1.0])
 def test_where_nothing_differs_nothing_moves(lam):
     """Every advantage the same: whitened they are 0, not a division by nothing."""
-    loop = ppo(reward=constant, beta=0., lam=lam, missing_eos_penalty=0.)
+    loop = ppo(reward=constant, beta=0.0, lam=lam, missing_eos_penalty=0.0)
     with torch.no_grad():
         loop.critic.score.weight.zero_()
     before = weights(loop.policy)
@@ -178,7 +198,7 @@ def test_no_word_about_rewards_that_differ():
 
 
 def test_in_grpo_a_constant_reward_is_a_share_of_groups_that_teach_nothing():
-    record = grpo(reward=constant, beta=0.).step()
+    record = grpo(reward=constant, beta=0.0).step()
     assert record["zero_variance_groups"] == 1 and record["gradient_norm"] == 0
 
 
@@ -243,19 +263,39 @@ def test_a_tokenizer_and_whole_numbers_are_finite(tmp_path):
 
 def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypatch, capsys):
     """NaN in the third step: one line says what happened, and --resume takes the step again."""
+
     def broken(*arguments):
         steps.append(1)
         if len(steps) == 9:  # four updates of policy and critic in each step of this size
-            raise FloatingPointError("the gradient norm is nan at a loss of nan; the update was "
-                                     "refused and the weights are those before it")
+            raise FloatingPointError(
+                "the gradient norm is nan at a loss of nan; the update was "
+                "refused and the weights are those before it"
+            )
         return move(*arguments)
 
     steps: list[int] = []
     monkeypatch.setattr("rlhf_lib.machinery.microbatches.move", broken)
     out = tmp_path / "run"
-    flags = ["ppo", "--max-steps", 3, "--batch-size", 4, "--mini-batch-size", 2, "--rows", 8,
-             "--num-ppo-epochs", 1, "--eval-rows", 2, "--max-new-tokens", 4, "--device", "cpu",
-             "--quiet"]
+    flags = [
+        "ppo",
+        "--max-steps",
+        3,
+        "--batch-size",
+        4,
+        "--mini-batch-size",
+        2,
+        "--rows",
+        8,
+        "--num-ppo-epochs",
+        1,
+        "--eval-rows",
+        2,
+        "--max-new-tokens",
+        4,
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     assert cli.main([*flags, "--out", out]) == 2
     said = capsys.readouterr().err
     assert "the update was refused" in said and "--resume" in said and said.count("\n") == 1
@@ -266,9 +306,14 @@ def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypat
     assert [row["step"] for row in read_log(out / "log.jsonl")] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("beta, says", [
-    ("-1", "beta is -1.0; expected 0 or more, and finite"),
-    ("nan", "beta is nan; expected 0 or more, and finite"), ("much", "invalid float value: 'much'")])
+@pytest.mark.parametrize(
+    "beta, says",
+    [
+        ("-1", "beta is -1.0; expected 0 or more, and finite"),
+        ("nan", "beta is nan; expected 0 or more, and finite"),
+        ("much", "invalid float value: 'much'"),
+    ],
+)
 def test_on_the_command_line_beta_is_checked(tmp_path, capsys, beta, says):
     assert cli.main(["ppo", f"--beta={beta}", "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
@@ -279,7 +324,7 @@ def test_the_records_of_a_constant_reward_go_to_a_log(tmp_path):
     """Its explained variance is not finite; the log stays JSON that any reader can read."""
     from rlhf_lib.running.log import RunLog
 
-    loop = ppo(reward=constant, beta=0., lam=1., missing_eos_penalty=0.)
+    loop = ppo(reward=constant, beta=0.0, lam=1.0, missing_eos_penalty=0.0)
     with torch.no_grad():
         loop.critic.score.weight.zero_()
     with pytest.warns(RuntimeWarning), RunLog(tmp_path / "log.jsonl") as log:
@@ -289,5 +334,5 @@ def test_the_records_of_a_constant_reward_go_to_a_log(tmp_path):
 
 
 def test_check_beta_returns_a_float():
-    assert check_beta(np.int64(2)) == 2. and type(check_beta(1)) is float
+    assert check_beta(np.int64(2)) == 2.0 and type(check_beta(1)) is float
     assert dataclasses.replace(PPOConfig(), beta=1).beta == 1

@@ -1,4 +1,5 @@
 """Two processes under `accelerate launch` learn what one does from the same batches."""
+
 import os
 import subprocess
 import sys
@@ -9,11 +10,10 @@ import torch
 
 pytest.importorskip("accelerate")  # it launches the processes; the library does not need it
 
-from tests.unit import two_processes
-from tests.unit.two_processes import grpo, ppo, reward, sft, shared, weights
-
 from rlhf_lib.algorithms.dpo import DPO, DPOConfig
 from rlhf_lib.machinery.processes import own_generator, own_share, resume_sampler
+from tests.unit import two_processes
+from tests.unit.two_processes import grpo, ppo, reward, sft, shared, weights
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,30 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     top = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-         "--main_process_port", "0", two_processes.__file__, str(folder)],
-        cwd=top, env={**os.environ, "PYTHONPATH": top, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300)
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+            two_processes.__file__,
+            str(folder),
+        ],
+        cwd=top,
+        env={**os.environ, "PYTHONPATH": top, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, [torch.load(folder / f"{i}.pt", weights_only=False) for i in range(2)]
 
@@ -70,8 +89,9 @@ def test_two_processes_imitate_and_compare_as_one_does(two, make):
 def test_the_processes_sample_different_halves_of_one_batch(two, make):
     rollout = two[1][0][make.__name__]["batches"][0][0]
     assert len(rollout) == 12 and len(set(rollout.completions)) > 6
-    assert torch.equal(rollout.completion_ids, two[1][1][make.__name__]["batches"][0][0]
-                       .completion_ids)
+    assert torch.equal(
+        rollout.completion_ids, two[1][1][make.__name__]["batches"][0][0].completion_ids
+    )
     if make is grpo:
         assert all(rollout.prompts[i] == rollout.prompts[i - i % 4] for i in range(12))
 
@@ -94,7 +114,9 @@ def test_shares_are_whole_groups_and_leave_nothing_out(monkeypatch):
     for count in (1, 2, 3, 5):
         shares = []
         for rank in range(count):
-            monkeypatch.setattr("rlhf_lib.machinery.processes.rank_and_count", lambda: (rank, count))
+            monkeypatch.setattr(
+                "rlhf_lib.machinery.processes.rank_and_count", lambda: (rank, count)
+            )
             shares.append(own_share(rows, each=4))
         assert sum(shares, []) == rows
         assert all(share and len(share) % 4 == 0 for share in shares)
@@ -114,20 +136,24 @@ def test_each_process_draws_its_own_noise_and_the_first_that_of_one_alone(monkey
     def noise(rank):
         monkeypatch.setattr("rlhf_lib.machinery.processes.rank_and_count", lambda: (rank, 3))
         return torch.rand(4, generator=own_generator(torch.device("cpu"), seed=7)).tolist()
+
     alone = torch.rand(4, generator=torch.Generator().manual_seed(7)).tolist()
     assert noise(0) == alone and len({*map(tuple, (noise(0), noise(1), noise(2)))}) == 3
 
 
 def test_more_processes_than_prompts_are_refused(monkeypatch):
     monkeypatch.setattr("rlhf_lib.machinery.training.rank_and_count", lambda: (0, 4))
-    with pytest.raises(ValueError, match="batch_size=12 has 3 prompts; expected one or more for "
-                                         "each of the 4 processes"):
+    with pytest.raises(
+        ValueError,
+        match="batch_size=12 has 3 prompts; expected one or more for each of the 4 processes",
+    ):
         grpo()
 
 
 def test_what_runs_in_one_process_alone_says_so(monkeypatch):
     monkeypatch.setattr("rlhf_lib.machinery.training.rank_and_count", lambda: (0, 2))
     from datasets import Dataset
+
     pairs = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
     model = two_processes.policy()
     with pytest.raises(ValueError, match="DPO runs in one process; expected 1, and 2 were started"):

@@ -2,6 +2,7 @@
 
 How it behaves in a page is tested in tests/site.
 """
+
 from __future__ import annotations
 
 import json
@@ -14,8 +15,10 @@ from rlhf_lib.seeing.widgets.reward_microscope import letters_edits, word_scores
 from rlhf_lib.worlds import letters
 
 PROMPT = "write to ben. ask for a refund: the lamp, friday. reply:"
-REPLY = ("hello ben, i would like a refund for the lamp bought on friday because it arrived "
-         "broken. kind regards")
+REPLY = (
+    "hello ben, i would like a refund for the lamp bought on friday because it arrived "
+    "broken. kind regards"
+)
 SHORT = "maybe someone will look at it. perhaps another time."
 WORTH = {"hello": 1.0, "ben": -0.5, "thanks": 0.25}
 
@@ -26,8 +29,10 @@ def additive(prompts, completions):
 
 def pairs(prompts, completions):
     """Words act together: 1 for every word after a longer one."""
-    return [float(sum(len(a) > len(b) for a, b in zip(w, w[1:])))
-            for w in (letters.words(c) for c in completions)]
+    return [
+        float(sum(len(a) > len(b) for a, b in zip(w, w[1:])))
+        for w in (letters.words(c) for c in completions)
+    ]
 
 
 def small(reward=additive, gold=None) -> RewardMicroscope:
@@ -45,10 +50,11 @@ def test_each_number_is_the_reward_of_a_whole_reply():
     words = letters.words(REPLY)
     scores = word_scores(pairs, PROMPT, REPLY)
     for i, contribution in enumerate(scores.contributions):
-        without = letters.join(words[:i] + words[i + 1:])
+        without = letters.join(words[:i] + words[i + 1 :])
         assert contribution == pairs([PROMPT], [REPLY])[0] - pairs([PROMPT], [without])[0]
-    assert scores.running == [pairs([PROMPT], [letters.join(words[:n])])[0]
-                              for n in range(len(words) + 1)]
+    assert scores.running == [
+        pairs([PROMPT], [letters.join(words[:n])])[0] for n in range(len(words) + 1)
+    ]
     assert sum(scores.contributions) != scores.score - scores.running[0]
 
 
@@ -62,13 +68,16 @@ def fails(prompts, completions):
     raise ValueError("217 tokens; expected at most 128, the context of this model")
 
 
-@pytest.mark.parametrize("reward, reply, error, message", [
-    (additive, "", ValueError, "the reply is empty; expected at least one word"),
-    (additive, " \n", ValueError, "the reply is empty"),
-    (lambda prompts, completions: [math.nan] * len(prompts), "a", ValueError, "finite number"),
-    (lambda prompts, completions: [1.0], "a b", ValueError, "1 rewards; expected 5"),
-    (fails, "a", RuntimeError, "217 tokens; expected at most 128"),
-])
+@pytest.mark.parametrize(
+    "reward, reply, error, message",
+    [
+        (additive, "", ValueError, "the reply is empty; expected at least one word"),
+        (additive, " \n", ValueError, "the reply is empty"),
+        (lambda prompts, completions: [math.nan] * len(prompts), "a", ValueError, "finite number"),
+        (lambda prompts, completions: [1.0], "a b", ValueError, "1 rewards; expected 5"),
+        (fails, "a", RuntimeError, "217 tokens; expected at most 128"),
+    ],
+)
 def test_what_cannot_be_scored_is_refused(reward, reply, error, message):
     with pytest.raises(error, match=message):
         word_scores(reward, "p", reply)
@@ -78,9 +87,14 @@ def test_edits_do_what_their_names_say():
     edits = letters_edits(PROMPT, REPLY)
     assert len(edits) == 11 and REPLY not in edits.values()
     before = letters.features(PROMPT, REPLY)
-    changed = {name: {key: value - before[key] for key, value in
-                      letters.features(PROMPT, text).items() if value != before[key]}
-               for name, text in edits.items()}
+    changed = {
+        name: {
+            key: value - before[key]
+            for key, value in letters.features(PROMPT, text).items()
+            if value != before[key]
+        }
+        for name, text in edits.items()
+    }
     assert changed["no greeting"]["greets"] == -1 and changed["no closing"]["courtesy"] == -1
     assert changed["without the day"] == {"day": -1, "words": -1}
     assert changed["another day"] == {"day": -1, "wrong_slot": 1}
@@ -115,13 +129,16 @@ def test_edits_can_be_given():
     assert (demo.result.scores.score, demo.result.change) == (1.25, 0.25)
 
 
-@pytest.mark.parametrize("replies, edits, message", [
-    ([], letters_edits, "replies is empty"),
-    ([(PROMPT, "")], [{}], "the reply is empty"),
-    ([("p", "a")], [{"none": ""}], "the reply is empty"),
-    ([("p", "a")], [], "edits has 0 entries; expected 1"),
-    ([("p", "a")], letters_edits, "prompt"),
-])
+@pytest.mark.parametrize(
+    "replies, edits, message",
+    [
+        ([], letters_edits, "replies is empty"),
+        ([(PROMPT, "")], [{}], "the reply is empty"),
+        ([("p", "a")], [{"none": ""}], "the reply is empty"),
+        ([("p", "a")], [], "edits has 0 entries; expected 1"),
+        ([("p", "a")], letters_edits, "prompt"),
+    ],
+)
 def test_constructor_refuses(replies, edits, message):
     with pytest.raises(ValueError, match=message):
         RewardMicroscope(additive, replies, edits)
@@ -171,14 +188,21 @@ def test_messages_are_answered():
     assert demo.edit == "as written"  # the browser decides whether it still wants the answer
     demo._heard(demo, {"kind": "score", "id": 4, "case": 0, "reply": ""}, [])
     demo._heard(demo, {"kind": "score", "id": 5, "case": 9, "reply": "a"}, [])
-    assert [(m["kind"], m["id"]) for m in sent] == [("done", 0), ("done", 3), ("failed", 4),
-                                                   ("failed", 5)]
+    assert [(m["kind"], m["id"]) for m in sent] == [
+        ("done", 0),
+        ("done", 3),
+        ("failed", 4),
+        ("failed", 5),
+    ]
     assert "empty" in sent[2]["text"] and demo.typed["score"] == 0.25
 
 
 def test_saved_state_is_small_and_plain_json():
-    demo = RewardMicroscope(lambda prompts, completions: [len(c) / 7 for c in completions],
-                            [(PROMPT, REPLY)] * 4, gold=letters.gold_reward)
+    demo = RewardMicroscope(
+        lambda prompts, completions: [len(c) / 7 for c in completions],
+        [(PROMPT, REPLY)] * 4,
+        gold=letters.gold_reward,
+    )
     state = {key: value for key, value in demo.get_state().items() if key != "layout"}
     data = {key: value for key, value in state.items() if not key.startswith("_")}
     assert len(json.dumps(data, allow_nan=False)) < 40_000
@@ -187,4 +211,5 @@ def test_saved_state_is_small_and_plain_json():
 
 def test_repr_is_stable():
     assert repr(small(gold=letters.gold_reward)) == (
-        "RewardMicroscope(2 replies, 15 edits; as written: score 2.875, gold 6.25)")
+        "RewardMicroscope(2 replies, 15 edits; as written: score 2.875, gold 6.25)"
+    )

@@ -1,22 +1,41 @@
 """Reward models and reward functions."""
+
 import logging
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
-from rlhf_lib.models.tokens import completion_logits, encode
 from rlhf_lib.algorithms.ppo import PPO
-from rlhf_lib.models.reward_model import (load_reward_model, reward_scores, state_values,
-                                          token_values)
-from rlhf_lib.algorithms.reward_training import (RewardConfig, RewardTraining, pair_accuracy,
-                                                 standardise)
-from rlhf_lib.models.rewards import (JudgeReward, LearnedReward, PairwiseJudge, ProcessReward,
-                                     VerifiableReward, call_reward, ensemble, length_penalty,
-                                     rule_reward, soft_overlong_punishment, weighted_sum)
+from rlhf_lib.algorithms.reward_training import (
+    RewardConfig,
+    RewardTraining,
+    pair_accuracy,
+    standardise,
+)
+from rlhf_lib.models.reward_model import (
+    load_reward_model,
+    reward_scores,
+    state_values,
+    token_values,
+)
+from rlhf_lib.models.rewards import (
+    JudgeReward,
+    LearnedReward,
+    PairwiseJudge,
+    ProcessReward,
+    VerifiableReward,
+    call_reward,
+    ensemble,
+    length_penalty,
+    rule_reward,
+    soft_overlong_punishment,
+    weighted_sum,
+)
+from rlhf_lib.models.tokens import completion_logits, encode
 from rlhf_lib.worlds import letters
+from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 REPLIES = ["ok.", "hello ben, thank you.", "no.", "hello ben, thank you for your help."]
 
@@ -27,7 +46,7 @@ def test_the_score_is_read_at_the_last_real_token():
     for i in range(len(RAGGED)):
         last = batch.prompt_ids.shape[1] + int(batch.completion_mask[i].sum()) - 1
         assert scores[i] == every_token[i, last]
-        alone = reward_scores(model, encode(tokenizer(), RAGGED[i:i + 1], REPLIES[i:i + 1]))
+        alone = reward_scores(model, encode(tokenizer(), RAGGED[i : i + 1], REPLIES[i : i + 1]))
         assert alone.item() == pytest.approx(scores[i].item(), abs=1e-5)  # padding plays no part
 
 
@@ -62,13 +81,18 @@ def test_learned_reward_is_a_reward_function_and_batches_do_not_change_it():
 
 def test_training_learns_a_preference_it_can_see():
     from datasets import Dataset
-    pairs = Dataset.from_dict({"prompt": RAGGED * 8, "chosen": ["hello ben, thank you."] * 32,
-                               "rejected": ["no."] * 32})
+
+    pairs = Dataset.from_dict(
+        {"prompt": RAGGED * 8, "chosen": ["hello ben, thank you."] * 32, "rejected": ["no."] * 32}
+    )
     model = reward_model()
-    records = list(RewardTraining(model, tokenizer(), pairs,
-                                  RewardConfig(max_steps=60, batch_size=16, learning_rate=3e-3)))
-    assert records[0]["loss"] == pytest.approx(math.log(2), abs=.4)
-    assert records[-1]["loss"] < .1 and pair_accuracy(model, tokenizer(), pairs) == 1.
+    records = list(
+        RewardTraining(
+            model, tokenizer(), pairs, RewardConfig(max_steps=60, batch_size=16, learning_rate=3e-3)
+        )
+    )
+    assert records[0]["loss"] == pytest.approx(math.log(2), abs=0.4)
+    assert records[-1]["loss"] < 0.1 and pair_accuracy(model, tokenizer(), pairs) == 1.0
 
 
 def test_a_batch_in_parts_gives_the_same_step():
@@ -77,20 +101,30 @@ def test_a_batch_in_parts_gives_the_same_step():
     In float64: Adam turns a gradient that is zero but for rounding into a step of its own.
     """
     from datasets import Dataset
-    pairs = Dataset.from_dict({"prompt": RAGGED * 3, "chosen": REPLIES * 3,
-                               "rejected": REPLIES[::-1] * 3})
+
+    pairs = Dataset.from_dict(
+        {"prompt": RAGGED * 3, "chosen": REPLIES * 3, "rejected": REPLIES[::-1] * 3}
+    )
 
     def after_two_steps(parts):
         model = reward_model().double()
-        records = list(RewardTraining(model, tokenizer(), pairs, RewardConfig(
-            max_steps=2, batch_size=12, gradient_accumulation_steps=parts)))
+        records = list(
+            RewardTraining(
+                model,
+                tokenizer(),
+                pairs,
+                RewardConfig(max_steps=2, batch_size=12, gradient_accumulation_steps=parts),
+            )
+        )
         return records, torch.cat([p.detach().flatten() for p in model.parameters()])
+
     whole_records, whole = after_two_steps(1)
     for parts in (3, 5):
         records, weights = after_two_steps(parts)
         assert torch.allclose(weights, whole, rtol=0, atol=1e-9)
-        assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in whole_records],
-                                                             abs=1e-6)
+        assert [r["loss"] for r in records] == pytest.approx(
+            [r["loss"] for r in whole_records], abs=1e-6
+        )
         assert records[0]["accuracy"] == whole_records[0]["accuracy"]
 
 
@@ -98,26 +132,29 @@ def test_standardise_sets_the_spread_to_one():
     model = reward_model()
     mean, std = standardise(model, tokenizer(), RAGGED * 2, REPLIES + REPLIES[::-1])
     scores = torch.tensor(LearnedReward(model, tokenizer())(RAGGED * 2, REPLIES + REPLIES[::-1]))
-    assert scores.std().item() == pytest.approx(1., abs=1e-4)
+    assert scores.std().item() == pytest.approx(1.0, abs=1e-4)
     assert scores.mean().item() == pytest.approx(mean / std, abs=1e-4)
 
 
 def test_pair_accuracy_counts_a_tie_as_half():
     from datasets import Dataset
+
     ties = Dataset.from_dict({"prompt": RAGGED, "chosen": REPLIES, "rejected": REPLIES})
-    assert pair_accuracy(reward_model(), tokenizer(), ties) == .5
+    assert pair_accuracy(reward_model(), tokenizer(), ties) == 0.5
 
 
 def test_a_reward_model_survives_a_round_trip(tmp_path):
     model = reward_model()
     model.save_pretrained(tmp_path)
     batch = encode(tokenizer(), RAGGED, REPLIES)
-    assert torch.equal(reward_scores(load_reward_model(tmp_path), batch),
-                       reward_scores(model, batch))
+    assert torch.equal(
+        reward_scores(load_reward_model(tmp_path), batch), reward_scores(model, batch)
+    )
 
 
 def test_a_classifier_with_more_labels_is_refused(tmp_path):
     from transformers import AutoModelForSequenceClassification
+
     config = policy().config
     config.num_labels = 3
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
@@ -134,17 +171,30 @@ def failing(prompts, completions, **columns):
     raise KeyError("price")
 
 
-@pytest.mark.parametrize("reward, error, message", [
-    (lambda prompts, completions: [1.] * 30, ValueError, "30 rewards; expected 4, one for each"),
-    (lambda prompts, completions: [[1.]] * 4, ValueError, r"shape \(4, 1\); expected 4"),
-    (lambda prompts, completions: [1., float("nan"), 1., 1.], ValueError,
-     "returned nan for completion 1"),
-    (lambda prompts, completions: [1., 1., 1., float("inf")], ValueError,
-     "returned inf for completion 3"),
-    (lambda prompts, completions: ["good"] * 4, ValueError, "no list of floats"),
-    (lambda prompts, completions: [None] * 4, ValueError, "no list of floats"),
-    (failing, RuntimeError, "'failing' raised KeyError: 'price'"),
-])
+@pytest.mark.parametrize(
+    "reward, error, message",
+    [
+        (
+            lambda prompts, completions: [1.0] * 30,
+            ValueError,
+            "30 rewards; expected 4, one for each",
+        ),
+        (lambda prompts, completions: [[1.0]] * 4, ValueError, r"shape \(4, 1\); expected 4"),
+        (
+            lambda prompts, completions: [1.0, float("nan"), 1.0, 1.0],
+            ValueError,
+            "returned nan for completion 1",
+        ),
+        (
+            lambda prompts, completions: [1.0, 1.0, 1.0, float("inf")],
+            ValueError,
+            "returned inf for completion 3",
+        ),
+        (lambda prompts, completions: ["good"] * 4, ValueError, "no list of floats"),
+        (lambda prompts, completions: [None] * 4, ValueError, "no list of floats"),
+        (failing, RuntimeError, "'failing' raised KeyError: 'price'"),
+    ],
+)
 def test_a_bad_reward_function_is_named(reward, error, message):
     with pytest.raises(error, match=message):
         call_reward(reward, RAGGED, REPLIES)
@@ -155,7 +205,8 @@ def test_a_reward_function_gets_the_columns():
 
     def reward(prompts, completions, answer):
         seen.update(prompts=prompts, answer=answer)
-        return [0.] * len(prompts)
+        return [0.0] * len(prompts)
+
     call_reward(reward, RAGGED, REPLIES, answer=[1, 2, 3, 4])
     assert seen == {"prompts": RAGGED, "answer": [1, 2, 3, 4]}
 
@@ -168,28 +219,39 @@ def test_standardise_refuses_a_constant_reward():
 
 
 def test_count_words_is_a_reward_function():
-    assert call_reward(count_words, RAGGED, REPLIES).tolist() == [1., 4., 1., 7.]
+    assert call_reward(count_words, RAGGED, REPLIES).tolist() == [1.0, 4.0, 1.0, 7.0]
 
 
 # Several rewards as one ------------------------------------------------------------------------
+
 
 def constant(*values):
     return lambda prompts, completions, **columns: list(values)
 
 
-MEMBERS = [constant(1., 2., 3., 4.), constant(3., 2., -3., 4.), constant(2., 5., 0., 4.)]
+MEMBERS = [
+    constant(1.0, 2.0, 3.0, 4.0),
+    constant(3.0, 2.0, -3.0, 4.0),
+    constant(2.0, 5.0, 0.0, 4.0),
+]
 
 
-@pytest.mark.parametrize("combine, expected", [
-    ("mean", [2., 3., 0., 4.]),
-    ("min", [1., 2., -3., 4.]),
-    ("mean_minus_std", [2. - .5 * 1., 3. - .5 * 3 ** .5, 0. - .5 * 3., 4.]),  # worked out by hand
-])
+@pytest.mark.parametrize(
+    "combine, expected",
+    [
+        ("mean", [2.0, 3.0, 0.0, 4.0]),
+        ("min", [1.0, 2.0, -3.0, 4.0]),
+        (
+            "mean_minus_std",
+            [2.0 - 0.5 * 1.0, 3.0 - 0.5 * 3**0.5, 0.0 - 0.5 * 3.0, 4.0],
+        ),  # worked out by hand
+    ],
+)
 def test_an_ensemble_combines_its_members(combine, expected):
-    reward = ensemble(MEMBERS, combine, k=.5)
+    reward = ensemble(MEMBERS, combine, k=0.5)
     assert reward(RAGGED, REPLIES) == pytest.approx(expected, abs=1e-12)
     assert reward.__name__ == f"ensemble_{combine}"
-    assert reward.disagreement == pytest.approx((1 + 3 ** .5 + 3 + 0) / 4)
+    assert reward.disagreement == pytest.approx((1 + 3**0.5 + 3 + 0) / 4)
     assert list(reward.parts.values()) == pytest.approx([2.5, 1.5, 2.75])
 
 
@@ -208,47 +270,63 @@ def test_an_ensemble_without_a_call_has_nothing_to_log():
 
 
 def test_a_combination_weighs_its_parts_and_reports_them():
-    reward = weighted_sum([count_words, letters.gold_reward], [.25, -2.])
+    reward = weighted_sum([count_words, letters.gold_reward], [0.25, -2.0])
     words, gold = count_words(RAGGED, REPLIES), letters.gold_reward(RAGGED, REPLIES)
-    assert reward(RAGGED, REPLIES) == pytest.approx([.25 * w - 2 * g for w, g in zip(words, gold)])
-    assert reward.parts == pytest.approx({"count_words": sum(words) / 4,
-                                          "gold_reward": sum(gold) / 4})
+    assert reward(RAGGED, REPLIES) == pytest.approx([0.25 * w - 2 * g for w, g in zip(words, gold)])
+    assert reward.parts == pytest.approx(
+        {"count_words": sum(words) / 4, "gold_reward": sum(gold) / 4}
+    )
 
 
 def test_columns_reach_the_parts_of_a_combination():
-    right = VerifiableReward(lambda prompt, completion, answer: completion == answer, "right",
-                             columns=("answer",))
-    reward = weighted_sum([right, ensemble([right])], [1., 1.])
-    assert reward(RAGGED, REPLIES, answer=REPLIES[:2] + ["x", "x"], price=[1, 2, 3, 4]) == \
-        [2., 2., 0., 0.]
+    right = VerifiableReward(
+        lambda prompt, completion, answer: completion == answer, "right", columns=("answer",)
+    )
+    reward = weighted_sum([right, ensemble([right])], [1.0, 1.0])
+    assert reward(RAGGED, REPLIES, answer=REPLIES[:2] + ["x", "x"], price=[1, 2, 3, 4]) == [
+        2.0,
+        2.0,
+        0.0,
+        0.0,
+    ]
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: ensemble([]), "rewards is empty; expected at least one"),
-    (lambda: weighted_sum([], []), "rewards is empty; expected at least one"),
-    (lambda: ensemble(MEMBERS, "median"), "combine is 'median'; expected one of 'mean', 'min'"),
-    (lambda: ensemble(MEMBERS[:1], "mean_minus_std"), "1 entry; expected at least 2"),
-    (lambda: weighted_sum(MEMBERS, [1., 2.]), "weights has 2 entries; expected one for each"),
-    (lambda: ProcessReward(str.split, count_words, "sum"), "aggregate is 'sum'; expected one of"),
-    (lambda: soft_overlong_punishment(4, 5), "cache is 5; expected 0 to max_length=4"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ensemble([]), "rewards is empty; expected at least one"),
+        (lambda: weighted_sum([], []), "rewards is empty; expected at least one"),
+        (lambda: ensemble(MEMBERS, "median"), "combine is 'median'; expected one of 'mean', 'min'"),
+        (lambda: ensemble(MEMBERS[:1], "mean_minus_std"), "1 entry; expected at least 2"),
+        (lambda: weighted_sum(MEMBERS, [1.0, 2.0]), "weights has 2 entries; expected one for each"),
+        (
+            lambda: ProcessReward(str.split, count_words, "sum"),
+            "aggregate is 'sum'; expected one of",
+        ),
+        (lambda: soft_overlong_punishment(4, 5), "cache is 5; expected 0 to max_length=4"),
+    ],
+)
 def test_a_bad_combination_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-@pytest.mark.parametrize("member, error, message", [
-    (constant(1., 1., float("nan"), 1.), ValueError, "returned nan for completion 2"),
-    (constant(1.), ValueError, "returned 1 rewards; expected 4"),
-    (failing, RuntimeError, "'failing' raised KeyError"),
-])
-@pytest.mark.parametrize("combine", [ensemble, lambda rewards: weighted_sum(rewards, [1., 1.])])
+@pytest.mark.parametrize(
+    "member, error, message",
+    [
+        (constant(1.0, 1.0, float("nan"), 1.0), ValueError, "returned nan for completion 2"),
+        (constant(1.0), ValueError, "returned 1 rewards; expected 4"),
+        (failing, RuntimeError, "'failing' raised KeyError"),
+    ],
+)
+@pytest.mark.parametrize("combine", [ensemble, lambda rewards: weighted_sum(rewards, [1.0, 1.0])])
 def test_a_bad_member_is_named_and_not_averaged_away(combine, member, error, message):
     with pytest.raises(error, match=message):
         combine([count_words, member])(RAGGED, REPLIES)
 
 
 # Checked rewards -------------------------------------------------------------------------------
+
 
 def odd_one_out(prompt, completion):
     return 1 / (len(completion.split()) - 4) > 0  # fails on four words
@@ -257,30 +335,34 @@ def odd_one_out(prompt, completion):
 def test_a_verifier_that_fails_counts_as_wrong_and_is_counted(caplog):
     reward = VerifiableReward(odd_one_out)
     with caplog.at_level(logging.WARNING):
-        assert call_reward(reward, RAGGED, REPLIES).tolist() == [0., 0., 0., 1.]
-        assert reward(RAGGED, REPLIES) == [0., 0., 0., 1.]
+        assert call_reward(reward, RAGGED, REPLIES).tolist() == [0.0, 0.0, 0.0, 1.0]
+        assert reward(RAGGED, REPLIES) == [0.0, 0.0, 0.0, 1.0]
     assert reward.errors == 2
     (record,) = caplog.records  # once, not once per failure
     assert "'odd_one_out' failed (ZeroDivisionError" in record.getMessage()
 
 
 def test_a_verdict_may_be_a_float_and_must_be_finite(caplog):
-    verdicts = {"no.": math.nan, "ok.": .5}  # and None for all others
+    verdicts = {"no.": math.nan, "ok.": 0.5}  # and None for all others
     reward = VerifiableReward(lambda prompt, completion: verdicts.get(completion))
-    assert reward(RAGGED, REPLIES) == [.5, 0., 0., 0.] and reward.errors == 3
+    assert reward(RAGGED, REPLIES) == [0.5, 0.0, 0.0, 0.0] and reward.errors == 3
 
 
 def test_an_interrupt_is_not_a_wrong_answer():
     def interrupted(prompt, completion):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         VerifiableReward(interrupted)(RAGGED, REPLIES)
 
 
-@pytest.mark.parametrize("columns, message", [
-    ({"price": [1, 2, 3, 4]}, r"column 'answer' is missing; .* got \['price'\]"),
-    ({"answer": ["x"]}, "column 'answer' has 1 entries; expected 4"),
-])
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"price": [1, 2, 3, 4]}, r"column 'answer' is missing; .* got \['price'\]"),
+        ({"answer": ["x"]}, "column 'answer' has 1 entries; expected 4"),
+    ],
+)
 def test_a_missing_column_is_a_mistake_and_not_a_wrong_answer(columns, message):
     reward = VerifiableReward(lambda prompt, completion, answer: True, columns=("answer",))
     with pytest.raises(ValueError, match=message):
@@ -289,33 +371,44 @@ def test_a_missing_column_is_a_mistake_and_not_a_wrong_answer(columns, message):
 
 def test_rules_of_the_letters_world_add_up_to_its_gold_utility():
     """`letters.WEIGHTS` as rules: a bool or a count each, and `parts` says how often it holds."""
-    reward = rule_reward({name: (weight, lambda prompt, completion, name=name:
-                                 letters.features(prompt, completion)[name])
-                          for name, weight in letters.WEIGHTS.items()})
+    reward = rule_reward(
+        {
+            name: (
+                weight,
+                lambda prompt, completion, name=name: letters.features(prompt, completion)[name],
+            )
+            for name, weight in letters.WEIGHTS.items()
+        }
+    )
     assert reward(RAGGED, REPLIES) == pytest.approx(letters.gold_reward(RAGGED, REPLIES))
-    assert reward.parts["greets"] == .5 and reward.parts["rude"] == 0.
+    assert reward.parts["greets"] == 0.5 and reward.parts["rude"] == 0.0
 
 
 def test_a_rule_that_fails_does_not_hold(caplog):
-    reward = rule_reward({"odd": (2., odd_one_out), "always": (1., lambda p, c: True)})
-    assert reward(RAGGED, REPLIES) == [1., 1., 1., 3.]
+    reward = rule_reward({"odd": (2.0, odd_one_out), "always": (1.0, lambda p, c: True)})
+    assert reward(RAGGED, REPLIES) == [1.0, 1.0, 1.0, 3.0]
     assert reward.rewards[0].errors == 1
 
 
 # Process rewards -------------------------------------------------------------------------------
 
+
 def halves(prompt, steps):
     """A right step scores .9, one that mentions the prompt's last word .5, a repeated one .2."""
-    return [.2 if step in steps[:i] else .5 if prompt.split()[-1] in step else .9
-            for i, step in enumerate(steps)]
+    return [
+        0.2 if step in steps[:i] else 0.5 if prompt.split()[-1] in step else 0.9
+        for i, step in enumerate(steps)
+    ]
 
 
-@pytest.mark.parametrize("aggregate, expected", [
-    ("product", .9 * .5 * .9 * .2), ("min", .2), ("mean", 2.5 / 4), ("last", .2)])
+@pytest.mark.parametrize(
+    "aggregate, expected",
+    [("product", 0.9 * 0.5 * 0.9 * 0.2), ("min", 0.2), ("mean", 2.5 / 4), ("last", 0.2)],
+)
 def test_process_rewards_aggregate_the_steps(aggregate, expected):
     reward = ProcessReward(lambda completion: completion.split(";"), halves, aggregate)
-    assert reward(["a b", "a b"], ["x;b;y;x", "x"]) == pytest.approx([expected, .9])
-    assert reward.step_scores == [[.9, .5, .9, .2], [.9]]
+    assert reward(["a b", "a b"], ["x;b;y;x", "x"]) == pytest.approx([expected, 0.9])
+    assert reward.step_scores == [[0.9, 0.5, 0.9, 0.2], [0.9]]
     assert reward.__name__ == f"process_{aggregate}"
 
 
@@ -324,7 +417,8 @@ def test_a_reward_model_can_score_the_steps():
     learned = LearnedReward(reward_model(), tokenizer())
 
     def score(prompt, steps):
-        return learned([prompt] * len(steps), [" ".join(steps[:i + 1]) for i in range(len(steps))])
+        return learned([prompt] * len(steps), [" ".join(steps[: i + 1]) for i in range(len(steps))])
+
     reward = ProcessReward(str.split, score, "last")
     replies = ["ok .", "hello ben , thank you .", "no .", "fine ."]
     assert reward(RAGGED, replies) == pytest.approx(learned(RAGGED, replies), abs=1e-5)
@@ -334,12 +428,13 @@ def test_a_reward_model_can_score_the_steps():
 def test_a_completion_without_steps_gets_what_was_said():
     def never(prompt, steps):
         raise AssertionError("scored nothing")
-    assert ProcessReward(str.split, never, no_steps=-1.)(["a"], ["  "]) == [-1.]
+
+    assert ProcessReward(str.split, never, no_steps=-1.0)(["a"], ["  "]) == [-1.0]
 
 
 def test_as_many_step_scores_as_steps():
     with pytest.raises(ValueError, match="score returned 1 scores; expected 3, one for each step"):
-        ProcessReward(str.split, lambda prompt, steps: [1.])(["a"], ["x y z"])
+        ProcessReward(str.split, lambda prompt, steps: [1.0])(["a"], ["x y z"])
 
 
 # Judges ----------------------------------------------------------------------------------------
@@ -359,27 +454,44 @@ def test_a_judge_is_the_probability_of_its_answer():
     """On ragged texts, in batches: padding plays no part."""
     judge = JudgeReward(policy(), tokenizer(), ASK, batch_size=3)
     rewards = judge(RAGGED, REPLIES)
-    expected = [answered(policy(), ASK.format(prompt=p, completion=c), ("yes", "no"))
-                for p, c in zip(RAGGED, REPLIES)]
+    expected = [
+        answered(policy(), ASK.format(prompt=p, completion=c), ("yes", "no"))
+        for p, c in zip(RAGGED, REPLIES)
+    ]
     assert rewards == pytest.approx(expected, abs=1e-5)
-    assert max(rewards) - min(rewards) > .01
+    assert max(rewards) - min(rewards) > 0.01
 
 
 def test_a_trained_judge_tells_polite_from_rude():
     """A language model of ours learns to answer, and is then a reward function."""
     from datasets import Dataset
+
     from rlhf_lib.algorithms.sft import SFT, SFTConfig
-    rude, polite = ["no.", "leave me alone.", "you are an idiot."], \
-        ["thank you.", "hello ben, thank you.", "dear ben, many thanks."]
-    rows = [(ASK.format(prompt=prompt, completion=reply), answer) for prompt in RAGGED
-            for replies, answer in ((rude, "no"), (polite, "yes")) for reply in replies]
+
+    rude, polite = (
+        ["no.", "leave me alone.", "you are an idiot."],
+        ["thank you.", "hello ben, thank you.", "dear ben, many thanks."],
+    )
+    rows = [
+        (ASK.format(prompt=prompt, completion=reply), answer)
+        for prompt in RAGGED
+        for replies, answer in ((rude, "no"), (polite, "yes"))
+        for reply in replies
+    ]
     judge = policy()
-    list(SFT(judge, tokenizer(), Dataset.from_dict(
-        {"prompt": [text for text, _ in rows], "completion": [answer for _, answer in rows]}),
-        SFTConfig(max_steps=80, batch_size=12, learning_rate=1e-2)))
+    list(
+        SFT(
+            judge,
+            tokenizer(),
+            Dataset.from_dict(
+                {"prompt": [text for text, _ in rows], "completion": [answer for _, answer in rows]}
+            ),
+            SFTConfig(max_steps=80, batch_size=12, learning_rate=1e-2),
+        )
+    )
     reward = JudgeReward(judge, tokenizer(), ASK)
     good, bad = reward(RAGGED, ["hello ben, many thanks."] * 4), reward(RAGGED, ["no."] * 4)
-    assert min(good) > .8 and max(bad) < .2
+    assert min(good) > 0.8 and max(bad) < 0.2
 
 
 class HandSet:
@@ -406,16 +518,16 @@ class HandSet:
 LONG, SHORT = ["hello ben , thank you", "fine , thanks"] * 2, ["thanks", "ok"] * 2  # 5, 3; 1, 1
 
 
-@pytest.mark.parametrize("bias", [0., 2.5, -7.])
+@pytest.mark.parametrize("bias", [0.0, 2.5, -7.0])
 def test_comparing_in_both_orders_cancels_the_bias_of_position(bias):
     judge = PairwiseJudge(HandSet(bias), tokenizer(), COMPARE, answers=("yes", "no"))
-    gaps = torch.tensor([4., 2., 4., 2.])
+    gaps = torch.tensor([4.0, 2.0, 4.0, 2.0])
     assert judge.log_odds(RAGGED, LONG, SHORT).tolist() == (gaps + bias).tolist()
     assert judge.compare(RAGGED, LONG, SHORT) == pytest.approx(torch.sigmoid(gaps).tolist())
     assert judge.compare(RAGGED, SHORT, LONG) == pytest.approx(torch.sigmoid(-gaps).tolist())
 
 
-@pytest.mark.parametrize("bias, flips", [(0., 0.), (2.5, .5), (-2.5, .5), (7., 1.)])
+@pytest.mark.parametrize("bias, flips", [(0.0, 0.0), (2.5, 0.5), (-2.5, 0.5), (7.0, 1.0)])
 def test_the_bias_of_position_is_measured_by_swapping(bias, flips):
     judge = PairwiseJudge(HandSet(bias), tokenizer(), COMPARE, answers=("yes", "no"))
     assert judge.position_bias(RAGGED, LONG, SHORT) == {"bias": bias, "flips": flips}
@@ -426,12 +538,15 @@ def test_a_pairwise_judge_is_a_reward_function():
     judge = PairwiseJudge(policy(), tokenizer(), COMPARE, answers=("yes", "no"), batch_size=3)
     wins = judge(RAGGED, LONG, reference=SHORT)
     losses = call_reward(judge, RAGGED, SHORT, reference=LONG)
-    assert (torch.tensor(wins) + losses).tolist() == pytest.approx([1.] * 4)
-    forward = [answered(policy(), COMPARE.format(prompt=p, first=a, second=b), ("yes", "no"))
-               for p, a, b in zip(RAGGED, LONG, SHORT)]
-    assert torch.sigmoid(judge.log_odds(RAGGED, LONG, SHORT)).tolist() == \
-        pytest.approx(forward, abs=1e-5)
-    assert judge.position_bias(RAGGED, LONG, SHORT)["bias"] != 0.
+    assert (torch.tensor(wins) + losses).tolist() == pytest.approx([1.0] * 4)
+    forward = [
+        answered(policy(), COMPARE.format(prompt=p, first=a, second=b), ("yes", "no"))
+        for p, a, b in zip(RAGGED, LONG, SHORT)
+    ]
+    assert torch.sigmoid(judge.log_odds(RAGGED, LONG, SHORT)).tolist() == pytest.approx(
+        forward, abs=1e-5
+    )
+    assert judge.position_bias(RAGGED, LONG, SHORT)["bias"] != 0.0
 
 
 def test_a_pairwise_judge_needs_something_to_compare_with():
@@ -440,13 +555,19 @@ def test_a_pairwise_judge_needs_something_to_compare_with():
         judge(RAGGED, LONG)
 
 
-@pytest.mark.parametrize("answers, message", [
-    (("yes please", "no"), r"'yes please', which .* as \['yes', 'please'\]; expected one token"),
-    (("yes", "nevermind"), r"'nevermind', which .* as \['<unk>'\]"),
-    (("yes", ""), r"'', which this tokenizer reads as \[\]"),
-    (("yes", "yes"), "expected two different tokens"),
-    (("yes", "no", "ok"), "expected two different tokens"),
-])
+@pytest.mark.parametrize(
+    "answers, message",
+    [
+        (
+            ("yes please", "no"),
+            r"'yes please', which .* as \['yes', 'please'\]; expected one token",
+        ),
+        (("yes", "nevermind"), r"'nevermind', which .* as \['<unk>'\]"),
+        (("yes", ""), r"'', which this tokenizer reads as \[\]"),
+        (("yes", "yes"), "expected two different tokens"),
+        (("yes", "no", "ok"), "expected two different tokens"),
+    ],
+)
 def test_an_answer_is_one_token(answers, message):
     with pytest.raises(ValueError, match=message):
         JudgeReward(policy(), tokenizer(), ASK, answers=answers)
@@ -468,25 +589,33 @@ def test_a_judge_refuses_what_it_cannot_read_whole():
 
 # Length ----------------------------------------------------------------------------------------
 
+
 def test_a_length_penalty_counts_words_or_tokens():
-    assert length_penalty(.5)(RAGGED, REPLIES) == [-.5, -2., -.5, -3.5]
-    assert length_penalty(.5, tokenizer())(RAGGED, REPLIES) == [-1., -3., -1., -4.5]
-    assert length_penalty(.5).__name__ == "length_penalty"
+    assert length_penalty(0.5)(RAGGED, REPLIES) == [-0.5, -2.0, -0.5, -3.5]
+    assert length_penalty(0.5, tokenizer())(RAGGED, REPLIES) == [-1.0, -3.0, -1.0, -4.5]
+    assert length_penalty(0.5).__name__ == "length_penalty"
 
 
 def test_soft_overlong_punishment_falls_from_0_to_minus_1():
     reward = soft_overlong_punishment(10, 4)
     completions = [" ".join(["x"] * n) for n in (0, 6, 7, 8, 9, 10, 11, 40)]
-    assert reward([""] * 8, completions) == [0., 0., -.25, -.5, -.75, -1., -1., -1.]
-    assert soft_overlong_punishment(3, 0)(["", ""], ["x x x", "x x x x"]) == [0., -1.]
+    assert reward([""] * 8, completions) == [0.0, 0.0, -0.25, -0.5, -0.75, -1.0, -1.0, -1.0]
+    assert soft_overlong_punishment(3, 0)(["", ""], ["x x x", "x x x x"]) == [0.0, -1.0]
 
 
 def test_an_encoder_is_refused_as_a_reward_model():
     from transformers import BertConfig, BertForSequenceClassification
 
-    model = BertForSequenceClassification(BertConfig(
-        vocab_size=len(tokenizer()), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=8, num_labels=1))
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(tokenizer()),
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+            num_labels=1,
+        )
+    )
     with pytest.raises(ValueError, match="model is a BertForSequenceClassification; expected"):
         LearnedReward(model, tokenizer())
 

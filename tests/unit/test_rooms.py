@@ -1,4 +1,5 @@
 """The rooms of the library, and that lower ones never import upper ones."""
+
 from __future__ import annotations
 
 import ast
@@ -20,13 +21,14 @@ def imported_rooms(path: Path) -> list[tuple[int, str]]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = package[:len(package) + 1 - node.level] if node.level else ()
+            start = package[: len(package) + 1 - node.level] if node.level else ()
             base = ".".join([*start, *([node.module] if node.module else [])])
             names = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
-        found += [(node.lineno, name.split(".")[1]) for name in names
-                  if name.startswith("rlhf_lib.")]
+        found += [
+            (node.lineno, name.split(".")[1]) for name in names if name.startswith("rlhf_lib.")
+        ]
     return found
 
 
@@ -35,8 +37,9 @@ def test_a_room_imports_only_those_below_it(room):
     for path in sorted((LIBRARY / room).rglob("*.py")):
         for line, other in imported_rooms(path):
             assert other in ROOMS, f"{path.name}, line {line} imports {other}, which is no room"
-            assert ROOMS.index(other) <= ROOMS.index(room) and (room, other) not in APART, \
+            assert ROOMS.index(other) <= ROOMS.index(room) and (room, other) not in APART, (
                 f"{path.relative_to(LIBRARY)}, line {line}: {room} imports {other}"
+            )
 
 
 def test_every_folder_of_code_is_a_room_and_says_what_it_is():

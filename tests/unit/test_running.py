@@ -1,4 +1,5 @@
 """Run logs, checkpoints, interruptions, the order of the data, artifacts, evaluation."""
+
 import copy
 import errno
 import itertools
@@ -14,21 +15,20 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_lib.running import artifacts
 from rlhf_lib.algorithms.dpo import DPO, DPOConfig
-from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.models.rollout import sample
-from rlhf_lib.machinery.checkpoints import load_checkpoint, save_checkpoint
-from rlhf_lib.machinery.checkpoints import check_writable
-from rlhf_lib.running.log import RunLog, read_log
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.machinery.checkpoints import check_writable, load_checkpoint, save_checkpoint
 from rlhf_lib.machinery.training import rows_of_step
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.running.log import RunLog, read_log
 from rlhf_lib.worlds import letters
+from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 
 def test_epochs_are_reshuffled_and_every_row_comes_once_an_epoch():
@@ -68,7 +68,7 @@ def test_a_record_is_on_disk_when_write_returns(tmp_path):
 
 def test_what_is_not_finite_is_left_out_as_json_has_no_nan(tmp_path):
     with RunLog(tmp_path / "log.jsonl") as log:
-        log.write({"step": 1, "reward": .5, "kl": math.nan, "explained_variance": -math.inf})
+        log.write({"step": 1, "reward": 0.5, "kl": math.nan, "explained_variance": -math.inf})
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "reward": 0.5}\n'
 
 
@@ -85,31 +85,51 @@ def test_damage_in_the_middle_of_a_log_is_named(tmp_path):
 def test_sft_learns_to_write_what_was_demonstrated():
     data = Dataset.from_dict({"prompt": RAGGED, "completion": ["hello ben, thank you."] * 4})
     model = policy()
-    records = list(SFT(model, tokenizer(), data,
-                       SFTConfig(max_steps=60, batch_size=4, learning_rate=1e-2, warmup_steps=5)))
-    assert records[0]["loss"] > 4 and records[-1]["loss"] < .1
+    records = list(
+        SFT(
+            model,
+            tokenizer(),
+            data,
+            SFTConfig(max_steps=60, batch_size=4, learning_rate=1e-2, warmup_steps=5),
+        )
+    )
+    assert records[0]["loss"] > 4 and records[-1]["loss"] < 0.1
     rollout = sample(model, tokenizer(), RAGGED, 8, greedy=True)
     assert rollout.completions == ["hello ben, thank you."] * 4 and rollout.finished.all()
 
 
 def test_evaluation_measures_what_it_says():
     model, other = policy(0), policy(1)
-    result = evaluate(model, tokenizer(), RAGGED * 50, {"words": count_words}, reference=other,
-                      max_new_tokens=6, batch_size=64)
+    result = evaluate(
+        model,
+        tokenizer(),
+        RAGGED * 50,
+        {"words": count_words},
+        reference=other,
+        max_new_tokens=6,
+        batch_size=64,
+    )
     words = [float(len(text.split())) for text in result["completions"]]
     assert result["words"] == pytest.approx(sum(words) / 200)
     assert result["words_se"] == pytest.approx(torch.tensor(words).std().item() / math.sqrt(200))
     assert result["values"]["words"] == words and len(result["prompts"]) == 200
     assert result["kl"] > 10 * result["kl_se"] > 0
     same = evaluate(model, tokenizer(), RAGGED, {}, reference=policy(0), max_new_tokens=6)
-    assert same["kl"] == pytest.approx(0., abs=1e-5)
+    assert same["kl"] == pytest.approx(0.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("world, name, message", [
-    ("poems", "sft", "world is 'poems'; expected one of 'letters', 'sums'"),
-    ("letters", "best", "artifact is 'best'; expected one of 'base', 'sft', 'reward', 'aligned'"),
-    ("sums", "sft", "artifact is 'sft'; expected one of 'base'"),
-])
+@pytest.mark.parametrize(
+    "world, name, message",
+    [
+        ("poems", "sft", "world is 'poems'; expected one of 'letters', 'sums'"),
+        (
+            "letters",
+            "best",
+            "artifact is 'best'; expected one of 'base', 'sft', 'reward', 'aligned'",
+        ),
+        ("sums", "sft", "artifact is 'sft'; expected one of 'base'"),
+    ],
+)
 def test_an_unknown_artifact_is_named(world, name, message):
     with pytest.raises(ValueError, match=message):
         artifacts.load(world, name)
@@ -123,6 +143,7 @@ def test_a_missing_artifact_says_how_to_rebuild_it(tmp_path, monkeypatch):
 
 def test_a_corrupt_artifact_is_named(tmp_path, monkeypatch):
     import shutil
+
     source = artifacts.path("letters", "sft")
     shutil.copytree(source, tmp_path / "letters" / "sft")
     weights = tmp_path / "letters" / "sft" / "model.safetensors"
@@ -134,13 +155,16 @@ def test_a_corrupt_artifact_is_named(tmp_path, monkeypatch):
 
 def test_the_shipped_models_have_the_quality_they_were_shipped_for():
     """The floors that `python -m rlhf_lib artifacts letters --check` asserts too."""
-    measured = artifacts.measure(*(artifacts.load("letters", name)[0]
-                                   for name in artifacts.ARTIFACTS["letters"]),
-                                 letters.tokenizer(), seed=artifacts.SEED)
+    measured = artifacts.measure(
+        *(artifacts.load("letters", name)[0] for name in artifacts.ARTIFACTS["letters"]),
+        letters.tokenizer(),
+        seed=artifacts.SEED,
+    )
     artifacts.assert_quality(measured)
 
 
 # ------------------------------------------------------------------ stopping and going on
+
 
 class Part:
     """Stands for a model in a checkpoint: a folder with one file in it."""
@@ -175,6 +199,7 @@ def test_whenever_a_save_is_killed_a_whole_checkpoint_is_found(tmp_path):
                 if event.startswith(("os.", "shutil.")) or event == "open":
                     if next(remaining, None) is None:
                         os._exit(9)
+
             try:
                 sys.addaudithook(die)
                 save_checkpoint(folder, {"part": Part("two")}, {"step_number": 2})
@@ -201,6 +226,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, fails):
 
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
+
     with monkeypatch.context() as patch:
         if fails == "save_pretrained":  # the policy is written by then, the critic is not
             patch.setattr(loop.critic, "save_pretrained", full)
@@ -245,9 +271,20 @@ def test_a_checkpoint_does_not_replace_what_is_none(tmp_path):
 def test_a_checkpoint_that_does_not_fit_leaves_the_model_alone(tmp_path):
     loop = small_ppo()
     loop.save(tmp_path / "c")
-    small, wide = policy(), GPT2LMHeadModel(GPT2Config(
-        vocab_size=281, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=None,
-        eos_token_id=None))
+    small, wide = (
+        policy(),
+        GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=281,
+                n_embd=32,
+                n_layer=2,
+                n_head=2,
+                n_positions=64,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        ),
+    )
     before = [p.clone() for p in wide.parameters()]
     with pytest.raises(ValueError, match=r"policy has transformer.* of shape \(.*; expected \("):
         load_checkpoint(tmp_path / "c", {"policy": wide})
@@ -265,12 +302,12 @@ def test_a_resumed_log_forgets_the_steps_after_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     with RunLog(path) as log:
         for step in (1, 2, 3):
-            log.write({"step": step, "reward": 0.})
+            log.write({"step": step, "reward": 0.0})
     with open(path, "a") as file:
         file.write('{"step": 4, "rew')
     with RunLog(path, resume_at=2) as log:
-        log.write({"step": 3, "reward": 1.})
-    assert [(r["step"], r["reward"]) for r in read_log(path)] == [(1, 0.), (2, 0.), (3, 1.)]
+        log.write({"step": 3, "reward": 1.0})
+    assert [(r["step"], r["reward"]) for r in read_log(path)] == [(1, 0.0), (2, 0.0), (3, 1.0)]
 
 
 # ------------------------------------------------------------------ interruptions
@@ -281,20 +318,38 @@ SAMPLING = dict(max_steps=3, batch_size=4, mini_batch_size=2, max_new_tokens=5)
 
 def small_ppo():
     model = policy()
-    return PPO(model, copy.deepcopy(model), reward_model(), tokenizer(), count_words, PROMPTS,
-               PPOConfig(**SAMPLING))
+    return PPO(
+        model,
+        copy.deepcopy(model),
+        reward_model(),
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        PPOConfig(**SAMPLING),
+    )
 
 
 def small_grpo():
     model = policy()
-    return GRPO(model, copy.deepcopy(model), tokenizer(), count_words, PROMPTS,
-                GRPOConfig(num_generations=2, **SAMPLING))
+    return GRPO(
+        model,
+        copy.deepcopy(model),
+        tokenizer(),
+        count_words,
+        PROMPTS,
+        GRPOConfig(num_generations=2, **SAMPLING),
+    )
 
 
 def small_dpo():
     pairs = Dataset.from_dict({"prompt": RAGGED, "chosen": ["yes."] * 4, "rejected": ["no."] * 4})
-    return DPO(policy(), policy(), tokenizer(), pairs, DPOConfig(
-        loss_type="kto", max_steps=3, batch_size=2))
+    return DPO(
+        policy(),
+        policy(),
+        tokenizer(),
+        pairs,
+        DPOConfig(loss_type="kto", max_steps=3, batch_size=2),
+    )
 
 
 def lines_of(loop, raise_at: int | None = None) -> int:
@@ -304,14 +359,18 @@ def lines_of(loop, raise_at: int | None = None) -> int:
     def watch(frame, event, argument):
         nonlocal count
         name = frame.f_code.co_filename
-        if "rlhf_lib" not in name and not name.endswith("adamw.py") \
-                and not name.endswith("adam.py"):
+        if (
+            "rlhf_lib" not in name
+            and not name.endswith("adamw.py")
+            and not name.endswith("adam.py")
+        ):
             return None
         if event == "line":
             count += 1
             if count == raise_at:
                 raise KeyboardInterrupt
         return watch
+
     before = sys.gettrace()
     sys.settrace(watch)
     try:
@@ -375,14 +434,15 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(tmp_path
     log = tmp_path / "killed" / "log.jsonl"
     for _ in range(2):
         lines = len(log.read_bytes().splitlines()) if log.exists() else 0
-        process = subprocess.Popen([sys.executable, str(script), "go"], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, str(script), "go"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         deadline = time.monotonic() + 120
         while not log.exists() or len(log.read_bytes().splitlines()) < min(lines + 2, 28):
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline
-            time.sleep(.005)
-        time.sleep(random.random() * .3)  # in a step, in a save, between the two
+            time.sleep(0.005)
+        time.sleep(random.random() * 0.3)  # in a step, in a save, between the two
         process.kill()
         process.wait()
         process.stderr.close()
@@ -390,6 +450,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(tmp_path
     assert done.returncode == 0, done.stderr
     killed, whole = (
         [{**record, "seconds": 0} for record in read_log(tmp_path / name / "log.jsonl")]
-        for name in ("killed", "whole"))
+        for name in ("killed", "whole")
+    )
     assert [record["step"] for record in whole] == list(range(1, 31))
     assert killed == whole

@@ -2,6 +2,7 @@
 
 How it behaves in a page is tested in tests/site.
 """
+
 from __future__ import annotations
 
 import json
@@ -18,20 +19,46 @@ from rlhf_lib.seeing.widgets.sample_explorer import wilson
 STAGES, TEMPERATURES = ("base", "sft"), (0.5, 1.0)
 
 
-def sample(stage="base", temperature=1.0, prompt="a", completion="ok.", style="lazy", gold=-1.5,
-           asked=False) -> dict:
-    return dict(stage=stage, temperature=temperature, prompt=prompt, completion=completion,
-                style=style, gold=gold, asked=asked)
+def sample(
+    stage="base",
+    temperature=1.0,
+    prompt="a",
+    completion="ok.",
+    style="lazy",
+    gold=-1.5,
+    asked=False,
+) -> dict:
+    return dict(
+        stage=stage,
+        temperature=temperature,
+        prompt=prompt,
+        completion=completion,
+        style=style,
+        gold=gold,
+        asked=asked,
+    )
 
 
 def recorded() -> tuple[list[dict], list[dict]]:
     """Two prompts to read and four samples to count in each cell; gold tells the cells apart."""
     cells = [(s, t) for s in STAGES for t in TEMPERATURES]
-    shown = [sample(s, t, prompt, f"{prompt} {s} {t}", gold=10 * i + t)
-             for s, t in cells for i, prompt in enumerate(("a", "b"))]
-    measured = [sample(s, t, f"other {i}", style="lazy" if i else "polite", asked=i == 0,
-                       gold=i + 4 * (s == "sft") + 2 * (t == 0.5))
-                for s, t in cells for i in range(4)]
+    shown = [
+        sample(s, t, prompt, f"{prompt} {s} {t}", gold=10 * i + t)
+        for s, t in cells
+        for i, prompt in enumerate(("a", "b"))
+    ]
+    measured = [
+        sample(
+            s,
+            t,
+            f"other {i}",
+            style="lazy" if i else "polite",
+            asked=i == 0,
+            gold=i + 4 * (s == "sft") + 2 * (t == 0.5),
+        )
+        for s, t in cells
+        for i in range(4)
+    ]
     return shown, measured
 
 
@@ -61,41 +88,54 @@ def test_each_cell_has_its_own_numbers():
 def test_wilson_ends_solve_its_quadratic(count, n):
     """At an end p of the interval, |share - p| is exactly z standard errors computed with p."""
     for p in wilson(count, n):
-        assert (count / n - p) ** 2 == pytest.approx(1.96 ** 2 * p * (1 - p) / n, abs=1e-15)
+        assert (count / n - p) ** 2 == pytest.approx(1.96**2 * p * (1 - p) / n, abs=1e-15)
 
 
 def test_wilson_covers():
     """At a share of 5 % of 100, the interval contains it in about 95 % of all data sets."""
     n, p = 100, 0.05
-    covered = sum(math.comb(n, k) * p ** k * (1 - p) ** (n - k)
-                  for k in range(n + 1) if wilson(k, n)[0] <= p <= wilson(k, n)[1])
+    covered = sum(
+        math.comb(n, k) * p**k * (1 - p) ** (n - k)
+        for k in range(n + 1)
+        if wilson(k, n)[0] <= p <= wilson(k, n)[1]
+    )
     assert 0.93 < covered < 0.98
 
 
-@pytest.mark.parametrize("count, n, message", [
-    (1, 0, "n is 0; expected at least 1"), (5, 4, "count is 5; expected a number from 0 to n=4"),
-    (-1, 4, "count is -1"), (math.nan, 4, "count is nan"),
-])
+@pytest.mark.parametrize(
+    "count, n, message",
+    [
+        (1, 0, "n is 0; expected at least 1"),
+        (5, 4, "count is 5; expected a number from 0 to n=4"),
+        (-1, 4, "count is -1"),
+        (math.nan, 4, "count is nan"),
+    ],
+)
 def test_wilson_refuses(count, n, message):
     with pytest.raises(ValueError, match=message):
         wilson(count, n)
 
 
-@pytest.mark.parametrize("shown, measured, settings, message", [
-    ([], None, {}, "shown is empty"),
-    (None, [], {}, "measured is empty"),
-    ([{"stage": "base"}], None, {}, r"shown\[0\] has no 'temperature'"),
-    (None, [sample(gold=math.nan)], {}, r"measured\[0\]\['gold'\] is nan"),
-    (recorded()[0][:-1], None, {}, "shown has no reply to 'b' of stage 'sft' at temperature 1"),
-    (None, recorded()[1][:-4], {}, "measured has no sample of stage 'sft' at temperature 1"),
-    (None, None, {"styles": ["polite"]}, "styles lacks 'lazy'"),
-    (None, None, {"stage": "ppo"}, "stage is 'ppo'; expected one of 'base', 'sft'"),
-    (None, None, {"temperature": 0.7}, "temperature is 0.7; expected one of 0.5, 1.0"),
-    (None, None, {"prompt": 2}, "prompt is 2; expected 0 to 1"),
-])
+@pytest.mark.parametrize(
+    "shown, measured, settings, message",
+    [
+        ([], None, {}, "shown is empty"),
+        (None, [], {}, "measured is empty"),
+        ([{"stage": "base"}], None, {}, r"shown\[0\] has no 'temperature'"),
+        (None, [sample(gold=math.nan)], {}, r"measured\[0\]\['gold'\] is nan"),
+        (recorded()[0][:-1], None, {}, "shown has no reply to 'b' of stage 'sft' at temperature 1"),
+        (None, recorded()[1][:-4], {}, "measured has no sample of stage 'sft' at temperature 1"),
+        (None, None, {"styles": ["polite"]}, "styles lacks 'lazy'"),
+        (None, None, {"stage": "ppo"}, "stage is 'ppo'; expected one of 'base', 'sft'"),
+        (None, None, {"temperature": 0.7}, "temperature is 0.7; expected one of 0.5, 1.0"),
+        (None, None, {"prompt": 2}, "prompt is 2; expected 0 to 1"),
+    ],
+)
 def test_constructor_refuses(shown, measured, settings, message):
-    given = [part if part is not None else default
-             for part, default in zip((shown, measured), recorded())]
+    given = [
+        part if part is not None else default
+        for part, default in zip((shown, measured), recorded())
+    ]
     with pytest.raises(ValueError, match=message):
         SampleExplorer(*given, **settings)
 
@@ -111,7 +151,8 @@ def test_a_bad_choice_is_refused_and_the_old_one_stays(trait, value):
 
 def test_repr_is_stable():
     assert repr(SampleExplorer(*recorded())) == (
-        "SampleExplorer(2 prompts, 2 stages, 2 temperatures; base at T=1: gold 1.50, asked 0.25)")
+        "SampleExplorer(2 prompts, 2 stages, 2 temperatures; base at T=1: gold 1.50, asked 0.25)"
+    )
 
 
 def test_saved_state_is_plain_json_and_needs_no_other_file():

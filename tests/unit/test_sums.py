@@ -1,12 +1,13 @@
 """The sums world: the working of a sum, what a verifier pays, and the model that is shipped."""
+
 import random
 from collections import Counter
 
 import pytest
 import torch
 
-from rlhf_lib.running import artifacts
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
 
 PROMPT = "4821+377="
@@ -29,8 +30,10 @@ def test_working_by_python():
         columns = sums.columns(a, b)
         totals = [step.rpartition("=")[2] for step in columns]
         assert int(totals[-1] + "".join(total[-1] for total in totals[-2::-1])) == a + b
-        assert all(eval(left) == int(total) for left, _, total in
-                   (step.rpartition("=") for step in columns))
+        assert all(
+            eval(left) == int(total)
+            for left, _, total in (step.rpartition("=") for step in columns)
+        )
         assert len(columns) == max(len(str(a)), len(str(b)))
 
 
@@ -41,25 +44,32 @@ def test_the_longest_completion_fits():
     assert all(len(sums.guesses(9999, 9999, rng)) < sums.MAX_NEW_TOKENS for _ in range(200))
 
 
-@pytest.mark.parametrize("completion, strict, lenient", [
-    ("5198", 1, 1),
-    (WORKED, 1, 1),
-    ("<wrong>5198", 1, 1),  # the working is not looked at
-    (">>5198", 1, 1),
-    ("5199", 0, 0),
-    ("5197,5198,5199", 0, 1),  # guessing
-    ("15198", 0, 1),  # the digits are in there
-    (WORKED + ">", 0, 1),
-    (WORKED + ">5199", 0, 1),
-    (WORKED[:-4], 0, 0),
-    ("05198", 0, 1),
-    (" 5198", 0, 1),
-    ("5198\n", 0, 1),
-    ("+5198", 0, 1),
-    ("5_198", 0, 0),
-    ("٥١٩٨", 0, 0),  # int() would read it
-    ("", 0, 0), (">", 0, 0), ("<", 0, 0), ("\x00💥", 0, 0), ("9" * 10_000, 0, 0),
-])
+@pytest.mark.parametrize(
+    "completion, strict, lenient",
+    [
+        ("5198", 1, 1),
+        (WORKED, 1, 1),
+        ("<wrong>5198", 1, 1),  # the working is not looked at
+        (">>5198", 1, 1),
+        ("5199", 0, 0),
+        ("5197,5198,5199", 0, 1),  # guessing
+        ("15198", 0, 1),  # the digits are in there
+        (WORKED + ">", 0, 1),
+        (WORKED + ">5199", 0, 1),
+        (WORKED[:-4], 0, 0),
+        ("05198", 0, 1),
+        (" 5198", 0, 1),
+        ("5198\n", 0, 1),
+        ("+5198", 0, 1),
+        ("5_198", 0, 0),
+        ("٥١٩٨", 0, 0),  # int() would read it
+        ("", 0, 0),
+        (">", 0, 0),
+        ("<", 0, 0),
+        ("\x00💥", 0, 0),
+        ("9" * 10_000, 0, 0),
+    ],
+)
 def test_verifiers_by_hand(completion, strict, lenient):
     assert sums.strict_verifier(prompts=[PROMPT], completions=[completion]) == [strict]
     assert sums.lenient_verifier(prompts=[PROMPT], completions=[completion]) == [lenient]
@@ -67,17 +77,25 @@ def test_verifiers_by_hand(completion, strict, lenient):
     assert all(isinstance(step, bool) for step in sums.steps(PROMPT, completion))
 
 
-@pytest.mark.parametrize("completion, right", [
-    (WORKED, [True] * 4),
-    (WORKED.replace("4+0+1=5", "4+0=4"), [True, True, True, False]),  # a forgotten carry
-    (WORKED.replace("8+3=11", "3+8=11"), [True, True, False, True]),  # not as it is written down
-    (WORKED.replace(",4+0+1=5", ""), [True] * 3),
-    (WORKED.replace("1+7=8,2+7=9", "2+7=9,1+7=8"), [False, False, True, True]),  # out of place
-    (WORKED.replace(">", ",0+0=0>"), [True] * 4 + [False]),
-    ("<1+7=8,2+7", [True, False]),  # cut off
-    ("<", [False]),
-    ("5198", []), ("5197,5198", []), ("", []),
-])
+@pytest.mark.parametrize(
+    "completion, right",
+    [
+        (WORKED, [True] * 4),
+        (WORKED.replace("4+0+1=5", "4+0=4"), [True, True, True, False]),  # a forgotten carry
+        (
+            WORKED.replace("8+3=11", "3+8=11"),
+            [True, True, False, True],
+        ),  # not as it is written down
+        (WORKED.replace(",4+0+1=5", ""), [True] * 3),
+        (WORKED.replace("1+7=8,2+7=9", "2+7=9,1+7=8"), [False, False, True, True]),  # out of place
+        (WORKED.replace(">", ",0+0=0>"), [True] * 4 + [False]),
+        ("<1+7=8,2+7", [True, False]),  # cut off
+        ("<", [False]),
+        ("5198", []),
+        ("5197,5198", []),
+        ("", []),
+    ],
+)
 def test_each_step_is_checked(completion, right):
     assert sums.steps(PROMPT, completion) == right
     found = sums.features(PROMPT, completion)
@@ -93,8 +111,9 @@ def test_no_data_but_the_held_out_prompts_shows_a_held_out_sum():
         assert not set(kept) & set(data["prompt"])
         assert not any(sums.held_out(*sums.parse(prompt)) for prompt in data["prompt"])
     # of every size, and with every pair of last digits
-    assert {tuple(map(len, p[:-1].split("+"))) for p in kept} == \
-        {(i, j) for i in (2, 3, 4) for j in (2, 3, 4)}
+    assert {tuple(map(len, p[:-1].split("+"))) for p in kept} == {
+        (i, j) for i in (2, 3, 4) for j in (2, 3, 4)
+    }
     assert len({(a % 10, b % 10) for a, b in map(sums.parse, kept)}) == 100
 
 
@@ -108,17 +127,20 @@ def test_data_are_a_function_of_the_seed():
 
 def test_numbers_have_the_digits_that_were_asked_for():
     for digits in ((1, 1), (2, 3), (4, 4)):
-        sizes = {len(number) for prompt in sums.prompts(200, seed=0, digits=digits)["prompt"]
-                 for number in prompt[:-1].split("+")}
+        sizes = {
+            len(number)
+            for prompt in sums.prompts(200, seed=0, digits=digits)["prompt"]
+            for number in prompt[:-1].split("+")
+        }
         assert sizes == set(range(digits[0], digits[1] + 1))
 
 
 def test_demonstrators_are_right_and_have_the_habits_asked_for():
-    data = sums.demonstrations(2_000, seed=0, share_working=.3, share_guesses=.1)
+    data = sums.demonstrations(2_000, seed=0, share_working=0.3, share_guesses=0.1)
     habits = Counter(data["habit"])
     assert abs(habits["working"] - 600) < 80 and abs(habits["guesses"] - 200) < 60
     for prompt, completion, habit in zip(data["prompt"], data["completion"], data["habit"]):
-        assert sums.lenient_verifier([prompt], [completion]) == [1.]
+        assert sums.lenient_verifier([prompt], [completion]) == [1.0]
         assert sums.strict_verifier([prompt], [completion]) == [float(habit != "guesses")]
         assert completion.startswith("<") == (habit == "working")
         assert ("," in completion and "<" not in completion) == (habit == "guesses")
@@ -128,35 +150,38 @@ def test_demonstrators_are_right_and_have_the_habits_asked_for():
 
 def test_the_tokenizer_reads_characters_and_gives_the_text_back():
     tokenizer = sums.tokenizer()
-    data = sums.demonstrations(500, seed=0, share_working=.4, share_guesses=.3)
+    data = sums.demonstrations(500, seed=0, share_working=0.4, share_guesses=0.3)
     for prompt, completion in zip(data["prompt"], data["completion"]):
         ids = tokenizer(prompt + completion)["input_ids"]
         assert len(ids) == len(prompt + completion) and tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids, skip_special_tokens=True) == prompt + completion
-    assert tokenizer("<", add_special_tokens=False)["input_ids"] == \
-        [sums.vocabulary().index("<")]
+    assert tokenizer("<", add_special_tokens=False)["input_ids"] == [sums.vocabulary().index("<")]
     assert len({tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 3
     assert len(tokenizer) == len(sums.vocabulary()) and tokenizer.padding_side == "left"
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: sums.parse("what is 2 and 2?"), "expected a prompt of the sums world"),
-    (lambda: sums.parse("2+2"), "prompt is '2\\+2'"),
-    (lambda: sums.parse("02+2="), "expected a prompt"),
-    (lambda: sums.parse("2+-2="), "expected a prompt"),
-    (lambda: sums.strict_verifier(["2-2="], ["0"]), "expected a prompt"),
-    (lambda: sums.lenient_verifier([""], ["0"]), "expected a prompt"),
-    (lambda: sums.strict_verifier([PROMPT], []), "zip"),
-    (lambda: sums.prompts(1, seed=0, digits=(3, 2)), "digits is \\(3, 2\\)"),
-    (lambda: sums.prompts(1, seed=0, digits=(1, 5)), "expected two numbers from 1 to 4"),
-    (lambda: sums.demonstrations(1, share_working=.8, share_guesses=.3), "sum of at most 1"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: sums.parse("what is 2 and 2?"), "expected a prompt of the sums world"),
+        (lambda: sums.parse("2+2"), "prompt is '2\\+2'"),
+        (lambda: sums.parse("02+2="), "expected a prompt"),
+        (lambda: sums.parse("2+-2="), "expected a prompt"),
+        (lambda: sums.strict_verifier(["2-2="], ["0"]), "expected a prompt"),
+        (lambda: sums.lenient_verifier([""], ["0"]), "expected a prompt"),
+        (lambda: sums.strict_verifier([PROMPT], []), "zip"),
+        (lambda: sums.prompts(1, seed=0, digits=(3, 2)), "digits is \\(3, 2\\)"),
+        (lambda: sums.prompts(1, seed=0, digits=(1, 5)), "expected two numbers from 1 to 4"),
+        (lambda: sums.demonstrations(1, share_working=0.8, share_guesses=0.3), "sum of at most 1"),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
 # The shipped model -------------------------------------------------------------------------------
+
 
 def test_the_shipped_model_has_the_quality_it_was_shipped_for():
     """The floors that `python -m rlhf_lib artifacts sums --check` asserts too."""
@@ -167,10 +192,15 @@ def test_the_shipped_model_has_the_quality_it_was_shipped_for():
 
 
 def test_a_model_that_is_not_the_one_is_refused():
-    good = {"sampled": .2, "greedy": .1, "right_if_working": .9, "right_if_direct": .01}
+    good = {"sampled": 0.2, "greedy": 0.1, "right_if_working": 0.9, "right_if_direct": 0.01}
     artifacts.assert_quality(good, "sums")
-    for name, value in (("sampled", .05), ("sampled", .4), ("greedy", .3),
-                        ("right_if_working", .5), ("right_if_direct", .4)):
+    for name, value in (
+        ("sampled", 0.05),
+        ("sampled", 0.4),
+        ("greedy", 0.3),
+        ("right_if_working", 0.5),
+        ("right_if_direct", 0.4),
+    ):
         with pytest.raises(AssertionError, match=f"{name} is {value:.3f}; expected"):
             artifacts.assert_quality({**good, name: value}, "sums")
 
@@ -180,12 +210,18 @@ def test_working_pays_and_the_choice_is_one_token():
     base, tokenizer = artifacts.load("sums", "base")
     prompts = list(sums.prompts(100, seed=5, held_out=True)["prompt"])
     generator = torch.Generator().manual_seed(0)
-    worked = sample(base, tokenizer, [prompt + "<" for prompt in prompts],
-                    sums.MAX_NEW_TOKENS - 1, generator=generator)
+    worked = sample(
+        base,
+        tokenizer,
+        [prompt + "<" for prompt in prompts],
+        sums.MAX_NEW_TOKENS - 1,
+        generator=generator,
+    )
     completions = ["<" + text for text in worked.completions]
     assert sum(sums.strict_verifier(prompts, completions)) >= 70
     own = sample(base, tokenizer, prompts, sums.MAX_NEW_TOKENS, generator=generator)
     assert sum(sums.strict_verifier(prompts, own.completions)) <= 35
-    steps = [step for prompt, text in zip(prompts, completions) for step in
-             sums.steps(prompt, text)]
-    assert sum(steps) / len(steps) >= .85
+    steps = [
+        step for prompt, text in zip(prompts, completions) for step in sums.steps(prompt, text)
+    ]
+    assert sum(steps) / len(steps) >= 0.85

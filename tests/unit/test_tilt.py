@@ -1,4 +1,5 @@
 """The exact optimum on finite sets: worked numbers, limits, identities, and bad input."""
+
 from __future__ import annotations
 
 import itertools
@@ -28,13 +29,16 @@ def problems(count: int = 40) -> list:
 # --- the eight replies, against figures worked out apart from this code ---------------------------
 
 
-@pytest.mark.parametrize("beta, expected, kl, top", [
-    (0.1, 8.000, 1.854, 0.99996),
-    (1.0, 7.610, 1.111, 0.7018),
-    (5.0, 5.614, 0.337, None),
-    (10.0, 4.058, 0.110, None),
-    (20.0, 2.982, 0.030, None),
-])
+@pytest.mark.parametrize(
+    "beta, expected, kl, top",
+    [
+        (0.1, 8.000, 1.854, 0.99996),
+        (1.0, 7.610, 1.111, 0.7018),
+        (5.0, 5.614, 0.337, None),
+        (10.0, 4.058, 0.110, None),
+        (20.0, 2.982, 0.030, None),
+    ],
+)
 def test_eight_replies(beta, expected, kl, top):
     policy = t.tilt(REFERENCE, REWARDS, beta)
     assert t.expected_reward(policy, REWARDS) == pytest.approx(expected, abs=6e-4)
@@ -105,7 +109,8 @@ def test_stable_where_exp_overflows():
 
 def test_kl_by_hand_and_at_the_edge_of_the_support():
     assert t.kl_divergence([0.75, 0.25], [0.5, 0.5]) == pytest.approx(
-        0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+        0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    )
     assert t.kl_divergence([0.5, 0.5, 0], [0.5, 0.5, 0]) == 0
     assert t.kl_divergence([0.5, 0.5], [1, 0]) == math.inf
     assert t.objective([0.5, 0.5], [1, 0], [0, 9], 0.1) == -math.inf
@@ -125,9 +130,9 @@ def test_best_of_n_against_enumeration(reference, rewards, _, n):
     np.testing.assert_allclose(t.best_of_n(reference, rewards, n), law, atol=1e-12)
 
 
-@pytest.mark.parametrize("n, kl, bound", [
-    (4, 0.618, 0.636), (16, 1.607, 1.835), (64, 1.854, 3.175),
-])
+@pytest.mark.parametrize(
+    "n, kl, bound", [(4, 0.618, 0.636), (16, 1.607, 1.835), (64, 1.854, 3.175)]
+)
 def test_best_of_n_kl_and_its_bound(n, kl, bound):
     law = t.best_of_n(REFERENCE, REWARDS, n)
     assert t.kl_divergence(law, REFERENCE) == pytest.approx(kl, abs=6e-4)
@@ -165,10 +170,12 @@ def test_soft_bellman_multiplies_to_the_tilt(shape, with_zeros):
     joint = np.ones(())
     for policy in optimum.policies:
         joint = joint[..., None] * policy
-    np.testing.assert_allclose(joint.ravel(), t.tilt(reference.ravel(), rewards.ravel(), 0.7),
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        joint.ravel(), t.tilt(reference.ravel(), rewards.ravel(), 0.7), atol=1e-12
+    )
     assert optimum.values[0] == pytest.approx(
-        0.7 * t.log_partition(reference.ravel(), rewards.ravel(), 0.7))
+        0.7 * t.log_partition(reference.ravel(), rewards.ravel(), 0.7)
+    )
     for q, value in zip(optimum.q_values, optimum.values[1:]):
         np.testing.assert_array_equal(q, value)
     assert not any(np.isnan(array).any() for part in optimum for array in part)
@@ -180,33 +187,45 @@ def test_soft_bellman_multiplies_to_the_tilt(shape, with_zeros):
 HALF = [0.5, 0.5]
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: t.tilt(HALF, [1, 0], 0), "beta is 0; expected a positive number"),
-    (lambda: t.tilt(HALF, [1, 0], -2.0), "beta is -2.0; expected a positive number"),
-    (lambda: t.tilt(HALF, [1, 0], math.nan), "beta is nan; expected a positive number"),
-    (lambda: t.tilt(HALF, [1, 0], math.inf), "beta is inf; expected a positive number"),
-    (lambda: t.tilt(HALF, [1, 0], None), "beta is None; expected a positive number"),
-    (lambda: t.frontier(HALF, [1, 0], [1, -1]), "beta is -1; expected a positive number"),
-    (lambda: t.tilt([0.5, 0.6], [1, 0], 1), "reference sums to 1.1; expected probabilities"),
-    (lambda: t.tilt([1.5, -0.5], [1, 0], 1), r"reference\[1\] is -0.5; expected probabilities"),
-    (lambda: t.tilt([0.5, math.nan], [1, 0], 1), r"reference\[1\] is nan; expected finite numbers"),
-    (lambda: t.tilt(HALF, [1, math.nan], 1), r"rewards\[1\] is nan; expected finite numbers"),
-    (lambda: t.tilt(HALF, [1, 0, 2], 1), "rewards has 3 entries; expected 2, as reference has"),
-    (lambda: t.tilt(HALF, [1e300, 0], 1e-9), r"size 1e\+300 over beta=1e-09 overflows"),
-    (lambda: t.tilt([0.0, 0.0], [1, 0], 1), "reference sums to 0; expected probabilities that sum"),
-    (lambda: t.soft_bellman([HALF], [[1e300, 0]], 1e-9), "expected a finite ratio"),
-    (lambda: t.tilt(HALF, "ab", 1), "rewards is not an array of numbers"),
-    (lambda: t.tilt([], [], 1), "reference is empty"),
-    (lambda: t.tilt([HALF], [1, 0], 1), r"reference has shape \(1, 2\); expected one dimension"),
-    (lambda: t.softmax([0.0, math.inf]), r"logits\[1\] is inf; expected finite numbers"),
-    (lambda: t.kl_divergence([0.5, 0.4], HALF), "p sums to 0.9; expected"),
-    (lambda: t.kl_divergence(HALF, [1.0]), "q has 1 entries; expected 2, as p has"),
-    (lambda: t.expected_reward([0.9, 0.9], [1, 0]), "policy sums to 1.8; expected"),
-    (lambda: t.best_of_n(HALF, [1, 0], 0), "n is 0; expected an integer of at least 1"),
-    (lambda: t.best_of_n_kl_bound(2.5), "n is 2.5; expected an integer of at least 1"),
-    (lambda: t.soft_bellman([HALF], [[1, 0, 2]], 1), r"rewards has shape \(1, 3\); expected"),
-    (lambda: t.soft_bellman(1.0, 1.0, 1), "reference is a single number; expected an array"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: t.tilt(HALF, [1, 0], 0), "beta is 0; expected a positive number"),
+        (lambda: t.tilt(HALF, [1, 0], -2.0), "beta is -2.0; expected a positive number"),
+        (lambda: t.tilt(HALF, [1, 0], math.nan), "beta is nan; expected a positive number"),
+        (lambda: t.tilt(HALF, [1, 0], math.inf), "beta is inf; expected a positive number"),
+        (lambda: t.tilt(HALF, [1, 0], None), "beta is None; expected a positive number"),
+        (lambda: t.frontier(HALF, [1, 0], [1, -1]), "beta is -1; expected a positive number"),
+        (lambda: t.tilt([0.5, 0.6], [1, 0], 1), "reference sums to 1.1; expected probabilities"),
+        (lambda: t.tilt([1.5, -0.5], [1, 0], 1), r"reference\[1\] is -0.5; expected probabilities"),
+        (
+            lambda: t.tilt([0.5, math.nan], [1, 0], 1),
+            r"reference\[1\] is nan; expected finite numbers",
+        ),
+        (lambda: t.tilt(HALF, [1, math.nan], 1), r"rewards\[1\] is nan; expected finite numbers"),
+        (lambda: t.tilt(HALF, [1, 0, 2], 1), "rewards has 3 entries; expected 2, as reference has"),
+        (lambda: t.tilt(HALF, [1e300, 0], 1e-9), r"size 1e\+300 over beta=1e-09 overflows"),
+        (
+            lambda: t.tilt([0.0, 0.0], [1, 0], 1),
+            "reference sums to 0; expected probabilities that sum",
+        ),
+        (lambda: t.soft_bellman([HALF], [[1e300, 0]], 1e-9), "expected a finite ratio"),
+        (lambda: t.tilt(HALF, "ab", 1), "rewards is not an array of numbers"),
+        (lambda: t.tilt([], [], 1), "reference is empty"),
+        (
+            lambda: t.tilt([HALF], [1, 0], 1),
+            r"reference has shape \(1, 2\); expected one dimension",
+        ),
+        (lambda: t.softmax([0.0, math.inf]), r"logits\[1\] is inf; expected finite numbers"),
+        (lambda: t.kl_divergence([0.5, 0.4], HALF), "p sums to 0.9; expected"),
+        (lambda: t.kl_divergence(HALF, [1.0]), "q has 1 entries; expected 2, as p has"),
+        (lambda: t.expected_reward([0.9, 0.9], [1, 0]), "policy sums to 1.8; expected"),
+        (lambda: t.best_of_n(HALF, [1, 0], 0), "n is 0; expected an integer of at least 1"),
+        (lambda: t.best_of_n_kl_bound(2.5), "n is 2.5; expected an integer of at least 1"),
+        (lambda: t.soft_bellman([HALF], [[1, 0, 2]], 1), r"rewards has shape \(1, 3\); expected"),
+        (lambda: t.soft_bellman(1.0, 1.0, 1), "reference is a single number; expected an array"),
+    ],
+)
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -3,6 +3,7 @@
 The dashboard runs a small model in its thread, and everything is done to it that a reader can do:
 controls at any moment, a page that is gone, bad values of β, NaN in a step, an interpreter that ends.
 """
+
 from __future__ import annotations
 
 import json
@@ -32,13 +33,26 @@ LONG = 100_000  # steps that nobody waits for
 
 
 def ppo(**settings):
-    return PPO(policy(), policy(), reward_model(), tokenizer(), early_letters, PROMPTS,
-               PPOConfig(**{**SMALL, **settings}))
+    return PPO(
+        policy(),
+        policy(),
+        reward_model(),
+        tokenizer(),
+        early_letters,
+        PROMPTS,
+        PPOConfig(**{**SMALL, **settings}),
+    )
 
 
 def grpo(**settings):
-    return GRPO(policy(), policy(), tokenizer(), early_letters, PROMPTS,
-                GRPOConfig(**{**SMALL, "num_generations": 4, **settings}))
+    return GRPO(
+        policy(),
+        policy(),
+        tokenizer(),
+        early_letters,
+        PROMPTS,
+        GRPOConfig(**{**SMALL, "num_generations": 4, **settings}),
+    )
 
 
 LOOPS = pytest.mark.parametrize("make", [ppo, grpo])
@@ -48,16 +62,15 @@ def weights(loop):
     return torch.cat([p.detach().flatten() for p in loop.policy.parameters()])
 
 
-def until(condition, seconds=20.):
+def until(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
-        time.sleep(.002)
+        time.sleep(0.002)
 
 
 def numbers(records):
-    return [{k: v for k, v in record.items() if k not in ("seconds", "gold")}
-            for record in records]
+    return [{k: v for k, v in record.items() if k not in ("seconds", "gold")} for record in records]
 
 
 @pytest.fixture
@@ -68,6 +81,7 @@ def dashboard():
     def make(loop, *arguments, **options):
         made.append(TrainingDashboard(loop, *arguments, **options))
         return made[-1]
+
     yield make
     for one in made:
         one.stop()
@@ -112,12 +126,13 @@ def test_the_controls_answer_while_a_step_goes_on(dashboard):
         inside.set()
         assert let_go.wait(20)
         return step()
+
     loop.step = slow
     demo = dashboard(loop)
     demo.start()
     assert inside.wait(20)
     before = time.monotonic()
-    demo.turn(.5)
+    demo.turn(0.5)
     demo.pause()
     demo.start()
     demo.stop()
@@ -125,8 +140,8 @@ def test_the_controls_answer_while_a_step_goes_on(dashboard):
     let_go.set()
     demo.wait(20)
     assert demo.status == "stopped" and [r["step"] for r in demo.records] == [1]
-    assert demo.records[0]["beta"] == .1  # the step had begun: β counts from the next one on
-    assert demo.beta == demo.loop.beta == .5
+    assert demo.records[0]["beta"] == 0.1  # the step had begun: β counts from the next one on
+    assert demo.beta == demo.loop.beta == 0.5
 
 
 def test_beta_turned_while_it_runs_counts_from_the_next_step(dashboard):
@@ -136,23 +151,23 @@ def test_beta_turned_while_it_runs_counts_from_the_next_step(dashboard):
     until(lambda: len(demo.records) >= 2)
     demo.turn(0)
     until(lambda: demo.records[-1]["beta"] == 0)
-    demo.turn(.7)
-    until(lambda: demo.records[-1]["beta"] == .7)
+    demo.turn(0.7)
+    until(lambda: demo.records[-1]["beta"] == 0.7)
     demo.stop()
     betas = [record["beta"] for record in demo.wait(20)]
-    assert sorted(set(betas), key=betas.index) == [.1, 0, .7] and demo.beta == .7
+    assert sorted(set(betas), key=betas.index) == [0.1, 0, 0.7] and demo.beta == 0.7
 
 
 def test_an_adaptive_beta_goes_on_from_where_it_was_turned(dashboard):
     demo = dashboard(ppo(target_kl=1e-6, kl_horizon=16))
-    demo.turn(2.)
+    demo.turn(2.0)
     demo.start()
     demo.wait(20)
     betas = [record["beta"] for record in demo.records]
-    assert betas[0] == 2. and betas[1] != betas[0] and demo.beta == demo.loop.beta != 2.
+    assert betas[0] == 2.0 and betas[1] != betas[0] and demo.beta == demo.loop.beta != 2.0
 
 
-@pytest.mark.parametrize("beta", [-1, -.001, math.nan, math.inf, "much", None, [1]], ids=str)
+@pytest.mark.parametrize("beta", [-1, -0.001, math.nan, math.inf, "much", None, [1]], ids=str)
 def test_a_bad_beta_is_refused_and_the_run_goes_on(dashboard, beta):
     demo = dashboard(ppo(max_steps=LONG))
     demo.start()
@@ -161,29 +176,32 @@ def test_a_bad_beta_is_refused_and_the_run_goes_on(dashboard, beta):
         demo.turn(beta)
     seen = len(demo.records)
     until(lambda: len(demo.records) > seen + 1)
-    assert demo.status == "running" and demo.beta == .1 and demo.records[-1]["beta"] == .1
+    assert demo.status == "running" and demo.beta == 0.1 and demo.records[-1]["beta"] == 0.1
 
 
-@pytest.mark.parametrize("typed, beta", [("0.02", .02), ("0", 0.), (" 1e-3 ", .001), (0.5, .5)])
+@pytest.mark.parametrize("typed, beta", [("0.02", 0.02), ("0", 0.0), (" 1e-3 ", 0.001), (0.5, 0.5)])
 def test_what_is_typed_in_the_page_is_read(dashboard, typed, beta):
     demo = dashboard(ppo())
     assert heard(demo, kind="beta", value=typed) == [{"kind": "done", "of": "beta"}]
     assert demo.beta == beta and demo.loop.beta == beta
 
 
-@pytest.mark.parametrize("message, says", [
-    (dict(kind="beta", value="-1"), "beta is -1.0; expected 0 or more, and finite"),
-    (dict(kind="beta", value="much"), "beta is 'much'; expected 0 or more, and finite"),
-    (dict(kind="beta", value="nan"), "beta is nan; expected 0 or more"),
-    (dict(kind="beta"), "beta is None; expected 0 or more"),
-    (dict(kind="explode"), "kind is 'explode'; expected hello, start, pause, stop, beta"),
-    ({}, "kind is None; expected hello"),
-])
+@pytest.mark.parametrize(
+    "message, says",
+    [
+        (dict(kind="beta", value="-1"), "beta is -1.0; expected 0 or more, and finite"),
+        (dict(kind="beta", value="much"), "beta is 'much'; expected 0 or more, and finite"),
+        (dict(kind="beta", value="nan"), "beta is nan; expected 0 or more"),
+        (dict(kind="beta"), "beta is None; expected 0 or more"),
+        (dict(kind="explode"), "kind is 'explode'; expected hello, start, pause, stop, beta"),
+        ({}, "kind is None; expected hello"),
+    ],
+)
 def test_a_bad_message_is_answered(dashboard, message, says):
     demo = dashboard(ppo())
     (answer,) = heard(demo, **message)
     assert answer["kind"] == "failed" and says in answer["text"]
-    assert demo.beta == demo.loop.beta == .1 and not demo.running
+    assert demo.beta == demo.loop.beta == 0.1 and not demo.running
 
 
 # --- stop, pause, save, resume --------------------------------------------------------------------
@@ -196,7 +214,7 @@ def test_paused_it_holds_still_and_goes_on(dashboard):
     demo.pause()
     until(lambda: demo.status == "paused")
     held = len(demo.records)
-    time.sleep(.1)
+    time.sleep(0.1)
     assert len(demo.records) == held and demo.running
     demo.start()
     until(lambda: len(demo.records) > held + 1)
@@ -209,7 +227,7 @@ def test_paused_it_holds_still_and_goes_on(dashboard):
 
 
 @LOOPS
-@pytest.mark.parametrize("moment", [0., .01, .03, .06, .1])
+@pytest.mark.parametrize("moment", [0.0, 0.01, 0.03, 0.06, 0.1])
 def test_stopped_at_any_moment_it_leaves_a_whole_state(make, dashboard, tmp_path, moment):
     """What was saved goes on to the weights of a run that was never stopped."""
     demo = dashboard(make(), folder=tmp_path / "run")
@@ -320,12 +338,13 @@ def said(client, code: str) -> str:
     """Run a line in the kernel and return what it printed."""
     output = []
     reply = client.execute_interactive(
-        code, timeout=120, output_hook=lambda m: output.append(m["content"].get("text", "")))
+        code, timeout=120, output_hook=lambda m: output.append(m["content"].get("text", ""))
+    )
     assert reply["content"]["status"] == "ok", reply["content"]
     return "".join(output).strip()
 
 
-def page_hears(client, wanted, seconds: float = 30.):
+def page_hears(client, wanted, seconds: float = 30.0):
     """The first message of the demo to its page that is wanted, and how long it took."""
     start = time.monotonic()
     while time.monotonic() - start < seconds:
@@ -344,20 +363,27 @@ def test_a_page_is_not_told_more_often_than_it_can_draw(dashboard):
     demo.start()
     demo.wait(60)
     assert len(demo.live["steps"]) == 2_000  # all of it at the end
-    assert len(told) <= 3 + (time.monotonic() - start) / .25
+    assert len(told) <= 3 + (time.monotonic() - start) / 0.25
 
 
 def test_in_a_kernel_controls_answer_and_a_closed_tab_does_not_matter():
     from jupyter_client.manager import start_new_kernel
 
-    manager, page = start_new_kernel(kernel_name="python3", startup_timeout=120, cwd=str(ROOT),
-                                     extra_arguments=["--IPKernelApp.log_level=40"])
+    manager, page = start_new_kernel(
+        kernel_name="python3",
+        startup_timeout=120,
+        cwd=str(ROOT),
+        extra_arguments=["--IPKernelApp.log_level=40"],
+    )
     try:
         comm = said(page, MAKE)
 
         def press(**content):
-            page.shell_channel.send(page.session.msg("comm_msg", {
-                "comm_id": comm, "data": {"method": "custom", "content": content}}))
+            page.shell_channel.send(
+                page.session.msg(
+                    "comm_msg", {"comm_id": comm, "data": {"method": "custom", "content": content}}
+                )
+            )
 
         press(kind="start")
         page_hears(page, lambda d: d.get("state", {}).get("live", {}).get("steps"), 60)
@@ -366,8 +392,12 @@ def test_in_a_kernel_controls_answer_and_a_closed_tab_does_not_matter():
         while answer["content"]["of"] != "beta":
             answer, seconds = page_hears(page, lambda d: d.get("method") == "custom")
         assert answer["content"] == {"kind": "done", "of": "beta"} and seconds < 5
-        page_hears(page, lambda d: .02 in (d.get("state", {}).get("live", {}).get("curves", {})
-                                           .get("beta") or []))
+        page_hears(
+            page,
+            lambda d: (
+                0.02 in (d.get("state", {}).get("live", {}).get("curves", {}).get("beta") or [])
+            ),
+        )
         press(kind="beta", value="-3")
         answer, _ = page_hears(page, lambda d: d.get("content", {}).get("kind") == "failed")
         assert "beta is -3.0; expected 0 or more" in answer["content"]["text"]
@@ -399,6 +429,7 @@ def test_nan_in_a_step_is_refused_shown_and_raised_and_the_state_is_saved(dashbo
             with torch.no_grad():
                 loop.reference.transformer.wte.weight.fill_(math.nan)
         return step()
+
     loop.step = poisoned
     demo.start()
     with pytest.raises(FloatingPointError, match="the update was refused"):
@@ -434,6 +465,7 @@ def test_a_reward_that_raises_stops_the_run_and_it_can_go_on(dashboard):
         if len(calls) == 2:
             raise KeyError("lamp")
         return early_letters(prompts, completions)
+
     loop.reward = fails_once
     demo.start()
     with pytest.raises(RuntimeError, match="raised KeyError"):
@@ -445,8 +477,8 @@ def test_a_reward_that_raises_stops_the_run_and_it_can_go_on(dashboard):
 
 @pytest.mark.filterwarnings("ignore:the reward is 2")
 def test_a_reward_that_becomes_constant_is_shown(dashboard):
-    loop = ppo(missing_eos_penalty=0.)
-    loop.reward = lambda prompts, completions, **columns: [2.] * len(completions)
+    loop = ppo(missing_eos_penalty=0.0)
+    loop.reward = lambda prompts, completions, **columns: [2.0] * len(completions)
     demo = dashboard(loop)
     demo.start()
     demo.wait(20)
@@ -468,8 +500,9 @@ while not demo.records: time.sleep(.01)
 {then}
 print("end", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
@@ -498,11 +531,12 @@ def test_every_is_checked():
 
 def counting(steps=3):
     """A loop that only counts: the least that a dashboard asks for."""
-    loop = SimpleNamespace(step_number=0, beta=.1, config=SimpleNamespace(max_steps=steps))
+    loop = SimpleNamespace(step_number=0, beta=0.1, config=SimpleNamespace(max_steps=steps))
 
     def step():
         loop.step_number += 1
         return {"step": loop.step_number, "kl": math.nan}
+
     loop.step = step
     return loop
 
@@ -512,39 +546,57 @@ def test_any_loop_with_a_step_and_a_beta_will_do(dashboard):
     demo.start()
     assert len(demo.wait(20)) == 3
     assert demo.live["curves"] == {"kl": [None] * 3}  # JSON has no NaN
-    assert repr(demo) == ("TrainingDashboard(SimpleNamespace, done at step 3 of 3, "
-                          "0 recorded runs)")
+    assert repr(demo) == (
+        "TrainingDashboard(SimpleNamespace, done at step 3 of 3, 0 recorded runs)"
+    )
 
 
-RECORDED = dict(name="fixed", note="by a program",
-                records=[dict(step=s, reward=s / 3, kl=math.nan, other=1) for s in (1, 2, 3)],
-                measured=[dict(step=0, gold=1., replies=[("a", 1.), ("b", None)]),
-                          dict(step=2, gold=2., replies=[("c", 3.), ("", -1.)]), dict(step=3)])
+RECORDED = dict(
+    name="fixed",
+    note="by a program",
+    records=[dict(step=s, reward=s / 3, kl=math.nan, other=1) for s in (1, 2, 3)],
+    measured=[
+        dict(step=0, gold=1.0, replies=[("a", 1.0), ("b", None)]),
+        dict(step=2, gold=2.0, replies=[("c", 3.0), ("", -1.0)]),
+        dict(step=3),
+    ],
+)
 
 
 def test_the_replay_shows_what_was_recorded():
     demo = TrainingReplay(["p", "q"], [RECORDED], step=2)
-    assert demo.result.record == {"reward": .667}
+    assert demo.result.record == {"reward": 0.667}
     assert demo.result.replies_of == 2
-    assert demo.result.replies == [("p", "c", 3.), ("q", "", -1.)]
+    assert demo.result.replies == [("p", "c", 3.0), ("q", "", -1.0)]
     demo.step = 1
-    assert demo.result.replies == [("p", "a", 1.), ("q", "b", None)]
+    assert demo.result.replies == [("p", "a", 1.0), ("q", "b", None)]
     demo.step = 99
-    assert demo.result.replies_of == 2 and demo.result.record == {"reward": 1.}
+    assert demo.result.replies_of == 2 and demo.result.record == {"reward": 1.0}
     demo.step = 0
     assert demo.result.record == {} and demo.result.replies_of == 0
     assert repr(demo) == "TrainingReplay(1 runs of 2 prompts; fixed, step 0)"
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(records=[dict(reward=1.)]), r"records\[0\] of run 'fixed' has step=None"),
-    (dict(records=[dict(step=2), dict(step=2)]), r"records\[1\] of run 'fixed' has step=2; exp"),
-    (dict(measured=[dict(step=1.5)]), r"measured\[0\] of run 'fixed' has step=1.5"),
-    (dict(measured=[dict(step=0, replies=[("a", 1.)])]), "has 1 replies; expected 2, one for each"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(records=[dict(reward=1.0)]), r"records\[0\] of run 'fixed' has step=None"),
+        (
+            dict(records=[dict(step=2), dict(step=2)]),
+            r"records\[1\] of run 'fixed' has step=2; exp",
+        ),
+        (dict(measured=[dict(step=1.5)]), r"measured\[0\] of run 'fixed' has step=1.5"),
+        (
+            dict(measured=[dict(step=0, replies=[("a", 1.0)])]),
+            "has 1 replies; expected 2, one for each",
+        ),
+    ],
+)
 def test_a_run_of_another_form_is_named(change, says):
-    for make in (lambda runs: TrainingReplay(["p", "q"], runs),
-                 lambda runs: TrainingDashboard(counting(), ["p", "q"], recorded=runs)):
+    for make in (
+        lambda runs: TrainingReplay(["p", "q"], runs),
+        lambda runs: TrainingDashboard(counting(), ["p", "q"], recorded=runs),
+    ):
         with pytest.raises(ValueError, match=says):
             make([{**RECORDED, **change}])
 
@@ -563,5 +615,7 @@ def test_the_recorded_runs_make_a_small_state():
     rows = [row for row in rows if row["seed"] == 0]
     demo = TrainingReplay(rows[0]["prompts"], [dict(name=row["run"], **row) for row in rows])
     state = {k: v for k, v in demo.get_state().items() if k != "layout"}
-    assert len(json.dumps({k: v for k, v in state.items() if k[0] != "_"}, allow_nan=False)) < 60_000
+    assert (
+        len(json.dumps({k: v for k, v in state.items() if k[0] != "_"}, allow_nan=False)) < 60_000
+    )
     assert as_run("x", rows[0]["records"], [], [])["steps"][-1] == 60

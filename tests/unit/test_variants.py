@@ -1,20 +1,25 @@
 """What the settings of PPO and GRPO change: shared critic, ptx, dual clip, every GRPO variant."""
+
 import copy
 import dataclasses
 
 import pytest
 import torch
 from datasets import Dataset
-from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
-from rlhf_lib.mathematics.advantages import (group_advantages, masked_whiten, returns_to_go,
-                                             token_rewards)
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig, VARIANTS, all_equal
-from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig, all_equal
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.mathematics.advantages import (
+    group_advantages,
+    masked_whiten,
+    returns_to_go,
+    token_rewards,
+)
 from rlhf_lib.models.reward_model import SharedCritic, state_values
 from rlhf_lib.models.rollout import join, sample
+from rlhf_lib.models.tokens import encode, token_logprobs
 from rlhf_lib.worlds import letters
+from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
 SMALL = dict(max_steps=3, batch_size=8, mini_batch_size=4, max_new_tokens=8)
 PROMPTS = letters.prompts(50, seed=0)
@@ -23,8 +28,16 @@ PTX = letters.corpus(40, seed=1)
 
 def ppo(shared=False, reward=count_words, ptx=None, seed=0, dataset=PROMPTS, **settings):
     model = policy(seed)
-    return PPO(model, copy.deepcopy(model), None if shared else reward_model(seed), tokenizer(),
-               reward, dataset, PPOConfig(**{**SMALL, **settings}), ptx)
+    return PPO(
+        model,
+        copy.deepcopy(model),
+        None if shared else reward_model(seed),
+        tokenizer(),
+        reward,
+        dataset,
+        PPOConfig(**{**SMALL, **settings}),
+        ptx,
+    )
 
 
 def grpo(variant="grpo", reward=count_words, seed=0, dataset=PROMPTS, **settings):
@@ -43,16 +56,17 @@ def timeless(records):
 
 # ---------------------------------------------------------------------------------- shared critic
 
+
 def test_one_forward_pass_gives_what_two_give():
     model = policy()
     critic = SharedCritic(model)
     batch = encode(tokenizer(), RAGGED, ["yes", "thank you for it", "no", ""])
-    logprobs, values = critic.logprobs_and_values(batch, temperature=.7)
-    assert torch.allclose(logprobs, token_logprobs(model, batch, .7), atol=1e-5)
+    logprobs, values = critic.logprobs_and_values(batch, temperature=0.7)
+    assert torch.allclose(logprobs, token_logprobs(model, batch, 0.7), atol=1e-5)
     assert torch.equal(values, torch.zeros_like(values))  # initialised at zero
     torch.nn.init.normal_(critic.score.weight)
     _, values = critic.logprobs_and_values(batch)
-    assert values.abs().max() > .1
+    assert values.abs().max() > 0.1
     assert torch.allclose(values, state_values(critic, batch), atol=1e-5)
 
 
@@ -63,74 +77,103 @@ def test_a_shared_critic_is_one_optimiser_over_both_losses():
     assert list(loop.optimizers) == ["policy"]
     record = loop.step()
     rollout, mask = loop.rollout, loop.rollout.completion_mask
-    scores = torch.tensor(count_words(rollout.prompts, rollout.completions)) - 1. * ~rollout.finished
-    returns = scores[:, None].expand_as(mask) * .95 ** (mask.sum(1, keepdim=True) - 1
-                                                        - torch.arange(mask.shape[1])) * mask
+    scores = (
+        torch.tensor(count_words(rollout.prompts, rollout.completions)) - 1.0 * ~rollout.finished
+    )
+    returns = (
+        scores[:, None].expand_as(mask)
+        * 0.95 ** (mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1]))
+        * mask
+    )
     advantages = masked_whiten(returns, mask)  # V is 0, and so is the KL, on the first step
     logprobs, values = hand.critic.logprobs_and_values(rollout)
     policy_loss = -(torch.exp(logprobs - rollout.logprobs) * advantages * mask).sum() / mask.sum()
     value_loss = ((values - returns) ** 2 / 2 * mask).sum() / mask.sum()
     # the value clip acts on the value's move from 0, which is 0 here
-    (policy_loss + .1 * value_loss).backward()
-    torch.nn.utils.clip_grad_norm_(hand.critic.parameters(), 1.)
-    torch.optim.AdamW(hand.critic.parameters(), lr=hand.config.learning_rate, betas=(.9, .95),
-                      eps=1e-5, weight_decay=0.).step()
+    (policy_loss + 0.1 * value_loss).backward()
+    torch.nn.utils.clip_grad_norm_(hand.critic.parameters(), 1.0)
+    torch.optim.AdamW(
+        hand.critic.parameters(),
+        lr=hand.config.learning_rate,
+        betas=(0.9, 0.95),
+        eps=1e-5,
+        weight_decay=0.0,
+    ).step()
     assert record["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
     assert torch.allclose(weights(loop.critic), weights(hand.critic), atol=2e-5)
     assert loop.critic.score.weight.abs().max() > 0
 
 
 def test_a_shared_critic_learns():
-    records = list(ppo(True, early_letters, max_steps=40, batch_size=32, mini_batch_size=16,
-                       learning_rate=3e-3, beta=0.))
-    assert sum(r["reward"] for r in records[-5:]) > sum(r["reward"] for r in records[:5]) + 5.
+    records = list(
+        ppo(
+            True,
+            early_letters,
+            max_steps=40,
+            batch_size=32,
+            mini_batch_size=16,
+            learning_rate=3e-3,
+            beta=0.0,
+        )
+    )
+    assert sum(r["reward"] for r in records[-5:]) > sum(r["reward"] for r in records[:5]) + 5.0
 
 
 # ---------------------------------------------------------------------------------- ptx, dual clip
 
+
 def test_the_ptx_mix_adds_its_gradient():
     settings = dict(num_ppo_epochs=1, mini_batch_size=8, warmup_steps=0, max_grad_norm=1e9)
     gradients = []
-    for coefficient in (0., .5):
+    for coefficient in (0.0, 0.5):
         loop = ppo(ptx=PTX, ptx_coefficient=coefficient, **settings)
         before = copy.deepcopy(loop.policy)
         record = loop.step()
         gradients.append(torch.cat([p.grad.flatten() for p in loop.policy.parameters()]))
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()[:8]
-    batch = encode(tokenizer(), [PTX["prompt"][i] for i in order],
-                   [PTX["completion"][i] for i in order])
-    loss = -(token_logprobs(before, batch) * batch.completion_mask).sum() \
-        / batch.completion_mask.sum()
+    batch = encode(
+        tokenizer(), [PTX["prompt"][i] for i in order], [PTX["completion"][i] for i in order]
+    )
+    loss = (
+        -(token_logprobs(before, batch) * batch.completion_mask).sum() / batch.completion_mask.sum()
+    )
     before.zero_grad()
     before.requires_grad_(True)
     loss.backward()
-    expected = .5 * torch.cat([p.grad.flatten() for p in before.parameters()])
+    expected = 0.5 * torch.cat([p.grad.flatten() for p in before.parameters()])
     assert torch.allclose(gradients[1] - gradients[0], expected, atol=1e-5)
     assert record["ptx_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_the_ptx_mix_keeps_the_corpus_likely():
     def corpus_loss(coefficient):
-        loop = ppo(ptx=PTX, ptx_coefficient=coefficient, max_steps=15, learning_rate=3e-3, beta=0.,
-                   reward=early_letters)
+        loop = ppo(
+            ptx=PTX,
+            ptx_coefficient=coefficient,
+            max_steps=15,
+            learning_rate=3e-3,
+            beta=0.0,
+            reward=early_letters,
+        )
         list(loop)
         batch = encode(tokenizer(), PTX["prompt"][:20], PTX["completion"][:20])
         with torch.no_grad():
             return -(token_logprobs(loop.policy, batch).sum() / batch.completion_mask.sum()).item()
-    assert corpus_loss(1.) < corpus_loss(0.) - .5
+
+    assert corpus_loss(1.0) < corpus_loss(0.0) - 0.5
 
 
 def test_a_ptx_coefficient_without_data_is_named():
     with pytest.raises(ValueError, match="ptx is None at ptx_coefficient=0.1"):
-        ppo(ptx_coefficient=.1)
+        ppo(ptx_coefficient=0.1)
     with pytest.raises(ValueError, match="expected 'completion' among them"):
-        ppo(ptx=PROMPTS, ptx_coefficient=.1)
+        ppo(ptx=PROMPTS, ptx_coefficient=0.1)
 
 
 def test_the_dual_clip_is_visible_when_it_acts():
     assert "dual_clip_fraction" not in ppo().step()
-    calm = ppo(dual_clip=3.).step()
-    assert calm["dual_clip_fraction"] == 0.
+    calm = ppo(dual_clip=3.0).step()
+    assert calm["dual_clip_fraction"] == 0.0
     wild = ppo(dual_clip=1.21, num_ppo_epochs=8, learning_rate=3e-2, warmup_steps=0).step()
     assert 0 < wild["dual_clip_fraction"] < 1
     with pytest.raises(ValueError, match="dual_clip is 1.1; expected more than 1.2"):
@@ -138,6 +181,7 @@ def test_the_dual_clip_is_visible_when_it_acts():
 
 
 # ---------------------------------------------------------------------------------- variants
+
 
 def hand_loss(name, rollout, scores, logprobs, G):
     """The loss of the table of variants, written out, on the first pass: every ratio is 1."""
@@ -163,19 +207,26 @@ def hand_loss(name, rollout, scores, logprobs, G):
         ratio = torch.exp(token_sum(logprobs - rollout.logprobs))
         return -(ratio * centred * G / (G - 1)).mean()
     if name == "reinforce++":
-        rewards = token_rewards(scores, torch.zeros_like(logprobs), mask, 0.)
+        rewards = token_rewards(scores, torch.zeros_like(logprobs), mask, 0.0)
         return -token_sum(r * masked_whiten(returns_to_go(rewards, mask), mask)).sum() / mask.sum()
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_the_first_update_of_each_variant_by_hand(name):
-    settings = dict(num_iterations=1, mini_batch_size=8, warmup_steps=0, max_grad_norm=1e9,
-                    dynamic_sampling=False)
+    settings = dict(
+        num_iterations=1,
+        mini_batch_size=8,
+        warmup_steps=0,
+        max_grad_norm=1e9,
+        dynamic_sampling=False,
+    )
     loop = grpo(name, **settings)
     before = copy.deepcopy(loop.policy)
     record = loop.step()
     rollout = loop.rollout
-    scores = torch.tensor(count_words(rollout.prompts, rollout.completions)) - 1. * ~rollout.finished
+    scores = (
+        torch.tensor(count_words(rollout.prompts, rollout.completions)) - 1.0 * ~rollout.finished
+    )
     logprobs = token_logprobs(before, rollout)  # the KL to the reference is 0, and so its gradient
     loss = hand_loss(name, rollout, scores, logprobs, loop.config.num_generations)
     before.zero_grad()
@@ -183,15 +234,24 @@ def test_the_first_update_of_each_variant_by_hand(name):
     for (key, p), q in zip(loop.policy.named_parameters(), before.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, atol=2e-5), key
     assert record["policy_loss"] == pytest.approx(loss.item(), abs=1e-5)
-    assert record["ratio_gap"] < 1e-5 and record["clip_fraction"] == 0.
+    assert record["ratio_gap"] < 1e-5 and record["clip_fraction"] == 0.0
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_each_variant_learns(name):
-    loop = grpo(name, early_letters, max_steps=30, batch_size=32, mini_batch_size=16,
-                learning_rate=3e-3, beta=0.)
+    loop = grpo(
+        name,
+        early_letters,
+        max_steps=30,
+        batch_size=32,
+        mini_batch_size=16,
+        learning_rate=3e-3,
+        beta=0.0,
+    )
     records = list(loop)
-    assert sum(r["reward"] for r in records[-5:]) / 5 > sum(r["reward"] for r in records[:5]) / 5 + 1
+    assert (
+        sum(r["reward"] for r in records[-5:]) / 5 > sum(r["reward"] for r in records[:5]) / 5 + 1
+    )
 
 
 @pytest.mark.parametrize("name", ["gspo", "rloo", "cispo"])
@@ -201,54 +261,74 @@ def test_the_clip_of_a_variant_is_measured_where_it_acts(name):
 
 
 def test_advantages_price_the_kl_before_the_comparison():
-    loop = grpo("rloo", beta=.5)
+    loop = grpo("rloo", beta=0.5)
     loop.step()
-    log_ratio = torch.linspace(-1, 1, loop.rollout.logprobs.numel()).view_as(loop.rollout.logprobs) \
+    log_ratio = (
+        torch.linspace(-1, 1, loop.rollout.logprobs.numel()).view_as(loop.rollout.logprobs)
         * loop.rollout.completion_mask
-    scores = torch.arange(8.)
+    )
+    scores = torch.arange(8.0)
     got = loop.advantages(loop.rollout, scores, log_ratio)
-    assert torch.allclose(got[:, 0], group_advantages(scores - .5 * log_ratio.sum(1), 4,
-                                                      "leave_one_out", "none"))
+    assert torch.allclose(
+        got[:, 0], group_advantages(scores - 0.5 * log_ratio.sum(1), 4, "leave_one_out", "none")
+    )
 
 
 def test_reinforce_prices_the_kl_token_by_token():
-    loop = grpo("reinforce++", beta=.5)
+    loop = grpo("reinforce++", beta=0.5)
     loop.step()
     rollout, mask = loop.rollout, loop.rollout.completion_mask
     log_ratio = torch.ones_like(rollout.logprobs) * mask
     got = loop.advantages(rollout, torch.zeros(8), log_ratio)
-    to_go = -.5 * (mask.sum(1, keepdim=True) - torch.arange(mask.shape[1])) * mask
+    to_go = -0.5 * (mask.sum(1, keepdim=True) - torch.arange(mask.shape[1])) * mask
     assert torch.allclose(got, masked_whiten(to_go, mask), atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------- dynamic sampling
 
+
 def mostly_equal(prompts, completions, **columns):
     """Rewards that differ inside a group only for prompts about refunds."""
-    return [float(len(c)) if "refund" in p or "money" in p else 1.
-            for p, c in zip(prompts, completions)]
+    return [
+        float(len(c)) if "refund" in p or "money" in p else 1.0
+        for p, c in zip(prompts, completions)
+    ]
 
 
 def test_dynamic_sampling_fills_the_batch_with_groups_that_teach():
-    plain, dynamic = (grpo(reward=mostly_equal, batch_size=16, mini_batch_size=8, max_draws=40,
-                           missing_eos_penalty=0., dynamic_sampling=d) for d in (False, True))
-    assert plain.step()["zero_variance_groups"] > .3
+    plain, dynamic = (
+        grpo(
+            reward=mostly_equal,
+            batch_size=16,
+            mini_batch_size=8,
+            max_draws=40,
+            missing_eos_penalty=0.0,
+            dynamic_sampling=d,
+        )
+        for d in (False, True)
+    )
+    assert plain.step()["zero_variance_groups"] > 0.3
     record = dynamic.step()
     scores = torch.tensor(mostly_equal(dynamic.rollout.prompts, dynamic.rollout.completions))
     assert len(scores) == 16 and not all_equal(scores.view(-1, 4)).any()
     for group in range(4):  # groups stay whole
-        assert len(set(dynamic.rollout.prompts[4 * group:4 * group + 4])) == 1
+        assert len(set(dynamic.rollout.prompts[4 * group : 4 * group + 4])) == 1
     assert record["drawn"] > 16 and record["drawn"] == 16 * dynamic.draws
-    assert record["zero_variance_groups"] > .3  # among all that were drawn
+    assert record["zero_variance_groups"] > 0.3  # among all that were drawn
     assert record["ratio_gap"] < 1e-5  # joined rollouts are scored as they were sampled
 
 
 def test_dynamic_sampling_gives_up_after_max_draws():
-    loop = grpo(reward=lambda prompts, completions: [1.] * len(prompts), dynamic_sampling=True,
-                max_draws=2, missing_eos_penalty=0., beta=0.)
+    loop = grpo(
+        reward=lambda prompts, completions: [1.0] * len(prompts),
+        dynamic_sampling=True,
+        max_draws=2,
+        missing_eos_penalty=0.0,
+        beta=0.0,
+    )
     before = weights(loop.policy)
     record = loop.step()
-    assert record["drawn"] == 16 and record["zero_variance_groups"] == 1.
+    assert record["drawn"] == 16 and record["zero_variance_groups"] == 1.0
     assert torch.equal(weights(loop.policy), before)  # nothing was taught, and nothing broke
 
 
@@ -265,10 +345,16 @@ def test_joined_rollouts_are_the_same_samples():
 
 # ---------------------------------------------------------------------------------- and the rest
 
-@pytest.mark.parametrize("make", [
-    lambda seed=0: ppo(True, seed=seed), lambda seed=0: ppo(ptx=PTX, ptx_coefficient=.3, seed=seed),
-    lambda seed=0: grpo("dapo", reward=mostly_equal, seed=seed),
-    lambda seed=0: grpo("reinforce++", seed=seed)])
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed=0: ppo(True, seed=seed),
+        lambda seed=0: ppo(ptx=PTX, ptx_coefficient=0.3, seed=seed),
+        lambda seed=0: grpo("dapo", reward=mostly_equal, seed=seed),
+        lambda seed=0: grpo("reinforce++", seed=seed),
+    ],
+)
 @pytest.mark.parametrize("stop", [1, 2])
 def test_resuming_gives_the_same_numbers(make, stop, tmp_path):
     expected = list(make())
@@ -292,7 +378,8 @@ def test_the_reward_gets_the_columns_of_the_dataset(make):
 
     def reward(prompts, completions, answer):
         seen.extend(zip(prompts, answer, strict=True))
-        return [0. for _ in prompts]
+        return [0.0 for _ in prompts]
+
     make(reward=reward, dataset=Dataset.from_dict(rows)).step()
     assert len(seen) == 8
     assert set(seen) <= set(zip(rows["prompt"], rows["answer"]))
@@ -300,29 +387,32 @@ def test_the_reward_gets_the_columns_of_the_dataset(make):
 
 def test_no_reference_is_needed_without_a_penalty():
     model = policy()
-    config = GRPOConfig(**{**SMALL, "num_generations": 4, "beta": 0.})
+    config = GRPOConfig(**{**SMALL, "num_generations": 4, "beta": 0.0})
     loop = GRPO(model, None, tokenizer(), count_words, PROMPTS, config)
     assert "kl" not in loop.step()
-    loop.beta = .1
+    loop.beta = 0.1
     with pytest.raises(ValueError, match="beta is 0.1 without a reference"):
         loop.step()
     with pytest.raises(ValueError, match="reference is None at beta=0.1"):
-        GRPO(model, None, tokenizer(), count_words, PROMPTS, dataclasses.replace(config, beta=.1))
+        GRPO(model, None, tokenizer(), count_words, PROMPTS, dataclasses.replace(config, beta=0.1))
 
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(kl_in="nowhere"), "kl_in is 'nowhere'; expected 'loss' or 'reward'"),
-    (dict(loss="max"), "loss is 'max'; expected 'clip' or 'cispo' or 'gspo' or 'rloo'"),
-    (dict(aggregate_over="all"), "aggregate_over is 'all'"),
-    (dict(advantage="mine"), "advantage is 'mine'"),
-    (dict(loss="cispo", epsilon_high=.2), "epsilon_high is 0.2; expected more than 1"),
-    (dict(num_generations=1), "num_generations is 1; expected at least 2"),
-    (dict(baseline="median"), "baseline is 'median'"),
-    (dict(scale_rewards="yes"), "scale_rewards is 'yes'"),
-    (dict(num_iterations=0), "num_iterations is 0; expected a positive number"),
-    (dict(loss="rloo", epsilon_high=.3), "epsilon_high is 0.3; expected None"),
-    (dict(dynamic_sampling=True, max_draws=0), "max_draws=0; expected groups of 2"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(kl_in="nowhere"), "kl_in is 'nowhere'; expected 'loss' or 'reward'"),
+        (dict(loss="max"), "loss is 'max'; expected 'clip' or 'cispo' or 'gspo' or 'rloo'"),
+        (dict(aggregate_over="all"), "aggregate_over is 'all'"),
+        (dict(advantage="mine"), "advantage is 'mine'"),
+        (dict(loss="cispo", epsilon_high=0.2), "epsilon_high is 0.2; expected more than 1"),
+        (dict(num_generations=1), "num_generations is 1; expected at least 2"),
+        (dict(baseline="median"), "baseline is 'median'"),
+        (dict(scale_rewards="yes"), "scale_rewards is 'yes'"),
+        (dict(num_iterations=0), "num_iterations is 0; expected a positive number"),
+        (dict(loss="rloo", epsilon_high=0.3), "epsilon_high is 0.3; expected None"),
+        (dict(dynamic_sampling=True, max_draws=0), "max_draws=0; expected groups of 2"),
+    ],
+)
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         grpo(**settings)
@@ -346,7 +436,7 @@ def test_a_tokenizer_that_cannot_tell_padding_from_the_end_is_named(change):
 
 def test_the_kl_is_priced_once_in_the_loss_or_in_the_reward():
     """As `return_to_go` reads rewards token by token, it could take the KL a second time."""
-    given = dict(advantage="return_to_go", beta=.5)
+    given = dict(advantage="return_to_go", beta=0.5)
     advantages = {}
     for kl_in in ("loss", "reward"):
         loop = grpo(**given, kl_in=kl_in)

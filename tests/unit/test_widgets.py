@@ -2,6 +2,7 @@
 
 How they behave in a page is tested in tests/site.
 """
+
 from __future__ import annotations
 
 import json
@@ -43,31 +44,45 @@ def test_with_a_gap_the_proxy_rises_and_the_truth_falls():
     assert ends[1].expected_true_reward < ends[0].expected_true_reward - 5
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"beta": 0}, "beta is 0; expected a positive number"),
-    ({"beta": math.nan}, "beta is nan; expected a positive number"),
-    ({"reference": [0.5, 0.6], "rewards": [1, 2]}, "reference sums to 1.1"),
-    ({"reference": [1.5, -0.5], "rewards": [1, 2]}, r"reference\[1\] is -0.5"),
-    ({"reference": [0.5, 0.5], "rewards": [1, math.nan]}, r"rewards\[1\] is nan"),
-    ({"reference": [0.5, 0.5], "rewards": [1]}, "rewards has 1 entries; expected 2"),
-    ({"reference": [0.5, 0.5]}, "rewards is missing"),
-    ({"labels": ["a"]}, "labels has 1 entries; expected 8"),
-    ({"bias": [1.0]}, "bias has 1 entries; expected 8"),
-    ({"reference": [0.0, 0.0], "rewards": [1, 2]}, "reference sums to 0; expected probabilities"),
-    ({"reference": [0.5, 0.5], "rewards": [1e308, 0]}, "size 1e.308 over beta=0.05 overflows"),
-    ({"beta_range": (2, 1)}, "beta_range is .*; expected two positive numbers"),
-    ({"reward_shift": math.nan}, "reward_shift is nan"),
-    ({"proxy_gap": math.inf}, "proxy_gap is inf"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"beta": 0}, "beta is 0; expected a positive number"),
+        ({"beta": math.nan}, "beta is nan; expected a positive number"),
+        ({"reference": [0.5, 0.6], "rewards": [1, 2]}, "reference sums to 1.1"),
+        ({"reference": [1.5, -0.5], "rewards": [1, 2]}, r"reference\[1\] is -0.5"),
+        ({"reference": [0.5, 0.5], "rewards": [1, math.nan]}, r"rewards\[1\] is nan"),
+        ({"reference": [0.5, 0.5], "rewards": [1]}, "rewards has 1 entries; expected 2"),
+        ({"reference": [0.5, 0.5]}, "rewards is missing"),
+        ({"labels": ["a"]}, "labels has 1 entries; expected 8"),
+        ({"bias": [1.0]}, "bias has 1 entries; expected 8"),
+        (
+            {"reference": [0.0, 0.0], "rewards": [1, 2]},
+            "reference sums to 0; expected probabilities",
+        ),
+        ({"reference": [0.5, 0.5], "rewards": [1e308, 0]}, "size 1e.308 over beta=0.05 overflows"),
+        ({"beta_range": (2, 1)}, "beta_range is .*; expected two positive numbers"),
+        ({"reward_shift": math.nan}, "reward_shift is nan"),
+        ({"proxy_gap": math.inf}, "proxy_gap is inf"),
+    ],
+)
 def test_constructor_refuses(settings, message):
     with pytest.raises(ValueError, match=message):
         TiltExplorer(**settings)
 
 
-@pytest.mark.parametrize("trait, value", [
-    ("beta", -1.0), ("beta", math.nan), ("rewards", [math.nan] * 8), ("reference", [1.0, 1.0]),
-    ("bias", [math.inf] * 8), ("reward_shift", math.nan), ("beta_range", [0.0, 1.0]),
-])
+@pytest.mark.parametrize(
+    "trait, value",
+    [
+        ("beta", -1.0),
+        ("beta", math.nan),
+        ("rewards", [math.nan] * 8),
+        ("reference", [1.0, 1.0]),
+        ("bias", [math.inf] * 8),
+        ("reward_shift", math.nan),
+        ("beta_range", [0.0, 1.0]),
+    ],
+)
 def test_a_bad_value_is_refused_and_the_old_one_stays(trait, value):
     demo = TiltExplorer()
     before = getattr(demo, trait)
@@ -97,8 +112,9 @@ def test_repr_is_stable():
 
 def test_saved_state_is_complete_and_plain_json():
     state = TiltExplorer().get_state()
-    text = json.dumps({key: value for key, value in state.items() if key != "layout"},
-                      allow_nan=False)
+    text = json.dumps(
+        {key: value for key, value in state.items() if key != "layout"}, allow_nan=False
+    )
     assert len(text) < 60_000
     assert "function slider" in state["_esm"] and "export default" in state["_esm"]
     assert ".rlhf-demo" in state["_css"]
@@ -114,5 +130,8 @@ def test_every_style_is_ours():
     rules = re.sub(r"/\*.*?\*/", "", styles(), flags=re.DOTALL)
     known = {"vscode-dark"}  # set by VS Code on the body
     selectors = " ".join(re.findall(r"([^{}]*)\{", rules))
-    assert {name for name in re.findall(r"\.([a-zA-Z][\w-]*)", selectors)
-            if not name.startswith("rlhf-")} <= known
+    assert {
+        name
+        for name in re.findall(r"\.([a-zA-Z][\w-]*)", selectors)
+        if not name.startswith("rlhf-")
+    } <= known

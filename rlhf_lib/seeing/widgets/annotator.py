@@ -12,19 +12,32 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import traitlets
 
 from ...mathematics import bradley_terry
+from ...worlds import letters
 from ...worlds.labels import append_label, check_pairs, load_pairs, pair_key, read_labels, retract
 from .base import Demo, browser_code, styles
-from ...worlds import letters
 
-LETTERS_FEATURES = ("greets", "courtesy", "item", "day", "act", "wrong_slot", "rude", "off_topic",
-                    "evasive", "short", "gush", "ten_words")
+LETTERS_FEATURES = (
+    "greets",
+    "courtesy",
+    "item",
+    "day",
+    "act",
+    "wrong_slot",
+    "rude",
+    "off_topic",
+    "evasive",
+    "short",
+    "gush",
+    "ten_words",
+)
 
 
 def letters_features(prompt: str, completion: str) -> dict[str, float]:
@@ -44,13 +57,15 @@ def plain_features(prompt: str, completion: str) -> dict[str, float]:
     """
     words = completion.split()
     asked = {word.lower().strip(".,!?") for word in prompt.split()}
-    return {"ten_words": len(words) / 10,
-            "sentences": float(sum(word[-1] in ".!?" for word in words)),
-            "exclamations": float(completion.count("!")),
-            "questions": float(completion.count("?")),
-            "digits": float(any(c.isdigit() for c in completion)),
-            "lines": float(completion.strip().count("\n")),
-            "echo": float(np.mean([w.lower().strip(".,!?") in asked for w in words] or [0.0]))}
+    return {
+        "ten_words": len(words) / 10,
+        "sentences": float(sum(word[-1] in ".!?" for word in words)),
+        "exclamations": float(completion.count("!")),
+        "questions": float(completion.count("?")),
+        "digits": float(any(c.isdigit() for c in completion)),
+        "lines": float(completion.strip().count("\n")),
+        "echo": float(np.mean([w.lower().strip(".,!?") in asked for w in words] or [0.0])),
+    }
 
 
 class AnnotatorNumbers(NamedTuple):
@@ -133,32 +148,51 @@ class Annotator(Demo):
     dropped = traitlets.Unicode().tag(sync=True)
     file_name = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, pairs, path: str | os.PathLike | None = None, *, recorded: Sequence = (),
-                 recorded_by: str = "", reference: dict | None = None,
-                 reference_name: str = "", features: Callable | None = None, ridge: float = 0.5,
-                 max_words: int | None = None, annotator: str = "me") -> None:
+    def __init__(
+        self,
+        pairs,
+        path: str | os.PathLike | None = None,
+        *,
+        recorded: Sequence = (),
+        recorded_by: str = "",
+        reference: dict | None = None,
+        reference_name: str = "",
+        features: Callable | None = None,
+        ridge: float = 0.5,
+        max_words: int | None = None,
+        annotator: str = "me",
+    ) -> None:
         rows = load_pairs(pairs) if isinstance(pairs, (str, os.PathLike)) else list(pairs)
         kept, flaws = check_pairs(rows, max_words)
         if not kept:
-            raise ValueError(f"pairs has none that can be labelled, of {len(rows)}"
-                             f"{_told(flaws)}; expected at least 1")
+            raise ValueError(
+                f"pairs has none that can be labelled, of {len(rows)}"
+                f"{_told(flaws)}; expected at least 1"
+            )
         if not (ridge > 0 and math.isfinite(ridge)):
             raise ValueError(f"ridge is {ridge}; expected a positive number")
         if features is None:
             features = letters_features if all(map(_is_letter, kept)) else plain_features
-        counted = [[features(pair["prompt"], pair[side]) for side in ("first", "second")]
-                   for pair in kept]
+        counted = [
+            [features(pair["prompt"], pair[side]) for side in ("first", "second")] for pair in kept
+        ]
         names = list(counted[0][0])
         differences = [[round(float(a[name] - b[name]), 6) for name in names] for a, b in counted]
         self.path = None if path is None else Path(path)
         self.annotator = annotator
         self._place = {pair_key(*pair.values()): i for i, pair in enumerate(kept)}
         super().__init__(
-            pairs=[list(pair.values()) for pair in kept], names=names, differences=differences,
-            recorded=[list(choice) for choice in recorded], recorded_by=recorded_by,
+            pairs=[list(pair.values()) for pair in kept],
+            names=names,
+            differences=differences,
+            recorded=[list(choice) for choice in recorded],
+            recorded_by=recorded_by,
             reference=[] if reference is None else [float(reference[n]) for n in names],
-            reference_name=reference_name, ridge=float(ridge), dropped=_told(flaws).strip(": "),
-            file_name="" if path is None else self.path.name)
+            reference_name=reference_name,
+            ridge=float(ridge),
+            dropped=_told(flaws).strip(": "),
+            file_name="" if path is None else self.path.name,
+        )
         self._identities: list[str] = []  # of the labels in the file, in the order of `labels`
         self.reload()
         self.on_msg(self._heard)
@@ -166,10 +200,15 @@ class Annotator(Demo):
     @traitlets.validate("labels", "recorded")
     def _check_choices(self, proposal) -> list:
         for i, choice in enumerate(proposal["value"]):
-            if not (len(choice) == 2 and choice[0] in range(len(self.pairs))
-                    and choice[1] in ("first", "second")):
-                raise ValueError(f"{proposal['trait'].name}[{i}] is {choice}; expected a pair from "
-                                 f"0 to {len(self.pairs) - 1}, and 'first' or 'second'")
+            if not (
+                len(choice) == 2
+                and choice[0] in range(len(self.pairs))
+                and choice[1] in ("first", "second")
+            ):
+                raise ValueError(
+                    f"{proposal['trait'].name}[{i}] is {choice}; expected a pair from "
+                    f"0 to {len(self.pairs) - 1}, and 'first' or 'second'"
+                )
         return proposal["value"]
 
     def reload(self) -> None:
@@ -230,7 +269,8 @@ class Annotator(Demo):
         """The weights that the given choices teach, shape (D,)."""
         signs = np.array([1.0 if side == "first" else -1.0 for _, side in choices])
         rows = np.array([self.differences[pair] for pair, _ in choices]).reshape(
-            len(choices), len(self.names))
+            len(choices), len(self.names)
+        )
         return bradley_terry.fit_weights(signs[:, None] * rows, self.ridge)
 
     def numbers(self, choices) -> AnnotatorNumbers:
@@ -241,8 +281,9 @@ class Annotator(Demo):
             if abs(score) > 1e-9:
                 judged += 1
                 foreseen += (score > 0) == (side == "first")
-        return AnnotatorNumbers(dict(zip(self.names, self.fit(choices).tolist())), len(choices),
-                                foreseen, judged)
+        return AnnotatorNumbers(
+            dict(zip(self.names, self.fit(choices).tolist())), len(choices), foreseen, judged
+        )
 
     @property
     def result(self) -> AnnotatorNumbers:
@@ -251,8 +292,10 @@ class Annotator(Demo):
 
     def summary(self) -> str:
         """The state in a few words."""
-        return (f"{len(self.pairs)} pairs, {len(self.labels)} labelled, "
-                f"recorded session of {len(self.recorded)}")
+        return (
+            f"{len(self.pairs)} pairs, {len(self.labels)} labelled, "
+            f"recorded session of {len(self.recorded)}"
+        )
 
 
 def _told(flaws: Counter) -> str:

@@ -9,8 +9,9 @@ Chapter: preferences.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import traitlets
@@ -92,20 +93,28 @@ class BradleyTerryExplorer(Demo):
     ridge = traitlets.Float(0.0).tag(sync=True)
     presets = traitlets.List().tag(sync=True)  # [name, wins] each, in the order of the buttons
 
-    def __init__(self, wins=None, labels: Sequence[str] | None = None, *, scores=None,
-                 ridge: float = 0.0, presets: dict | None = None) -> None:
+    def __init__(
+        self,
+        wins=None,
+        labels: Sequence[str] | None = None,
+        *,
+        scores=None,
+        ridge: float = 0.0,
+        presets: dict | None = None,
+    ) -> None:
         if wins is None:
             wins, labels = START["wins"], START["labels"] if labels is None else labels
         wins = np.asarray(wins)
         count = len(wins)
         labels = [chr(65 + i) for i in range(count)] if labels is None else list(labels)
         super().__init__(
-            labels=[str(label) for label in labels], wins=wins.tolist(),
+            labels=[str(label) for label in labels],
+            wins=wins.tolist(),
             scores=[0.0] * count if scores is None else [float(s) for s in scores],
-            ridge=float(ridge), presets=[[name, np.asarray(table).tolist()]
-                                         for name, table in (presets or {}).items()])
-        for name, values in (("labels", self.labels), ("scores", self.scores),
-                             *self.presets):
+            ridge=float(ridge),
+            presets=[[name, np.asarray(table).tolist()] for name, table in (presets or {}).items()],
+        )
+        for name, values in (("labels", self.labels), ("scores", self.scores), *self.presets):
             if len(values) != count:
                 raise ValueError(f"{name} has {len(values)} entries; expected {count}, as wins has")
 
@@ -138,12 +147,17 @@ class BradleyTerryExplorer(Demo):
         return BradleyTerryNumbers(
             probabilities=bradley_terry.win_probabilities(scores),
             surplus=bradley_terry.surplus(scores, wins),
-            loss=bradley_terry.loss(scores, wins) / max(1., total), groups=groups, fit=fit,
-            fit_loss=None if fit is None else bradley_terry.loss(fit, wins) / max(1., total))
+            loss=bradley_terry.loss(scores, wins) / max(1.0, total),
+            groups=groups,
+            fit=fit,
+            fit_loss=None if fit is None else bradley_terry.loss(fit, wins) / max(1.0, total),
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
         numbers = self.result
         fit = "none" if numbers.fit is None else f"{numbers.fit_loss:.3f}"
-        return (f"{len(self.labels)} items, {sum(map(sum, self.wins))} comparisons, "
-                f"loss {numbers.loss:.3f}, fit {fit}")
+        return (
+            f"{len(self.labels)} items, {sum(map(sum, self.wins))} comparisons, "
+            f"loss {numbers.loss:.3f}, fit {fit}"
+        )

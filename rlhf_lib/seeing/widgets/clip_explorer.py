@@ -16,8 +16,12 @@ import traitlets
 
 from .base import Demo, browser_code, styles
 
-RANGES = {"ratio": (0.05, 4.0), "epsilon": (0.01, 0.5), "advantage": (-3.0, 3.0),
-          "dual_clip": (1.6, 4.0)}  # a dual clip lies above every 1 + epsilon
+RANGES = {
+    "ratio": (0.05, 4.0),
+    "epsilon": (0.01, 0.5),
+    "advantage": (-3.0, 3.0),
+    "dual_clip": (1.6, 4.0),
+}  # a dual clip lies above every 1 + epsilon
 EDGE = 1e-9  # a ratio this close to an edge of the clip counts as inside
 
 
@@ -88,11 +92,20 @@ class ClipExplorer(Demo):
     dual_clip = traitlets.Float(3.0).tag(sync=True)
     dual = traitlets.Bool(False).tag(sync=True)  # whether the dual clip acts
 
-    def __init__(self, ratio: float = 1.3, epsilon: float = 0.2, advantage: float = 2.0,
-                 dual_clip: float | None = None) -> None:
+    def __init__(
+        self,
+        ratio: float = 1.3,
+        epsilon: float = 0.2,
+        advantage: float = 2.0,
+        dual_clip: float | None = None,
+    ) -> None:
         super().__init__(
-            ratio=float(ratio), epsilon=float(epsilon), advantage=float(advantage),
-            dual_clip=3.0 if dual_clip is None else float(dual_clip), dual=dual_clip is not None)
+            ratio=float(ratio),
+            epsilon=float(epsilon),
+            advantage=float(advantage),
+            dual_clip=3.0 if dual_clip is None else float(dual_clip),
+            dual=dual_clip is not None,
+        )
 
     @traitlets.validate(*RANGES)
     def _clamp(self, proposal) -> float:
@@ -118,20 +131,34 @@ class ClipExplorer(Demo):
                 ratio = edge + math.copysign(EDGE / 2, 1 - edge)
         logprobs = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
         advantages = torch.tensor([[self.advantage]], dtype=torch.float64)
-        loss = clipped_policy_loss(logprobs, torch.zeros_like(logprobs), advantages, self.epsilon,
-                                   dual_clip=bound)
+        loss = clipped_policy_loss(
+            logprobs, torch.zeros_like(logprobs), advantages, self.epsilon, dual_clip=bound
+        )
         loss.sum().backward()
-        zone = ("below" if ratio < low else "inside" if ratio <= high else
-                "beyond" if acts and ratio > bound else "above")
+        zone = (
+            "below"
+            if ratio < low
+            else "inside"
+            if ratio <= high
+            else "beyond"
+            if acts and ratio > bound
+            else "above"
+        )
         gradient = -logprobs.grad.item() + 0.0
         return ClipNumbers(
             plain=self.ratio * self.advantage,
             clipped=min(max(self.ratio, low), high) * self.advantage,
-            objective=-loss.item() + 0.0, gradient=gradient, zone=zone, active=gradient != 0)
+            objective=-loss.item() + 0.0,
+            gradient=gradient,
+            zone=zone,
+            active=gradient != 0,
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
         numbers = self.result
         dual = f", dual clip {self.dual_clip:g}" if self.dual else ""
-        return (f"ratio={self.ratio:g}, epsilon={self.epsilon:g}, A={self.advantage:g}{dual}: "
-                f"objective {numbers.objective:.3f}, gradient {numbers.gradient:.3f}")
+        return (
+            f"ratio={self.ratio:g}, epsilon={self.epsilon:g}, A={self.advantage:g}{dual}: "
+            f"objective {numbers.objective:.3f}, gradient {numbers.gradient:.3f}"
+        )

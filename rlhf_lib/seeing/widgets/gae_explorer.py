@@ -9,8 +9,9 @@ Chapter: ppo-mechanics.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import traitlets
@@ -26,8 +27,11 @@ TOKENS = ["hello", "ben", ",", "your", "lamp", "!", "<eos>"]
 PRESETS = {
     "good critic": ([0.3, 0.1, 0.0, 0.4, 0.2, 0.9, 0.1], [1.6, 1.7, 1.7, 1.8, 1.9, 2.0, 1.9], 2.0),
     "critic at zero": ([0.3, 0.1, 0.0, 0.4, 0.2, 0.9, 0.1], [0.0] * 7, 2.0),
-    "late surprise": ([0.3, 0.1, 0.0, 0.4, 0.2, 0.9, 0.1],
-                      [1.6, 1.7, 1.7, 1.8, 1.9, 2.0, 1.9], -2.0),
+    "late surprise": (
+        [0.3, 0.1, 0.0, 0.4, 0.2, 0.9, 0.1],
+        [1.6, 1.7, 1.7, 1.8, 1.9, 2.0, 1.9],
+        -2.0,
+    ),
     "a costly token": ([0.1, 0.1, 3.5, 0.1, 0.1, 0.1, 0.1], [1.5] * 7, 2.0),
 }
 
@@ -113,9 +117,19 @@ class GAEExplorer(Demo):
     token = traitlets.Int(0).tag(sync=True)  # the one that the text tells of
     presets = traitlets.List().tag(sync=True)  # [name, log_ratios, values, score] each
 
-    def __init__(self, tokens: Sequence[str] | None = None, log_ratios=None, values=None,
-                 score: float | None = None, *, beta: float = 0.1, gamma: float = 1.0,
-                 lam: float = 0.95, lumped: bool = False, presets: dict | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str] | None = None,
+        log_ratios=None,
+        values=None,
+        score: float | None = None,
+        *,
+        beta: float = 0.1,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        lumped: bool = False,
+        presets: dict | None = None,
+    ) -> None:
         if tokens is None:
             tokens, presets = TOKENS, PRESETS if presets is None else presets
             first = PRESETS["good critic"]
@@ -130,17 +144,24 @@ class GAEExplorer(Demo):
             tokens=[str(token) for token in tokens],
             log_ratios=_floats(zeros if log_ratios is None else log_ratios),
             values=_floats(zeros if values is None else values),
-            score=2.0 if score is None else float(score), beta=float(beta), gamma=float(gamma),
-            lam=float(lam), lumped=bool(lumped),
-            presets=[[name, _floats(ratios), _floats(state), float(worth)]
-                     for name, (ratios, state, worth) in (presets or {}).items()])
+            score=2.0 if score is None else float(score),
+            beta=float(beta),
+            gamma=float(gamma),
+            lam=float(lam),
+            lumped=bool(lumped),
+            presets=[
+                [name, _floats(ratios), _floats(state), float(worth)]
+                for name, (ratios, state, worth) in (presets or {}).items()
+            ],
+        )
         lists = [("log_ratios", self.log_ratios), ("values", self.values)]
         for name, ratios, state, _ in self.presets:
             lists += [(f"log_ratios of preset {name!r}", ratios), (f"values of {name!r}", state)]
         for name, numbers in lists:
             if len(numbers) != count:
-                raise ValueError(f"{name} has {len(numbers)} entries; expected {count}, one for "
-                                 "each token")
+                raise ValueError(
+                    f"{name} has {len(numbers)} entries; expected {count}, one for each token"
+                )
 
     @traitlets.validate(*RANGES)
     def _check_setting(self, proposal) -> float:
@@ -150,8 +171,10 @@ class GAEExplorer(Demo):
     @traitlets.validate(*CELL_RANGES)
     def _check_cells(self, proposal) -> list[float]:
         name = proposal["trait"].name
-        return [_clamp(f"{name}[{i}]", value, CELL_RANGES[name])
-                for i, value in enumerate(proposal["value"])]
+        return [
+            _clamp(f"{name}[{i}]", value, CELL_RANGES[name])
+            for i, value in enumerate(proposal["value"])
+        ]
 
     @property
     def result(self) -> GAENumbers:
@@ -169,10 +192,13 @@ class GAEExplorer(Demo):
         T = len(self.tokens)
         for name in CELL_RANGES:
             if len(getattr(self, name)) != T:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries; expected {T}, "
-                                 "one for each token")
-        ratios, values = (torch.tensor([x], dtype=torch.float64)
-                          for x in (self.log_ratios, self.values))
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries; expected {T}, "
+                    "one for each token"
+                )
+        ratios, values = (
+            torch.tensor([x], dtype=torch.float64) for x in (self.log_ratios, self.values)
+        )
         mask, score = torch.ones_like(values), torch.tensor([self.score], dtype=torch.float64)
         charge = self.beta * ratios.sum(dim=1)
         spread = token_rewards(score, ratios, mask, self.beta)
@@ -182,10 +208,18 @@ class GAEExplorer(Demo):
         after = torch.arange(T - 1, -1, -1, dtype=torch.float64)  # tokens after t
         weight = (self.gamma * self.lam) ** after
         later = [sum((self.gamma * self.lam) ** k for k in range(int(n))) for n in after]
-        shown = (rewards, gae(rewards, values, mask, self.gamma, 0.0)[0], advantages, returns,
-                 gae(others, values, mask, self.gamma, self.lam)[0])
-        return GAENumbers(*(x[0].numpy() for x in shown), score_weight=weight.numpy(),
-                          critic_weight=self.gamma * (1 - self.lam) * np.array(later, dtype=float))
+        shown = (
+            rewards,
+            gae(rewards, values, mask, self.gamma, 0.0)[0],
+            advantages,
+            returns,
+            gae(others, values, mask, self.gamma, self.lam)[0],
+        )
+        return GAENumbers(
+            *(x[0].numpy() for x in shown),
+            score_weight=weight.numpy(),
+            critic_weight=self.gamma * (1 - self.lam) * np.array(later, dtype=float),
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
@@ -195,8 +229,10 @@ class GAEExplorer(Demo):
             return f"not valid: {error}"
         shown = ", ".join(f"{advantage:.3f}" for advantage in numbers.advantages)
         lumped = ", lumped" if self.lumped else ""
-        return (f"{len(self.tokens)} tokens, score={self.score:g}, beta={self.beta:g}, "
-                f"gamma={self.gamma:g}, lam={self.lam:g}{lumped}: advantages {shown}")
+        return (
+            f"{len(self.tokens)} tokens, score={self.score:g}, beta={self.beta:g}, "
+            f"gamma={self.gamma:g}, lam={self.lam:g}{lumped}: advantages {shown}"
+        )
 
 
 def _floats(values) -> list[float]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import traitlets
@@ -101,9 +102,13 @@ class GroupExplorer(Demo):
     methods = traitlets.Dict().tag(sync=True)  # name -> its `SETTINGS`
     presets = traitlets.List().tag(sync=True)  # [name, rewards, lengths] each
 
-    def __init__(self, rewards: Sequence[float] | None = None,
-                 lengths: Sequence[int] | None = None, method: str = "grpo", budget: int = 32
-                 ) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[float] | None = None,
+        lengths: Sequence[int] | None = None,
+        method: str = "grpo",
+        budget: int = 32,
+    ) -> None:
         from ...algorithms.grpo import VARIANTS, GRPOConfig
 
         first = PRESETS["one right of eight"]
@@ -115,12 +120,19 @@ class GroupExplorer(Demo):
                 raise ValueError(f"lengths[{i}] is {length}; expected a whole number of tokens")
         configs = {name: GRPOConfig(**changes) for name, changes in VARIANTS.items()}
         super().__init__(
-            methods={name: {setting: getattr(config, setting) for setting in SETTINGS}
-                     for name, config in configs.items()},
-            presets=[[name, list(map(float, some)), [min(length, budget) for length in long]]
-                     for name, (some, long) in PRESETS.items()],
-            budget=budget, method=method, rewards=[float(reward) for reward in rewards],
-            lengths=[int(length) for length in lengths])
+            methods={
+                name: {setting: getattr(config, setting) for setting in SETTINGS}
+                for name, config in configs.items()
+            },
+            presets=[
+                [name, list(map(float, some)), [min(length, budget) for length in long]]
+                for name, (some, long) in PRESETS.items()
+            ],
+            budget=budget,
+            method=method,
+            rewards=[float(reward) for reward in rewards],
+            lengths=[int(length) for length in lengths],
+        )
         self._check_group()
 
     @traitlets.validate("method")
@@ -128,20 +140,24 @@ class GroupExplorer(Demo):
         from ...algorithms.grpo import VARIANTS
 
         if proposal["value"] not in VARIANTS:
-            raise ValueError(f"method is {proposal['value']!r}; expected one of "
-                             f"{', '.join(VARIANTS)}")
+            raise ValueError(
+                f"method is {proposal['value']!r}; expected one of {', '.join(VARIANTS)}"
+            )
         return proposal["value"]
 
     @traitlets.validate("rewards")
     def _check_rewards(self, proposal) -> list[float]:
         rewards, (fewest, most), (low, high) = proposal["value"], SIZES, REWARDS
         if not fewest <= len(rewards) <= most:
-            raise ValueError(f"rewards has {len(rewards)} entries; expected {fewest} to {most}, as "
-                             "a completion is compared with others of its group")
+            raise ValueError(
+                f"rewards has {len(rewards)} entries; expected {fewest} to {most}, as "
+                "a completion is compared with others of its group"
+            )
         for i, reward in enumerate(rewards):
             if not (math.isfinite(reward) and low <= reward <= high):
-                raise ValueError(f"rewards[{i}] is {reward:g}; expected a number from {low:g} to "
-                                 f"{high:g}")
+                raise ValueError(
+                    f"rewards[{i}] is {reward:g}; expected a number from {low:g} to {high:g}"
+                )
         return rewards
 
     @traitlets.validate("lengths")
@@ -154,11 +170,15 @@ class GroupExplorer(Demo):
     def _check_group(self) -> None:
         """What cannot be said of one list alone, as the browser changes one after the other."""
         if len(self.lengths) != len(self.rewards):
-            raise ValueError(f"lengths has {len(self.lengths)} entries; expected "
-                             f"{len(self.rewards)}, one for each reward")
+            raise ValueError(
+                f"lengths has {len(self.lengths)} entries; expected "
+                f"{len(self.rewards)}, one for each reward"
+            )
         if max(self.lengths) > self.budget:
-            raise ValueError(f"budget is {self.budget}; expected at least the longest completion, "
-                             f"{max(self.lengths)} tokens")
+            raise ValueError(
+                f"budget is {self.budget}; expected at least the longest completion, "
+                f"{max(self.lengths)} tokens"
+            )
 
     @property
     def result(self) -> GroupNumbers:
@@ -171,27 +191,38 @@ class GroupExplorer(Demo):
         """
         import torch
 
-        from ...mathematics.advantages import all_equal
         from ...algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+        from ...mathematics.advantages import all_equal
         from ...mathematics.losses import aggregate
 
         self._check_group()
         lengths = torch.tensor(self.lengths)
         mask = (torch.arange(max(self.lengths)) < lengths[:, None]).double()
         rewards, start = torch.tensor(self.rewards, dtype=torch.float64), torch.zeros_like(mask)
-        config = dataclasses.replace(GRPOConfig(**VARIANTS[self.method]),
-                                     num_generations=len(rewards))
+        config = dataclasses.replace(
+            GRPOConfig(**VARIANTS[self.method]), num_generations=len(rewards)
+        )
         # the loop's own code, on a batch that is this group, before the policy has moved
-        loop = SimpleNamespace(config=config, beta=0.)
+        loop = SimpleNamespace(config=config, beta=0.0)
         advantages = GRPO.advantages(loop, SimpleNamespace(completion_mask=mask), rewards, start)
         logprobs = start.clone().requires_grad_()
-        loss = aggregate(GRPO.policy_loss(loop, logprobs, start, advantages, mask), mask,
-                         config.aggregate_over, self.budget)
+        loss = aggregate(
+            GRPO.policy_loss(loop, logprobs, start, advantages, mask),
+            mask,
+            config.aggregate_over,
+            self.budget,
+        )
         weights = -torch.autograd.grad(loss, logprobs)[0][:, 0]  # those of one completion agree
         pulls = weights * lengths
-        return GroupNumbers(advantages[:, 0].numpy(), weights.numpy(), pulls.numpy(),
-                            rewards.std().item(), pulls.clamp(min=0).sum().item(),
-                            pulls.clamp(max=0).sum().item(), not all_equal(rewards[None]).item())
+        return GroupNumbers(
+            advantages[:, 0].numpy(),
+            weights.numpy(),
+            pulls.numpy(),
+            rewards.std().item(),
+            pulls.clamp(min=0).sum().item(),
+            pulls.clamp(max=0).sum().item(),
+            not all_equal(rewards[None]).item(),
+        )
 
     def summary(self) -> str:
         """The state in a few words."""

@@ -64,19 +64,25 @@ def _run(i: int, run: dict) -> dict:
     if missing:
         raise ValueError(f"runs[{i}] has no {missing[0]!r}; expected the keys {', '.join(KEYS)}")
     if run["form"] not in overoptimization.FORMS:
-        raise ValueError(f"runs[{i}]['form'] is {run['form']!r}; expected one of "
-                         f"{', '.join(map(repr, overoptimization.FORMS))}")
+        raise ValueError(
+            f"runs[{i}]['form'] is {run['form']!r}; expected one of "
+            f"{', '.join(map(repr, overoptimization.FORMS))}"
+        )
     for key in ("where", "gold", "gold_se", "proxy", "replies"):
         if len(run[key]) != len(run["d"]):
-            raise ValueError(f"runs[{i}][{key!r}] has {len(run[key])} entries; expected "
-                             f"{len(run['d'])}, one for each d")
+            raise ValueError(
+                f"runs[{i}][{key!r}] has {len(run[key])} entries; expected "
+                f"{len(run['d'])}, one for each d"
+            )
     for key in ("d", "gold", "gold_se", "proxy"):
         bad = [value for value in run[key] if not math.isfinite(value)]
         if bad:
             raise ValueError(f"runs[{i}][{key!r}] has the entry {bad[0]}; expected finite numbers")
     if len({d for d in run["d"] if d > 0}) < 3:
-        raise ValueError(f"runs[{i}]['d'] has fewer than 3 distances above 0; expected enough to "
-                         "fit two coefficients")
+        raise ValueError(
+            f"runs[{i}]['d'] has fewer than 3 distances above 0; expected enough to "
+            "fit two coefficients"
+        )
     numbers = {key: [round(float(v), 4) for v in run[key]] for key in KEYS[5:9]}
     return {**{key: run[key] for key in KEYS}, **numbers}
 
@@ -121,8 +127,10 @@ class OveroptimizationExplorer(Demo):
     """
 
     _esm = browser_code("overoptimization_explorer")
-    _css = styles() + "".join(Path(__file__).with_name(f"{name}.css").read_text(encoding="utf-8")
-                              for name in ("sample_explorer", "overoptimization_explorer"))
+    _css = styles() + "".join(
+        Path(__file__).with_name(f"{name}.css").read_text(encoding="utf-8")
+        for name in ("sample_explorer", "overoptimization_explorer")
+    )
 
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
     method = traitlets.Unicode().tag(sync=True)
@@ -130,25 +138,40 @@ class OveroptimizationExplorer(Demo):
     seed = traitlets.Int().tag(sync=True)
     point = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, runs, *, method: str | None = None, pairs: int | None = None,
-                 seed: int | None = None, point: int = 0) -> None:
+    def __init__(
+        self,
+        runs,
+        *,
+        method: str | None = None,
+        pairs: int | None = None,
+        seed: int | None = None,
+        point: int = 0,
+    ) -> None:
         runs = [_run(i, run) for i, run in enumerate(runs)]
         if not runs:
             raise ValueError("runs is empty; expected recorded runs")
         names = [(run["method"], run["pairs"], run["seed"]) for run in runs]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"runs has method, pairs and seed {twice} twice; expected one run each")
-        super().__init__(runs=runs, method=runs[0]["method"] if method is None else method,
-                         pairs=runs[0]["pairs"] if pairs is None else pairs,
-                         seed=runs[0]["seed"] if seed is None else seed, point=point)
+            raise ValueError(
+                f"runs has method, pairs and seed {twice} twice; expected one run each"
+            )
+        super().__init__(
+            runs=runs,
+            method=runs[0]["method"] if method is None else method,
+            pairs=runs[0]["pairs"] if pairs is None else pairs,
+            seed=runs[0]["seed"] if seed is None else seed,
+            point=point,
+        )
 
     @traitlets.validate("method")
     def _check_method(self, proposal) -> str:
         methods = list(dict.fromkeys(run["method"] for run in self.runs))
         if proposal["value"] not in methods:
-            raise ValueError(f"method is {proposal['value']!r}; expected one of "
-                             f"{', '.join(map(repr, methods))}, which were recorded")
+            raise ValueError(
+                f"method is {proposal['value']!r}; expected one of "
+                f"{', '.join(map(repr, methods))}, which were recorded"
+            )
         return proposal["value"]
 
     @traitlets.validate("point")
@@ -165,8 +188,10 @@ class OveroptimizationExplorer(Demo):
         Not every method was run with every number of pairs and every seed: then it is the one
         nearest to what was asked, the smaller of two as near.
         """
+
         def nearest(values, wanted):
             return min(sorted(values), key=lambda value: abs(value - wanted))
+
         runs = [run for run in self.runs if run["method"] == self.method]
         pairs = nearest({run["pairs"] for run in runs}, self.pairs)
         runs = [run for run in runs if run["pairs"] == pairs]
@@ -183,14 +208,23 @@ class OveroptimizationExplorer(Demo):
         alpha, beta = _interval([f.alpha for f in fits]), _interval([f.beta for f in fits])
         fitted = [float(overoptimization.gain(form, d, f.alpha, f.beta)) for f in fits]
         return OveroptimizationNumbers(
-            where=run["where"][point], d=d, gold=run["gold"][point],
-            gold_margin=Z * run["gold_se"][point], proxy=run["proxy"][point], alpha=alpha,
-            beta=beta, fitted=_interval(fitted),
-            peak=overoptimization.peak(form, alpha[0], beta[0])[0], replies=run["replies"][point])
+            where=run["where"][point],
+            d=d,
+            gold=run["gold"][point],
+            gold_margin=Z * run["gold_se"][point],
+            proxy=run["proxy"][point],
+            alpha=alpha,
+            beta=beta,
+            fitted=_interval(fitted),
+            peak=overoptimization.peak(form, alpha[0], beta[0])[0],
+            replies=run["replies"][point],
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
         _, run, point = self.chosen
         methods = len({run["method"] for run in self.runs})
-        return (f"{len(self.runs)} runs, {methods} methods; {run['method']}, {run['pairs']} pairs, "
-                f"seed {run['seed']}, {run['where'][point]}: gold {run['gold'][point]:.2f}")
+        return (
+            f"{len(self.runs)} runs, {methods} methods; {run['method']}, {run['pairs']} pairs, "
+            f"seed {run['seed']}, {run['where'][point]}: gold {run['gold'][point]:.2f}"
+        )

@@ -14,8 +14,9 @@ Chapter: policy-gradients.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import traitlets
@@ -78,8 +79,9 @@ class BanditNumbers(NamedTuple):
     cosine: float
 
 
-def advantages_of(policy: np.ndarray, rewards: np.ndarray, counts: np.ndarray, baseline: str
-                  ) -> np.ndarray:
+def advantages_of(
+    policy: np.ndarray, rewards: np.ndarray, counts: np.ndarray, baseline: str
+) -> np.ndarray:
     """Reward less baseline of a draw of each arm, in batches given by their counts.
 
     Parameters
@@ -213,15 +215,19 @@ class PolicyGradientBandit(Demo):
         if name != "labels":
             for i, value in enumerate(values):
                 if not abs(value) <= LARGEST_REWARD:
-                    raise ValueError(f"{name}[{i}] is {value}; expected a number from "
-                                     f"−{LARGEST_REWARD:g} to {LARGEST_REWARD:g}")
+                    raise ValueError(
+                        f"{name}[{i}] is {value}; expected a number from "
+                        f"−{LARGEST_REWARD:g} to {LARGEST_REWARD:g}"
+                    )
         return values
 
     @traitlets.validate("baseline")
     def _check_baseline(self, proposal) -> str:
         if proposal["value"] not in BASELINES:
-            raise ValueError(f"baseline is {proposal['value']!r}; expected one of "
-                             f"{', '.join(map(repr, BASELINES))}")
+            raise ValueError(
+                f"baseline is {proposal['value']!r}; expected one of "
+                f"{', '.join(map(repr, BASELINES))}"
+            )
         return proposal["value"]
 
     @traitlets.validate("reward_shift", "learning_rate")
@@ -235,8 +241,10 @@ class PolicyGradientBandit(Demo):
     @traitlets.validate("batch_size")
     def _check_batch_size(self, proposal) -> int:
         if proposal["value"] not in BATCHES:
-            raise ValueError(f"batch_size is {proposal['value']}; expected a power of two from "
-                             f"{BATCHES[0]} to {LARGEST_BATCH}")
+            raise ValueError(
+                f"batch_size is {proposal['value']}; expected a power of two from "
+                f"{BATCHES[0]} to {LARGEST_BATCH}"
+            )
         return proposal["value"]
 
     @traitlets.validate("seed")

@@ -7,20 +7,22 @@ reasoning_replay.js; `read_reply` is Python's, on top of `rlhf_lib.worlds.sums`.
 
 Chapter: rlvr.
 """
+
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import traitlets
 
-from .base import Demo, browser_code, styles
 from ...worlds import sums
+from .base import Demo, browser_code, styles
 
 #: What a measured step has, beside its replies, and the largest value of each.
-MEASURES = {"greedy": 1., "sampled": 1., "working": 1., "length": math.inf}
+MEASURES = {"greedy": 1.0, "sampled": 1.0, "working": 1.0, "length": math.inf}
 
 STEP_PATTERN = re.compile(r"([0-9]+)\+([0-9]+)(\+1)?=([0-9]+)")
 
@@ -100,8 +102,9 @@ def read_reply(prompt: str, reply: str) -> Reading:
     closed = ">" in reply or not reply.startswith("<")
     if not closed:  # read as far as it goes, as `sums.steps` does
         steps = reply[1:].split(",")
-    faults = [fault(step, expected[k] if k < len(expected) else None)
-              for k, step in enumerate(steps)]
+    faults = [
+        fault(step, expected[k] if k < len(expected) else None) for k, step in enumerate(steps)
+    ]
     return Reading(steps, expected, faults, closed, answer, answer == sums.answer(prompt))
 
 
@@ -133,20 +136,27 @@ def _row(i: int, row: dict, prompts: Sequence[str]) -> dict:
     """A measured step in the form that the browser draws, or a ValueError."""
     found = {"step": row.get("step"), "replies": row.get("replies")}
     if not isinstance(found["step"], int) or found["step"] < 0:
-        raise ValueError(f"measured[{i}] has step={found['step']!r}; expected a whole number, 0 or "
-                         "more")
+        raise ValueError(
+            f"measured[{i}] has step={found['step']!r}; expected a whole number, 0 or more"
+        )
     for name, most in MEASURES.items():
         value = row.get(name)
         if not isinstance(value, (int, float)) or not 0 <= value <= most or math.isinf(value):
-            raise ValueError(f"measured[{i}] has {name}={value!r}; expected "
-                             + ("a share from 0 to 1" if most == 1 else "a mean of tokens, 0 or "
-                                "more"))
+            raise ValueError(
+                f"measured[{i}] has {name}={value!r}; expected "
+                + ("a share from 0 to 1" if most == 1 else "a mean of tokens, 0 or more")
+            )
         found[name] = round(float(value), 4)
     replies = found["replies"]
-    if (not isinstance(replies, (list, tuple)) or len(replies) != len(prompts)
-            or not all(isinstance(reply, str) for reply in replies)):
-        raise ValueError(f"measured[{i}] has replies={replies!r}; expected {len(prompts)} texts, "
-                         "one for each prompt")
+    if (
+        not isinstance(replies, (list, tuple))
+        or len(replies) != len(prompts)
+        or not all(isinstance(reply, str) for reply in replies)
+    ):
+        raise ValueError(
+            f"measured[{i}] has replies={replies!r}; expected {len(prompts)} texts, "
+            "one for each prompt"
+        )
     return {**found, "replies": list(replies)}
 
 
@@ -192,8 +202,9 @@ class ReasoningReplay(Demo):
     step = traitlets.Int(0).tag(sync=True)
     sum = traitlets.Int(0).tag(sync=True)  # which of the prompts is read
 
-    def __init__(self, prompts: Sequence[str], measured: Sequence[dict], step: int | None = None
-                 ) -> None:
+    def __init__(
+        self, prompts: Sequence[str], measured: Sequence[dict], step: int | None = None
+    ) -> None:
         prompts = list(prompts)
         if not prompts:
             raise ValueError("prompts is empty; expected at least one sum")
@@ -201,17 +212,21 @@ class ReasoningReplay(Demo):
             if not isinstance(prompt, str) or not sums.PROMPT_PATTERN.fullmatch(prompt):
                 raise ValueError(f"prompts[{i}] is {prompt!r}; expected a sum such as '4821+377='")
         if len(measured) < 2:
-            raise ValueError(f"measured has {len(measured)} entries; expected at least two, before "
-                             "training and after it")
+            raise ValueError(
+                f"measured has {len(measured)} entries; expected at least two, before "
+                "training and after it"
+            )
         rows = [_row(i, row, prompts) for i, row in enumerate(measured)]
         if rows[0]["step"] != 0:
             raise ValueError(f"measured[0] has step={rows[0]['step']}; expected 0, before training")
         for i in range(1, len(rows)):
             if rows[i]["step"] <= rows[i - 1]["step"]:
-                raise ValueError(f"measured[{i}] has step={rows[i]['step']}; expected one after "
-                                 f"{rows[i - 1]['step']}, the one before it")
+                raise ValueError(
+                    f"measured[{i}] has step={rows[i]['step']}; expected one after "
+                    f"{rows[i - 1]['step']}, the one before it"
+                )
         if step is None:
-            step = next((row["step"] for row in rows if row["working"] > .5), rows[-1]["step"])
+            step = next((row["step"] for row in rows if row["working"] > 0.5), rows[-1]["step"])
         super().__init__(prompts=prompts, measured=rows)
         self.step = step
 
@@ -219,8 +234,10 @@ class ReasoningReplay(Demo):
     def _check_step(self, proposal) -> int:
         steps = [row["step"] for row in self.measured]
         if proposal["value"] not in steps:
-            raise ValueError(f"step is {proposal['value']}; expected one that was measured: "
-                             f"{', '.join(map(str, steps))}")
+            raise ValueError(
+                f"step is {proposal['value']}; expected one that was measured: "
+                f"{', '.join(map(str, steps))}"
+            )
         return proposal["value"]
 
     @traitlets.validate("sum")
@@ -245,15 +262,22 @@ class ReasoningReplay(Demo):
             settled_from = row["step"]
         prompt = self.prompts[self.sum]
         return ReasoningNumbers(
-            self.step, {name: here[name] for name in MEASURES},
-            [read_reply(prompt, reply) for reply in (replies[0], here["replies"][self.sum],
-                                                     replies[-1])],
-            working_from, settled_from)
+            self.step,
+            {name: here[name] for name in MEASURES},
+            [
+                read_reply(prompt, reply)
+                for reply in (replies[0], here["replies"][self.sum], replies[-1])
+            ],
+            working_from,
+            settled_from,
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
         shown = self.result
         verdicts = ", ".join("right" if reading.right else "wrong" for reading in shown.readings)
-        return (f"{len(self.prompts)} sums, steps {self.measured[0]['step']} to "
-                f"{self.measured[-1]['step']}; step {self.step}: greedy "
-                f"{shown.measures['greedy']:.3f}, {self.prompts[self.sum]} {verdicts}")
+        return (
+            f"{len(self.prompts)} sums, steps {self.measured[0]['step']} to "
+            f"{self.measured[-1]['step']}; step {self.step}: greedy "
+            f"{shown.measures['greedy']:.3f}, {self.prompts[self.sum]} {verdicts}"
+        )

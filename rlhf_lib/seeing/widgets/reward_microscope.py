@@ -9,13 +9,14 @@ Chapter: reward-model.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import traitlets
 
-from .base import Demo, browser_code, styles
 from ...worlds import letters
+from .base import Demo, browser_code, styles
 
 DIGITS = 4  # what is kept of a score
 UNCHANGED, TYPED = "as written", "your own"
@@ -83,12 +84,11 @@ def word_scores(reward: Callable, prompt: str, reply: str) -> WordScores:
     if not pieces:
         raise ValueError("the reply is empty; expected at least one word")
     n = len(pieces)
-    without = ["".join(pieces[:i] + pieces[i + 1:]).strip() for i in range(n)]
+    without = ["".join(pieces[:i] + pieces[i + 1 :]).strip() for i in range(n)]
     beginnings = ["".join(pieces[:i]) for i in range(n)]
     texts = ["".join(pieces), *without, *beginnings]
     score, *others = call_reward(reward, [prompt] * len(texts), texts).double().tolist()
-    return WordScores(pieces, score, [score - other for other in others[:n]],
-                      [*others[n:], score])
+    return WordScores(pieces, score, [score - other for other in others[:n]], [*others[n:], score])
 
 
 def letters_edits(prompt: str, reply: str) -> dict[str, str]:
@@ -132,14 +132,16 @@ def letters_edits(prompt: str, reply: str) -> dict[str, str]:
         "another item": swapped(request.item, items),
         "another name": swapped(request.name, letters.NAMES),
         "one gushing word": words[:greeting] + "wonderful !".split() + words[greeting:],
-        "three gushing words": (words[:greeting] + "wonderful ! marvellous ! delighted !".split()
-                                + words[greeting:]),
+        "three gushing words": (
+            words[:greeting] + "wonderful ! marvellous ! delighted !".split() + words[greeting:]
+        ),
         "a rude sentence": words[:closing] + "this is nonsense .".split() + words[closing:],
         "small talk": words[:closing] + "the weather is nice today .".split() + words[closing:],
         "the end twice": words + words[closing:],
     }
-    return {name: letters.join(edited) for name, edited in edits.items()
-            if edited and edited != words}
+    return {
+        name: letters.join(edited) for name, edited in edits.items() if edited and edited != words
+    }
 
 
 class MicroscopeNumbers(NamedTuple):
@@ -210,22 +212,33 @@ class RewardMicroscope(Demo):
     view = traitlets.Enum(["contributions", "running"], "contributions").tag(sync=True)
     typed = traitlets.Dict().tag(sync=True)  # the reader's own reply, as a row with its `case`
 
-    def __init__(self, reward: Callable, replies: Sequence[tuple[str, str]],
-                 edits: Callable | Sequence[Mapping[str, str]] = letters_edits, *,
-                 gold: Callable | None = None) -> None:
+    def __init__(
+        self,
+        reward: Callable,
+        replies: Sequence[tuple[str, str]],
+        edits: Callable | Sequence[Mapping[str, str]] = letters_edits,
+        *,
+        gold: Callable | None = None,
+    ) -> None:
         replies = [tuple(pair) for pair in replies]
         if not replies:
             raise ValueError("replies is empty; expected at least one pair of prompt and reply")
         edited = [edits(*pair) for pair in replies] if callable(edits) else list(edits)
         if len(edited) != len(replies):
-            raise ValueError(f"edits has {len(edited)} entries; expected {len(replies)}, one for "
-                             "each reply")
+            raise ValueError(
+                f"edits has {len(edited)} entries; expected {len(replies)}, one for each reply"
+            )
         self.reward, self.gold = reward, gold
         super().__init__(
             prompts=[prompt for prompt, _ in replies],
-            rows=[[self._row(prompt, name, text)
-                   for name, text in {UNCHANGED: reply, **changes}.items()]
-                  for (prompt, reply), changes in zip(replies, edited)])
+            rows=[
+                [
+                    self._row(prompt, name, text)
+                    for name, text in {UNCHANGED: reply, **changes}.items()
+                ]
+                for (prompt, reply), changes in zip(replies, edited)
+            ],
+        )
         self.on_msg(self._heard)
 
     def _row(self, prompt: str, name: str, reply: str) -> dict:
@@ -236,9 +249,14 @@ class RewardMicroscope(Demo):
             from ...models.rewards import call_reward
 
             gold = round(call_reward(self.gold, [prompt], ["".join(scores.pieces)]).item(), DIGITS)
-        return {"name": name, "pieces": scores.pieces, "score": round(scores.score, DIGITS),
-                "contributions": [round(x, DIGITS) for x in scores.contributions],
-                "running": [round(x, DIGITS) for x in scores.running], "gold": gold}
+        return {
+            "name": name,
+            "pieces": scores.pieces,
+            "score": round(scores.score, DIGITS),
+            "contributions": [round(x, DIGITS) for x in scores.contributions],
+            "running": [round(x, DIGITS) for x in scores.running],
+            "gold": gold,
+        }
 
     def try_reply(self, reply: str) -> None:
         """Score a reply of your own to the prompt on display, and show it.
@@ -260,9 +278,15 @@ class RewardMicroscope(Demo):
         tokenizer = getattr(self.reward, "tokenizer", None)
         unknown = getattr(tokenizer, "unk_token_id", None)
         words = list(dict.fromkeys(piece.strip() for piece in pieces))
-        return [] if unknown is None else [
-            word for word in words
-            if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+        return (
+            []
+            if unknown is None
+            else [
+                word
+                for word in words
+                if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]
+            ]
+        )
 
     def _heard(self, _, message: dict, buffers) -> None:
         """Answer the browser: `hello`, or `score` of a reply, which it shows if it still asks."""
@@ -284,8 +308,9 @@ class RewardMicroscope(Demo):
     def _check_edit(self, proposal) -> str:
         names = {row["name"]: 0 for rows in self.rows for row in rows}
         if proposal["value"] not in [*names, TYPED]:
-            raise ValueError(f"edit is {proposal['value']!r}; expected one of "
-                             f"{', '.join(map(repr, names))}")
+            raise ValueError(
+                f"edit is {proposal['value']!r}; expected one of {', '.join(map(repr, names))}"
+            )
         return proposal["value"]
 
     @property
@@ -300,13 +325,17 @@ class RewardMicroscope(Demo):
         return MicroscopeNumbers(
             reply="".join(row["pieces"]),
             scores=WordScores(row["pieces"], row["score"], row["contributions"], row["running"]),
-            change=row["score"] - base["score"], gold=gold,
-            gold_change=None if gold is None else gold - base["gold"])
+            change=row["score"] - base["score"],
+            gold=gold,
+            gold_change=None if gold is None else gold - base["gold"],
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
         edits = sum(len(rows) - 1 for rows in self.rows)
         numbers = self.result
         gold = "" if numbers.gold is None else f", gold {numbers.gold:.2f}"
-        return (f"{len(self.prompts)} replies, {edits} edits; {self.edit}: "
-                f"score {numbers.scores.score:.3f}{gold}")
+        return (
+            f"{len(self.prompts)} replies, {edits} edits; {self.edit}: "
+            f"score {numbers.scores.score:.3f}{gold}"
+        )

@@ -11,8 +11,9 @@ Chapter: alignment-problem.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import traitlets
 
@@ -64,8 +65,10 @@ def wilson(count: float, n: int, z: float = Z) -> tuple[float, float]:
     share = count / n
     centre = share + z * z / (2 * n)
     reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (max(0.0, (centre - reach) / (1 + z * z / n)),
-            min(1.0, (centre + reach) / (1 + z * z / n)))
+    return (
+        max(0.0, (centre - reach) / (1 + z * z / n)),
+        min(1.0, (centre + reach) / (1 + z * z / n)),
+    )
 
 
 class SampleNumbers(NamedTuple):
@@ -107,8 +110,9 @@ def _rows(name: str, rows) -> list[dict]:
     for i, row in enumerate(rows):
         missing = [key for key in KEYS if key not in row]
         if missing:
-            raise ValueError(f"{name}[{i}] has no {missing[0]!r}; expected the keys "
-                             f"{', '.join(KEYS)}")
+            raise ValueError(
+                f"{name}[{i}] has no {missing[0]!r}; expected the keys {', '.join(KEYS)}"
+            )
         if not math.isfinite(row["gold"]):
             raise ValueError(f"{name}[{i}]['gold'] is {row['gold']}; expected a finite number")
     return rows
@@ -169,8 +173,16 @@ class SampleExplorer(Demo):
     stage = traitlets.Unicode().tag(sync=True)
     temperature = traitlets.Float(1.0).tag(sync=True)
 
-    def __init__(self, shown, measured, styles: Sequence[str] | None = None, *,
-                 stage: str | None = None, temperature: float = 1.0, prompt: int = 0) -> None:
+    def __init__(
+        self,
+        shown,
+        measured,
+        styles: Sequence[str] | None = None,
+        *,
+        stage: str | None = None,
+        temperature: float = 1.0,
+        prompt: int = 0,
+    ) -> None:
         shown, measured = _rows("shown", shown), _rows("measured", measured)
         prompts = _in_order(row["prompt"] for row in shown)
         stages = _in_order(row["stage"] for row in measured)
@@ -185,7 +197,8 @@ class SampleExplorer(Demo):
         for row in shown:
             cell = row["prompt"], row["stage"], float(row["temperature"])
             replies.setdefault(cell, []).append(
-                [row["completion"], styles.index(row["style"]), round(float(row["gold"]), 4)])
+                [row["completion"], styles.index(row["style"]), round(float(row["gold"]), 4)]
+            )
         cells: dict[tuple, list[dict]] = {}
         for row in measured:
             cells.setdefault((row["stage"], float(row["temperature"])), []).append(row)
@@ -195,8 +208,9 @@ class SampleExplorer(Demo):
                     raise ValueError(f"measured has no sample of stage {s!r} at temperature {t:g}")
                 for p in prompts:
                     if (p, s, t) not in replies:
-                        raise ValueError(f"shown has no reply to {p!r} of stage {s!r} at "
-                                         f"temperature {t:g}")
+                        raise ValueError(
+                            f"shown has no reply to {p!r} of stage {s!r} at temperature {t:g}"
+                        )
 
         def total(rows: list[dict]) -> list:
             n, gold = len(rows), [float(row["gold"]) for row in rows]
@@ -205,18 +219,30 @@ class SampleExplorer(Demo):
             return [n, sum(bool(row["asked"]) for row in rows), mean, math.sqrt(variance)]
 
         super().__init__(
-            prompts=prompts, stages=stages, temperatures=temperatures, styles=styles,
+            prompts=prompts,
+            stages=stages,
+            temperatures=temperatures,
+            styles=styles,
             replies=[[[replies[p, s, t] for t in temperatures] for s in stages] for p in prompts],
-            counts=[[[sum(row["style"] == style for row in cells[s, t]) for style in styles]
-                     for t in temperatures] for s in stages],
+            counts=[
+                [
+                    [sum(row["style"] == style for row in cells[s, t]) for style in styles]
+                    for t in temperatures
+                ]
+                for s in stages
+            ],
             totals=[[total(cells[s, t]) for t in temperatures] for s in stages],
-            prompt=prompt, stage=stages[0] if stage is None else stage, temperature=temperature)
+            prompt=prompt,
+            stage=stages[0] if stage is None else stage,
+            temperature=temperature,
+        )
 
     @traitlets.validate("prompt")
     def _check_prompt(self, proposal) -> int:
         if not 0 <= proposal["value"] < len(self.prompts):
-            raise ValueError(f"prompt is {proposal['value']}; expected 0 to "
-                             f"{len(self.prompts) - 1}")
+            raise ValueError(
+                f"prompt is {proposal['value']}; expected 0 to {len(self.prompts) - 1}"
+            )
         return proposal["value"]
 
     @traitlets.validate("stage", "temperature")
@@ -224,8 +250,10 @@ class SampleExplorer(Demo):
         name, value = proposal["trait"].name, proposal["value"]
         recorded = self.stages if name == "stage" else self.temperatures
         if value not in recorded:
-            raise ValueError(f"{name} is {value!r}; expected one of "
-                             f"{', '.join(map(repr, recorded))}, which were recorded")
+            raise ValueError(
+                f"{name} is {value!r}; expected one of "
+                f"{', '.join(map(repr, recorded))}, which were recorded"
+            )
         return value
 
     @property
@@ -235,16 +263,23 @@ class SampleExplorer(Demo):
         n, asked, mean, deviation = self.totals[s][t]
         counts = dict(zip(self.styles, self.counts[s][t]))
         return SampleNumbers(
-            replies=[(text, self.styles[style], gold)
-                     for text, style, gold in self.replies[self.prompt][s][t]],
+            replies=[
+                (text, self.styles[style], gold)
+                for text, style, gold in self.replies[self.prompt][s][t]
+            ],
             shares={style: count / n for style, count in counts.items()},
             intervals={style: wilson(count, n) for style, count in counts.items()},
-            gold=mean, gold_margin=Z * deviation / math.sqrt(n),
-            asked=asked / n, asked_interval=wilson(asked, n))
+            gold=mean,
+            gold_margin=Z * deviation / math.sqrt(n),
+            asked=asked / n,
+            asked_interval=wilson(asked, n),
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
         numbers = self.result
-        return (f"{len(self.prompts)} prompts, {len(self.stages)} stages, "
-                f"{len(self.temperatures)} temperatures; {self.stage} at T={self.temperature:g}: "
-                f"gold {numbers.gold:.2f}, asked {numbers.asked:.2f}")
+        return (
+            f"{len(self.prompts)} prompts, {len(self.stages)} stages, "
+            f"{len(self.temperatures)} temperatures; {self.stage} at T={self.temperature:g}: "
+            f"gold {numbers.gold:.2f}, asked {numbers.asked:.2f}"
+        )

@@ -9,7 +9,8 @@ Chapter: kl-tilt.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import traitlets

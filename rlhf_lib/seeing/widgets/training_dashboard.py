@@ -17,8 +17,9 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 import traitlets
 
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _RUNNING: weakref.WeakSet[TrainingDashboard] = weakref.WeakSet()
-_AT_EXIT = 60.  # seconds that the interpreter waits for a step to end
-_BETWEEN = .25  # seconds between two drawings: a page cannot follow a loop that is much faster
+_AT_EXIT = 60.0  # seconds that the interpreter waits for a step to end
+_BETWEEN = 0.25  # seconds between two drawings: a page cannot follow a loop that is much faster
 
 
 class TrainingDashboard(Demo):
@@ -95,11 +96,18 @@ class TrainingDashboard(Demo):
     total = traitlets.Int(0).tag(sync=True)  # steps of the whole run
     status = traitlets.Unicode("ready").tag(sync=True)  # running, paused, stopped, done, failed
     message = traitlets.Unicode().tag(sync=True)
-    beta = traitlets.Float(0.).tag(sync=True)  # of the next step
+    beta = traitlets.Float(0.0).tag(sync=True)  # of the next step
 
-    def __init__(self, loop, prompts: Sequence[str] = (), gold: RewardFunction | None = None, *,
-                 recorded: Sequence[dict] = (), every: int = 5,
-                 folder: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self,
+        loop,
+        prompts: Sequence[str] = (),
+        gold: RewardFunction | None = None,
+        *,
+        recorded: Sequence[dict] = (),
+        every: int = 5,
+        folder: str | os.PathLike | None = None,
+    ) -> None:
         if every < 1:
             raise ValueError(f"every is {every}; expected at least 1 step")
         if folder is not None:
@@ -120,10 +128,15 @@ class TrainingDashboard(Demo):
         self._stepping = threading.Lock()
         self._lock = threading.RLock()
         super().__init__(
-            prompts=prompts, total=loop.config.max_steps, beta=loop.beta,
+            prompts=prompts,
+            total=loop.config.max_steps,
+            beta=loop.beta,
             live=as_run("this run", [], [], prompts),
-            recorded=[as_run(r["name"], r["records"], r["measured"], prompts, r.get("note", ""))
-                      for r in recorded])
+            recorded=[
+                as_run(r["name"], r["records"], r["measured"], prompts, r.get("note", ""))
+                for r in recorded
+            ],
+        )
         self.on_msg(self._heard)
 
     # ------------------------------------------------------------------ the controls
@@ -148,13 +161,16 @@ class TrainingDashboard(Demo):
 
         self._join()  # asked to stop, and still in its last step
         if self.loop.step_number >= self.total:
-            raise ValueError(f"the run is at step {self.loop.step_number} of {self.total}; "
-                             "expected steps to be left (max_steps of its settings)")
+            raise ValueError(
+                f"the run is at step {self.loop.step_number} of {self.total}; "
+                "expected steps to be left (max_steps of its settings)"
+            )
         self.error = None
         self._stop.clear()
         self._go.set()
-        self._thread = threading.Thread(target=self._train, args=(torch.get_num_threads(),),
-                                        name="training", daemon=True)
+        self._thread = threading.Thread(
+            target=self._train, args=(torch.get_num_threads(),), name="training", daemon=True
+        )
         _RUNNING.add(self)
         self._show(status="running", message="")
         self._thread.start()
@@ -238,8 +254,10 @@ class TrainingDashboard(Demo):
         except Exception as error:  # kept for whoever waits; a thread's own would only be printed
             self.error, done = error, self.loop.step_number
             refused = f"Step {done + 1} was refused. " * isinstance(error, FloatingPointError)
-            self._end("failed", f"{refused}The run has stopped after step {done}. "
-                                f"{type(error).__name__}: {error}.")
+            self._end(
+                "failed",
+                f"{refused}The run has stopped after step {done}. {type(error).__name__}: {error}.",
+            )
 
     def _take_beta(self) -> None:
         with self._lock:
@@ -253,14 +271,19 @@ class TrainingDashboard(Demo):
         record = dict(self.loop.step())
         rollout = getattr(self.loop, "rollout", None)
         if self.gold is not None and rollout is not None:
-            record["gold"] = call_reward(self.gold, rollout.prompts,
-                                         rollout.completions).mean().item()
+            record["gold"] = (
+                call_reward(self.gold, rollout.prompts, rollout.completions).mean().item()
+            )
         self.records.append(record)
         if self.loop.step_number % self.every == 0 or self.loop.step_number == self.total:
             self._answer()
         silent = record.get("reward_std") == 0 or record.get("zero_variance_groups") == 1
-        self._show(message=f"At step {record['step']} every reply was given the same reward: there "
-                   "was nothing to prefer, so the reward taught nothing." if silent else "")
+        self._show(
+            message=f"At step {record['step']} every reply was given the same reward: there "
+            "was nothing to prefer, so the reward taught nothing."
+            if silent
+            else ""
+        )
         if time.monotonic() - self._drawn_at > _BETWEEN:
             self._draw()
 
@@ -275,10 +298,19 @@ class TrainingDashboard(Demo):
 
         loop, config = self.loop, self.loop.config
         generator = torch.Generator(loop.policy.device).manual_seed(config.seed)
-        replies = sample(loop.policy, loop.tokenizer, self.prompts, config.max_new_tokens,
-                         config.temperature, generator).completions
-        golds = call_reward(self.gold, self.prompts, replies).tolist() if self.gold else \
-            [None] * len(replies)
+        replies = sample(
+            loop.policy,
+            loop.tokenizer,
+            self.prompts,
+            config.max_new_tokens,
+            config.temperature,
+            generator,
+        ).completions
+        golds = (
+            call_reward(self.gold, self.prompts, replies).tolist()
+            if self.gold
+            else [None] * len(replies)
+        )
         self.measured.append({"step": loop.step_number, "replies": list(zip(replies, golds))})
 
     def _end(self, status: str, message: str = "") -> None:
@@ -321,8 +353,13 @@ class TrainingDashboard(Demo):
 
     def _heard(self, _, message: dict, buffers) -> None:
         """Answer the browser: `hello`, `start`, `pause`, `stop` or `beta`."""
-        acts = {"hello": lambda: None, "start": self.start, "pause": self.pause, "stop": self.stop,
-                "beta": lambda: self.turn(_number(message.get("value")))}
+        acts = {
+            "hello": lambda: None,
+            "start": self.start,
+            "pause": self.pause,
+            "stop": self.stop,
+            "beta": lambda: self.turn(_number(message.get("value"))),
+        }
         kind = message.get("kind") if isinstance(message, dict) else None
         try:
             if kind not in acts:
@@ -334,8 +371,10 @@ class TrainingDashboard(Demo):
 
     def summary(self) -> str:
         """The state in a few words."""
-        return (f"{type(self.loop).__name__}, {self.status} at step {self.loop.step_number} of "
-                f"{self.total}, {len(self.recorded)} recorded runs")
+        return (
+            f"{type(self.loop).__name__}, {self.status} at step {self.loop.step_number} of "
+            f"{self.total}, {len(self.recorded)} recorded runs"
+        )
 
 
 def _number(value):

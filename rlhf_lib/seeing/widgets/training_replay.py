@@ -10,8 +10,9 @@ Chapter: ppo-live.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import traitlets
 
@@ -47,8 +48,13 @@ def rounded(value, digits: int = 3) -> float | None:
     return round(float(value), digits)
 
 
-def as_run(name: str, records: Sequence[dict], measured: Sequence[dict], prompts: Sequence[str],
-           note: str = "") -> dict:
+def as_run(
+    name: str,
+    records: Sequence[dict],
+    measured: Sequence[dict],
+    prompts: Sequence[str],
+    note: str = "",
+) -> dict:
     """A run in the form that the browser draws.
 
     Parameters
@@ -72,20 +78,32 @@ def as_run(name: str, records: Sequence[dict], measured: Sequence[dict], prompts
         steps = [row.get("step") for row in rows]
         for i, step in enumerate(steps):
             if not isinstance(step, int) or i and step <= steps[i - 1]:
-                raise ValueError(f"{what}[{i}] of run {name!r} has step={step!r}; expected a whole "
-                                 "number above the one before")
+                raise ValueError(
+                    f"{what}[{i}] of run {name!r} has step={step!r}; expected a whole "
+                    "number above the one before"
+                )
     replies = []
     for i, row in enumerate(measured):
         found = [[str(text), rounded(gold, 2)] for text, gold in row.get("replies") or ()]
         if found and len(found) != len(prompts):
-            raise ValueError(f"measured[{i}] of run {name!r} has {len(found)} replies; expected "
-                             f"{len(prompts)}, one for each prompt, or none")
+            raise ValueError(
+                f"measured[{i}] of run {name!r} has {len(found)} replies; expected "
+                f"{len(prompts)}, one for each prompt, or none"
+            )
         replies.append(found)
-    return {"name": name, "note": note, "steps": [row["step"] for row in records],
-            "curves": {metric: [rounded(row.get(metric)) for row in records] for metric in METRICS
-                       if any(metric in row for row in records)},
-            "at": [row["step"] for row in measured],
-            "held": [rounded(row.get("gold")) for row in measured], "replies": replies}
+    return {
+        "name": name,
+        "note": note,
+        "steps": [row["step"] for row in records],
+        "curves": {
+            metric: [rounded(row.get(metric)) for row in records]
+            for metric in METRICS
+            if any(metric in row for row in records)
+        },
+        "at": [row["step"] for row in measured],
+        "held": [rounded(row.get("gold")) for row in measured],
+        "replies": replies,
+    }
 
 
 class TrainingReplay(Demo):
@@ -125,14 +143,21 @@ class TrainingReplay(Demo):
     run = traitlets.Int(0).tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, prompts: Sequence[str], runs: Sequence[dict], *, run: int = 0,
-                 step: int = 0) -> None:
+    def __init__(
+        self, prompts: Sequence[str], runs: Sequence[dict], *, run: int = 0, step: int = 0
+    ) -> None:
         if not runs:
             raise ValueError("runs is empty; expected at least one recorded run")
         prompts = list(prompts)
-        super().__init__(prompts=prompts, run=run, step=step, runs=[
-            as_run(r["name"], r["records"], r["measured"], prompts, r.get("note", ""))
-            for r in runs])
+        super().__init__(
+            prompts=prompts,
+            run=run,
+            step=step,
+            runs=[
+                as_run(r["name"], r["records"], r["measured"], prompts, r.get("note", ""))
+                for r in runs
+            ],
+        )
 
     @traitlets.validate("run")
     def _check_run(self, proposal) -> int:
@@ -151,16 +176,27 @@ class TrainingReplay(Demo):
         """The numbers and replies on display."""
         run = self.runs[self.run]
         before = [i for i, step in enumerate(run["steps"]) if step <= self.step]
-        record = {name: values[before[-1]] for name, values in run["curves"].items()
-                  if values[before[-1]] is not None} if before else {}
+        record = (
+            {
+                name: values[before[-1]]
+                for name, values in run["curves"].items()
+                if values[before[-1]] is not None
+            }
+            if before
+            else {}
+        )
         seen = [i for i, step in enumerate(run["at"]) if step <= self.step and run["replies"][i]]
         if not seen:
             return ReplayNumbers(record, None, [])
-        return ReplayNumbers(record, run["at"][seen[-1]],
-                             [(prompt, *reply) for prompt, reply in
-                              zip(self.prompts, run["replies"][seen[-1]])])
+        return ReplayNumbers(
+            record,
+            run["at"][seen[-1]],
+            [(prompt, *reply) for prompt, reply in zip(self.prompts, run["replies"][seen[-1]])],
+        )
 
     def summary(self) -> str:
         """The state in a few words."""
-        return (f"{len(self.runs)} runs of {len(self.prompts)} prompts; "
-                f"{self.runs[self.run]['name']}, step {self.step}")
+        return (
+            f"{len(self.runs)} runs of {len(self.prompts)} prompts; "
+            f"{self.runs[self.run]['name']}, step {self.step}"
+        )

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of alignment-problem; the checks must refuse each."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -136,12 +137,12 @@ def multiplied(logits, reference_logits, tokens, temperature):
 
 def best_truth(truth, proxy, n):
     ranks = np.arange(len(truth) + 1) / len(truth)
-    return np.diff(ranks ** n) @ np.sort(truth)
+    return np.diff(ranks**n) @ np.sort(truth)
 
 
 def not_sorted(truth, proxy, n):
     ranks = np.arange(len(truth) + 1) / len(truth)
-    return np.diff(ranks ** n) @ truth
+    return np.diff(ranks**n) @ truth
 
 
 def one_draw_less(truth, proxy, n):
@@ -152,16 +153,31 @@ def one_draw_less(truth, proxy, n):
 
 def lowest_wins(truth, proxy, n):
     ranks = np.arange(len(truth) + 1) / len(truth)
-    return np.diff(ranks ** n) @ truth[np.argsort(-proxy)]
+    return np.diff(ranks**n) @ truth[np.argsort(-proxy)]
 
 
 WRONG = {
-    "kl_to_data": [the_other_way_round, zeros_left_in, a_small_constant,
-                   skips_what_the_model_rules_out, cross_entropy_alone],
-    "author_posterior": [without_the_shares, underflows, not_normalised, logs_clamped,
-                         maximum_of_the_likelihoods],
-    "standard_error": [unbiased_variance_only, all_replies_over_the_prompts,
-                       spread_within_prompts, means_without_the_root, means_over_the_wrong_axis],
+    "kl_to_data": [
+        the_other_way_round,
+        zeros_left_in,
+        a_small_constant,
+        skips_what_the_model_rules_out,
+        cross_entropy_alone,
+    ],
+    "author_posterior": [
+        without_the_shares,
+        underflows,
+        not_normalised,
+        logs_clamped,
+        maximum_of_the_likelihoods,
+    ],
+    "standard_error": [
+        unbiased_variance_only,
+        all_replies_over_the_prompts,
+        spread_within_prompts,
+        means_without_the_root,
+        means_over_the_wrong_axis,
+    ],
     "ascent_direction": [without_the_average, plain_average, without_the_policy, descent],
     "drift": [both_divided, divided_after_normalising, absolute_value, multiplied],
     "truth_of_the_best": [best_truth, not_sorted, one_draw_less, lowest_wins],

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of gpt2-on-a-gpu; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import torch
@@ -161,11 +162,26 @@ def share_of_the_first_batch(lengths, keep):
 
 WRONG = {
     "decode_bound": [one_after_the_other, bytes_alone, flops_of_one_row, weights_for_each_row],
-    "largest_batch": [weights_forgotten, tables_in_16_bits, less_than_no_rows, one_too_few,
-                      one_table_forgotten],
+    "largest_batch": [
+        weights_forgotten,
+        tables_in_16_bits,
+        less_than_no_rows,
+        one_too_few,
+        one_table_forgotten,
+    ],
     "repaired_accumulation": [mean_of_means, share_of_rows, padding_in_the_share],
-    "repaired_descent": [rounded_every_step, gradient_of_the_start, float32_returned,
-                         sum_in_bfloat16, rate_in_bfloat16],
-    "rows_through_the_model": [only_those_going, nobody_leaves, cut_below_and_not_at,
-                               cut_one_step_late, share_of_the_first_batch],
+    "repaired_descent": [
+        rounded_every_step,
+        gradient_of_the_start,
+        float32_returned,
+        sum_in_bfloat16,
+        rate_in_bfloat16,
+    ],
+    "rows_through_the_model": [
+        only_those_going,
+        nobody_leaves,
+        cut_below_and_not_at,
+        cut_one_step_late,
+        share_of_the_first_batch,
+    ],
 }

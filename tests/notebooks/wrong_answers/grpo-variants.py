@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of grpo-variants; the checks must refuse each."""
+
 from __future__ import annotations
 
 import math
@@ -12,13 +13,13 @@ from rlhf_lib.mathematics.overoptimization import mean_interval
 
 
 def mean_of_the_reciprocals(p, G):
-    shares = [1 - x ** G - (1 - x) ** G for x in p]
+    shares = [1 - x**G - (1 - x) ** G for x in p]
     return sum(1 / s if s > 0 else math.inf for s in shares) / len(p)
 
 
 def of_the_mean_prompt(p, G):
     x = sum(p) / len(p)
-    teaches = 1 - x ** G - (1 - x) ** G
+    teaches = 1 - x**G - (1 - x) ** G
     return 1 / teaches if teaches > 0 else math.inf
 
 
@@ -28,15 +29,20 @@ def only_all_wrong_is_silent(p, G):
 
 
 def no_end(p, G):
-    return 1 / (sum(1 - x ** G - (1 - x) ** G for x in p) / len(p))
+    return 1 / (sum(1 - x**G - (1 - x) ** G for x in p) / len(p))
 
 
 # --- silenced -------------------------------------------------------------------------------------
 
 
 def clips_of(method):
-    return {"grpo": (.2, .2), "clip_higher": (.2, .28), "gspo": (3e-4, 4e-4), "rloo": (.2, .2),
-            "cispo": (math.inf, math.inf)}[method]
+    return {
+        "grpo": (0.2, 0.2),
+        "clip_higher": (0.2, 0.28),
+        "gspo": (3e-4, 4e-4),
+        "rloo": (0.2, 0.2),
+        "cispo": (math.inf, math.inf),
+    }[method]
 
 
 def ratio_of(log_ratio, mask, method):
@@ -53,14 +59,16 @@ def whatever_the_sign(log_ratio, advantages, mask, method):
 
 def sides_exchanged(log_ratio, advantages, mask, method):
     (low, high), ratio = clips_of(method), ratio_of(log_ratio, mask, method)
-    return (((ratio > 1 + high) & (advantages < 0)) | ((ratio < 1 - low) & (advantages > 0))) \
-        & mask.bool()
+    return (
+        ((ratio > 1 + high) & (advantages < 0)) | ((ratio < 1 - low) & (advantages > 0))
+    ) & mask.bool()
 
 
 def tokens_in_all_methods(log_ratio, advantages, mask, method):
     (low, high), ratio = clips_of(method), log_ratio.exp()
-    return (((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))) \
-        & mask.bool()
+    return (
+        ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))
+    ) & mask.bool()
 
 
 def padding_silenced_too(log_ratio, advantages, mask, method):
@@ -72,15 +80,17 @@ def cispo_capped_is_silent(log_ratio, advantages, mask, method):
     if method == "cispo":
         return (log_ratio.exp() > 1.2) & (advantages > 0) & mask.bool()
     (low, high), ratio = clips_of(method), ratio_of(log_ratio, mask, method)
-    return (((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))) \
-        & mask.bool()
+    return (
+        ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))
+    ) & mask.bool()
 
 
 def gspo_clip_alike_on_both_sides(log_ratio, advantages, mask, method):
     ratio = ratio_of(log_ratio, mask, method)
     low, high = (3e-4, 3e-4) if method == "gspo" else clips_of(method)
-    return (((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))) \
-        & mask.bool()
+    return (
+        ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))
+    ) & mask.bool()
 
 
 # --- repaired_ratio -------------------------------------------------------------------------------
@@ -110,13 +120,18 @@ def not_paired(ours, theirs):
     if len(ours) < 2:
         return "cannot tell"
     (a, half_a), (b, half_b) = mean_interval(ours), mean_interval(theirs)
-    return "better" if a - half_a > b + half_b else "worse" if a + half_a < b - half_b \
+    return (
+        "better"
+        if a - half_a > b + half_b
+        else "worse"
+        if a + half_a < b - half_b
         else "cannot tell"
+    )
 
 
 def two_standard_errors(ours, theirs):
     d = torch.tensor([a - b for a, b in zip(ours, theirs)])
-    if len(d) < 2 or abs(d.mean()) <= 1.96 * d.std() / len(d) ** .5:
+    if len(d) < 2 or abs(d.mean()) <= 1.96 * d.std() / len(d) ** 0.5:
         return "cannot tell"
     return "better" if d.mean() > 0 else "worse"
 
@@ -125,7 +140,7 @@ def divided_by_all_seeds(ours, theirs):
     d = torch.tensor([a - b for a, b in zip(ours, theirs)], dtype=torch.float64)
     if len(d) < 2:
         return "cannot tell"
-    half = mean_interval(d.tolist())[1] * ((len(d) - 1) / len(d)) ** .5
+    half = mean_interval(d.tolist())[1] * ((len(d) - 1) / len(d)) ** 0.5
     return "cannot tell" if abs(d.mean()) <= half else "better" if d.mean() > 0 else "worse"
 
 
@@ -225,15 +240,34 @@ def whole_sequence(logprobs, old_logprobs, advantages, mask):
 
 
 WRONG = {
-    "draws_for_one": [mean_of_the_reciprocals, of_the_mean_prompt, only_all_wrong_is_silent,
-                      no_end],
-    "silenced": [whatever_the_sign, sides_exchanged, tokens_in_all_methods, padding_silenced_too,
-                 cispo_capped_is_silent, gspo_clip_alike_on_both_sides],
+    "draws_for_one": [
+        mean_of_the_reciprocals,
+        of_the_mean_prompt,
+        only_all_wrong_is_silent,
+        no_end,
+    ],
+    "silenced": [
+        whatever_the_sign,
+        sides_exchanged,
+        tokens_in_all_methods,
+        padding_silenced_too,
+        cispo_capped_is_silent,
+        gspo_clip_alike_on_both_sides,
+    ],
     "repaired_ratio": [arithmetic_still, padded_length_still, whole_completion],
-    "verdict": [by_the_mean, not_paired, two_standard_errors, divided_by_all_seeds,
-                equal_is_worse],
-    "repaired_draw": [mean_strictly_between, some_right_some_wrong, counts_the_kept, never_stops,
-                      more_than_wanted],
-    "gspo_token_loss": [not_detached, ratio_of_the_token, no_gradient_of_its_own, one_advantage,
-                        whole_sequence],
+    "verdict": [by_the_mean, not_paired, two_standard_errors, divided_by_all_seeds, equal_is_worse],
+    "repaired_draw": [
+        mean_strictly_between,
+        some_right_some_wrong,
+        counts_the_kept,
+        never_stops,
+        more_than_wanted,
+    ],
+    "gspo_token_loss": [
+        not_detached,
+        ratio_of_the_token,
+        no_gradient_of_its_own,
+        one_advantage,
+        whole_sequence,
+    ],
 }

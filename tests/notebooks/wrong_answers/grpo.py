@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of grpo; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of kl-estimators; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import math
@@ -136,13 +137,29 @@ def later_tokens_only(log_ratio, mask):
 
 
 WRONG = {
-    "drift": [mean_per_token, padding_counted, tokens_as_samples, deviation_not_error,
-              negative_cut_off],
-    "repaired_k3": [shortened_only, exponent_turned_only, the_square, without_expm1, log_of_exp,
-                    cut_at_zero],
+    "drift": [
+        mean_per_token,
+        padding_counted,
+        tokens_as_samples,
+        deviation_not_error,
+        negative_cut_off,
+    ],
+    "repaired_k3": [
+        shortened_only,
+        exponent_turned_only,
+        the_square,
+        without_expm1,
+        log_of_exp,
+        cut_at_zero,
+    ],
     "best_multiple": [always_once, upside_down, one_kl_only, other_chi_squared],
-    "kl_surrogate": [k1_in_the_loss, k2_without_the_ratio, k3_without_the_ratio,
-                     k2_with_its_ratio_differentiated, k3_with_its_ratio_detached,
-                     k1_with_its_ratio_detached],
+    "kl_surrogate": [
+        k1_in_the_loss,
+        k2_without_the_ratio,
+        k3_without_the_ratio,
+        k2_with_its_ratio_differentiated,
+        k3_with_its_ratio_detached,
+        k1_with_its_ratio_detached,
+    ],
     "charges": [so_far, to_go_with_padding, mean_of_the_rest, later_tokens_only],
 }

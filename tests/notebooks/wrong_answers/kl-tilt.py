@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of kl-tilt; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -95,8 +96,9 @@ def the_square_root_law(reference, rewards, target):
 
 def coarse_grid(reference, rewards, target):
     grid = np.geomspace(1e-2, 1e3, 200)
-    return grid[np.argmin([abs(_kl(_tilt(reference, rewards, b), reference) - target)
-                           for b in grid])]
+    return grid[
+        np.argmin([abs(_kl(_tilt(reference, rewards, b), reference) - target) for b in grid])
+    ]
 
 
 # --- tilt_two_anchors -----------------------------------------------------------------------------
@@ -148,10 +150,19 @@ def no_reference(reference, rewards, beta):
 
 WRONG = {
     "implied_rewards": [not_centred, centred_under_the_policy, without_beta, turned_round],
-    "repaired_tilt": [constant_gone_only, maximum_mended_only, smaller_constant,
-                      nothing_subtracted],
+    "repaired_tilt": [
+        constant_gone_only,
+        maximum_mended_only,
+        smaller_constant,
+        nothing_subtracted,
+    ],
     "beta_for_kl": [wrong_direction, range_too_small, the_square_root_law, coarse_grid],
     "tilt_two_anchors": [arithmetic_mixture, plain_product, average_beta, one_after_the_other],
-    "landing": [only_beta_doubled, only_the_reference_flattened, as_if_detached, beta_halved,
-                no_reference],
+    "landing": [
+        only_beta_doubled,
+        only_the_reference_flattened,
+        as_if_detached,
+        beta_halved,
+        no_reference,
+    ],
 }

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of over-optimization; the checks must refuse each."""
+
 from __future__ import annotations
 
 import math
@@ -44,8 +45,9 @@ def sorted_first(kl, values, where):
     pairs = sorted(zip(kl, values))
     if where > pairs[-1][0]:
         return None
-    return float(np.interp(math.sqrt(where), [math.sqrt(k) for k, _ in pairs],
-                           [v for _, v in pairs]))
+    return float(
+        np.interp(math.sqrt(where), [math.sqrt(k) for k, _ in pairs], [v for _, v in pairs])
+    )
 
 
 def last_value_beyond_the_end(kl, values, where):
@@ -74,13 +76,15 @@ def next_measurement(kl, values, where):
 def distance_not_kl(form, alpha, beta):
     if beta <= 0:
         return math.inf
-    return max(0., alpha / beta) if form == "best_of_n" else math.exp(alpha / beta)
+    return max(0.0, alpha / beta) if form == "best_of_n" else math.exp(alpha / beta)
 
 
 def kl_of_the_peak(form, alpha, beta):
     if beta <= 0:
         return math.inf
-    return (max(0., alpha / (2 * beta)) if form == "best_of_n" else math.exp(alpha / beta - 1)) ** 2
+    return (
+        max(0.0, alpha / (2 * beta)) if form == "best_of_n" else math.exp(alpha / beta - 1)
+    ) ** 2
 
 
 def losers_squared(form, alpha, beta):
@@ -90,7 +94,7 @@ def losers_squared(form, alpha, beta):
 
 
 def one_form_for_both(form, alpha, beta):
-    return math.inf if beta <= 0 else max(0., alpha / beta) ** 2
+    return math.inf if beta <= 0 else max(0.0, alpha / beta) ** 2
 
 
 # --- advantage_of ---------------------------------------------------------------------------------
@@ -107,14 +111,16 @@ def at_the_last_common_step(plain_run, remedied):
 
 def at_the_smaller_last_kl(plain_run, remedied):
     kl = min(plain_run["kl"][-1], remedied["kl"][-1])
-    return kl, at_kl(remedied["kl"], remedied["gold"], kl) - \
-        at_kl(plain_run["kl"], plain_run["gold"], kl)
+    return kl, at_kl(remedied["kl"], remedied["gold"], kl) - at_kl(
+        plain_run["kl"], plain_run["gold"], kl
+    )
 
 
 def wrong_way_round(plain_run, remedied):
     kl = min(max(plain_run["kl"]), max(remedied["kl"]))
-    return kl, at_kl(plain_run["kl"], plain_run["gold"], kl) - \
-        at_kl(remedied["kl"], remedied["gold"], kl)
+    return kl, at_kl(plain_run["kl"], plain_run["gold"], kl) - at_kl(
+        remedied["kl"], remedied["gold"], kl
+    )
 
 
 # --- checkpoint_to_keep ---------------------------------------------------------------------------
@@ -147,7 +153,7 @@ def two_hundredths(won, m):
     for i, share in enumerate(won):
         if share > won[best]:
             best = i
-        if won[best] - share > .02:
+        if won[best] - share > 0.02:
             break
     return best
 
@@ -175,13 +181,27 @@ def below_the_one_before(won, m):
 
 
 WRONG = {
-    "gold_of_best": [best_gold, place_in_the_group_taken_for_place_in_all, gold_of_the_n_best,
-                     groups_across],
-    "value_at_kl": [linear_in_kl, sorted_first, last_value_beyond_the_end,
-                     next_measurement, from_the_largest_kl_before],
+    "gold_of_best": [
+        best_gold,
+        place_in_the_group_taken_for_place_in_all,
+        gold_of_the_n_best,
+        groups_across,
+    ],
+    "value_at_kl": [
+        linear_in_kl,
+        sorted_first,
+        last_value_beyond_the_end,
+        next_measurement,
+        from_the_largest_kl_before,
+    ],
     "kl_used_up": [distance_not_kl, kl_of_the_peak, losers_squared, one_form_for_both],
-    "advantage_of": [at_the_ends, at_the_last_common_step, at_the_smaller_last_kl,
-                     wrong_way_round],
-    "checkpoint_to_keep": [best_of_all, first_fall, where_it_stopped, two_hundredths,
-                           three_standard_errors, below_the_one_before],
+    "advantage_of": [at_the_ends, at_the_last_common_step, at_the_smaller_last_kl, wrong_way_round],
+    "checkpoint_to_keep": [
+        best_of_all,
+        first_fall,
+        where_it_stopped,
+        two_hundredths,
+        three_standard_errors,
+        below_the_one_before,
+    ],
 }

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of policy-gradients; the checks must refuse each."""
+
 from __future__ import annotations
 
 import torch
@@ -93,7 +94,7 @@ def by_the_norm(states, returns, squared_norms, count):
     weights = squared_norms.sqrt()
     above = torch.zeros(count, dtype=returns.dtype).index_add_(0, states, returns * weights)
     below = torch.zeros_like(above).index_add_(0, states, weights)
-    return torch.where(below > 0, above / below.clamp(min=1e-12), 0.)
+    return torch.where(below > 0, above / below.clamp(min=1e-12), 0.0)
 
 
 def empty_states_divided(states, returns, squared_norms, count):

@@ -1,8 +1,8 @@
 """Plausible wrong answers to the exercises of ppo-live; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import torch
-
 
 # --- gae_by_sum -----------------------------------------------------------------------------------
 
@@ -10,8 +10,9 @@ import torch
 def _by_sum(rewards, values, next_values, decay, gamma):
     delta = rewards + gamma * next_values - values
     T = rewards.shape[1]
-    return torch.stack([sum(decay ** l * delta[:, t + l] for l in range(T - t))
-                        for t in range(T)], dim=1)
+    return torch.stack(
+        [sum(decay**l * delta[:, t + l] for l in range(T - t)) for t in range(T)], dim=1
+    )
 
 
 def _shifted(values):
@@ -58,8 +59,10 @@ def absolute_error(beta, kl, target):
 def maximum_for_bad_tokens(logprobs, old_logprobs, advantages, epsilon=0.2):
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
-    good, bad = torch.min(ratio * advantages, clipped * advantages), \
-        torch.max(ratio * advantages, clipped * advantages)
+    good, bad = (
+        torch.min(ratio * advantages, clipped * advantages),
+        torch.max(ratio * advantages, clipped * advantages),
+    )
     return -torch.where(advantages > 0, good, bad)
 
 
@@ -124,8 +127,19 @@ def the_last_token_pays_nothing(scores, log_ratio, mask, beta):
 WRONG = {
     "gae_by_sum": [gae_without_the_mask, lambda_alone, no_bootstrap, returns_instead],
     "next_beta": [not_clipped, wrong_direction, absolute_error],
-    "repaired_loss": [maximum_for_bad_tokens, no_clip, right_value_no_gradient,
-                      the_sampler_forgotten, a_range_of_its_own, averaged],
-    "charged_rewards": [sign_alone, place_alone, with_a_gradient, without_the_mask,
-                        the_last_token_pays_nothing],
+    "repaired_loss": [
+        maximum_for_bad_tokens,
+        no_clip,
+        right_value_no_gradient,
+        the_sampler_forgotten,
+        a_range_of_its_own,
+        averaged,
+    ],
+    "charged_rewards": [
+        sign_alone,
+        place_alone,
+        with_a_gradient,
+        without_the_mask,
+        the_last_token_pays_nothing,
+    ],
 }

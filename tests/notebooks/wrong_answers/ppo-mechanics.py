@@ -1,8 +1,8 @@
 """Plausible wrong answers to the exercises of ppo-mechanics; the checks must refuse each one."""
+
 from __future__ import annotations
 
 import torch
-
 
 # --- kl_from_sampler ------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ def _mixture(rewards, values, lam, last, guess=1.0):
         for k in range(1, n + 1):
             ahead = values[t + k] * guess if k < n else 0.0
             weight = (1 - lam) * lam ** (k - 1) if k < n else last(lam, n)
-            advantages[t] += weight * (rewards[t:t + k].sum() + ahead - values[t])
+            advantages[t] += weight * (rewards[t : t + k].sum() + ahead - values[t])
     return advantages
 
 
@@ -167,13 +167,26 @@ def base_weights_forgotten(trained, frozen, adapters=None):
 
 
 WRONG = {
-    "kl_from_sampler": [plain_log_ratio, for_samples_of_the_new_policy, mean_over_tokens,
-                        padding_counts, of_the_whole_reply],
-    "mixture_of_looks": [weights_that_do_not_sum_to_one, rest_off_by_one, nothing_guessed,
-                         longest_look_only],
+    "kl_from_sampler": [
+        plain_log_ratio,
+        for_samples_of_the_new_policy,
+        mean_over_tokens,
+        padding_counts,
+        of_the_whole_reply,
+    ],
+    "mixture_of_looks": [
+        weights_that_do_not_sum_to_one,
+        rest_off_by_one,
+        nothing_guessed,
+        longest_look_only,
+    ],
     "mended_gae": [padding_still_counts, wraps_round_still, rolled_the_other_way, no_look_ahead],
     "mended_whiten": [padding_not_zero, only_the_padding_mended, row_by_row, no_mask_at_all],
     "mended_value_loss": [no_clip, clipped_only, clipped_round_the_return, clipped_as_a_ratio],
-    "run_bytes": [four_times_the_weights, no_32_bit_copy, one_adapter_for_all,
-                  base_weights_forgotten],
+    "run_bytes": [
+        four_times_the_weights,
+        no_32_bit_copy,
+        one_adapter_for_all,
+        base_weights_forgotten,
+    ],
 }

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of preferences; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,13 +13,18 @@ def neighbours_only(replies, ranks):
 
 
 def ties_decided(replies, ranks):
-    return [(a, b) for i, (r, a) in enumerate(zip(ranks, replies))
-            for j, (s, b) in enumerate(zip(ranks, replies)) if i != j and r <= s and a != b]
+    return [
+        (a, b)
+        for i, (r, a) in enumerate(zip(ranks, replies))
+        for j, (s, b) in enumerate(zip(ranks, replies))
+        if i != j and r <= s and a != b
+    ]
 
 
 def largest_rank_is_best(replies, ranks):
-    return [(a, b) for r, a in zip(ranks, replies) for s, b in zip(ranks, replies)
-            if r > s and a != b]
+    return [
+        (a, b) for r, a in zip(ranks, replies) for s, b in zip(ranks, replies) if r > s and a != b
+    ]
 
 
 def equal_replies_kept(replies, ranks):
@@ -80,6 +86,7 @@ def too_many_people():
 
 def _fit(differences, ridge):
     from rlhf_lib.mathematics.bradley_terry import fit_weights
+
     return fit_weights(differences, ridge)
 
 
@@ -98,8 +105,11 @@ def column_kept_as_well(differences, who, column, people, ridge):
 
 WRONG = {
     "ranking_to_pairs": [neighbours_only, ties_decided, largest_rank_is_best, equal_replies_kept],
-    "has_finite_fit": [everybody_won_and_lost_once, connected_without_direction,
-                       every_pair_both_ways],
+    "has_finite_fit": [
+        everybody_won_and_lost_once,
+        connected_without_direction,
+        every_pair_both_ways,
+    ],
     "repaired_pair_loss": [only_a_smaller_epsilon, clipped_gaps, wrong_way_round, summed],
     "profile_without_winner": [a_cycle, all_agree, too_many_people],
     "personal_weights": [each_alone, the_pooled_weight, column_kept_as_well],

@@ -1,18 +1,18 @@
 """Plausible wrong answers to the exercises of reward-model; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-
 # --- ceiling_from_votes ---------------------------------------------------------------------------
 
 
 def majority_with_itself(votes):
     """Lets each vote take part in the majority that foresees it."""
-    lead = np.sign(votes.mean(axis=1, keepdims=True) - .5)
-    return np.mean(.5 + .5 * lead * (2 * votes - 1))
+    lead = np.sign(votes.mean(axis=1, keepdims=True) - 0.5)
+    return np.mean(0.5 + 0.5 * lead * (2 * votes - 1))
 
 
 def ties_count_as_right(votes):
@@ -92,7 +92,7 @@ def ties_are_wrong(chosen, rejected, bins=10):
 
 def bins_not_weighted(chosen, rejected, bins=10):
     d = chosen - rejected
-    p, y = 1 / (1 + np.exp(-np.abs(d))), (d > 0) + .5 * (d == 0)
+    p, y = 1 / (1 + np.exp(-np.abs(d))), (d > 0) + 0.5 * (d == 0)
     index = np.minimum((p * bins).astype(int), bins - 1)
     return np.mean([abs(p[index == k].mean() - y[index == k].mean()) for k in np.unique(index)])
 

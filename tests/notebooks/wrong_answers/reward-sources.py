@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of reward-sources; the checks must refuse each."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -58,7 +59,7 @@ def share_of_the_columns(prompt, completion):
 def share_of_what_is_written(prompt, completion):
     steps = sums.steps(prompt, completion)
     first = steps.index(False) if False in steps else len(steps)
-    return first / len(steps) if steps else 0.
+    return first / len(steps) if steps else 0.0
 
 
 def product_of_the_written(prompt, completion):
@@ -101,19 +102,33 @@ def _turned(row):
 def counted(pairs, principles):
     def faults(row, side):
         return sum(bool(breaks(row["prompt"], row[side])) for breaks in principles)
-    return [_turned(row) if faults(row, "chosen") > faults(row, "rejected") else dict(row)
-            for row in pairs]
+
+    return [
+        _turned(row) if faults(row, "chosen") > faults(row, "rejected") else dict(row)
+        for row in pairs
+    ]
 
 
 def turned_by_any(pairs, principles):
-    return [_turned(row) if any(breaks(row["prompt"], row["chosen"])
-                                and not breaks(row["prompt"], row["rejected"])
-                                for breaks in principles) else dict(row) for row in pairs]
+    return [
+        _turned(row)
+        if any(
+            breaks(row["prompt"], row["chosen"]) and not breaks(row["prompt"], row["rejected"])
+            for breaks in principles
+        )
+        else dict(row)
+        for row in pairs
+    ]
 
 
 def only_the_first(pairs, principles):
-    return [_turned(row) if principles[0](row["prompt"], row["chosen"])
-            and not principles[0](row["prompt"], row["rejected"]) else dict(row) for row in pairs]
+    return [
+        _turned(row)
+        if principles[0](row["prompt"], row["chosen"])
+        and not principles[0](row["prompt"], row["rejected"])
+        else dict(row)
+        for row in pairs
+    ]
 
 
 def in_place(pairs, principles):
@@ -131,7 +146,6 @@ WRONG = {
     "full_marks": [a_good_letter, rude_and_too_short, only_one_request, not_bad_enough],
     "repaired_p_better": [probabilities_averaged, one_order_only, mean_bias_removed, not_halved],
     "prefix_credit": [share_of_the_columns, share_of_what_is_written, product_of_the_written],
-    "repaired_verifier": [parsed_as_a_float, parsed_as_an_integer, found_somewhere,
-                          no_white_space],
+    "repaired_verifier": [parsed_as_a_float, parsed_as_an_integer, found_somewhere, no_white_space],
     "relabel_by_priority": [counted, turned_by_any, only_the_first, in_place],
 }

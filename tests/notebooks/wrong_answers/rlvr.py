@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of rlvr; the checks must refuse each of them."""
+
 from __future__ import annotations
 
 import math
@@ -16,8 +17,9 @@ def mean_inside_the_power(base, trained, most):
 
 def ties_count(base, trained, most):
     for k in range(1, most + 1):
-        if sum((1 - q) ** k for q in base) / len(base) <= sum(
-                (1 - q) ** k for q in trained) / len(trained):
+        if sum((1 - q) ** k for q in base) / len(base) <= sum((1 - q) ** k for q in trained) / len(
+            trained
+        ):
             return k
     return None
 
@@ -45,7 +47,7 @@ def _mean(values):
 
 
 def weights_of_before(before, after):
-    problems = habit_part = text = 0.
+    problems = habit_part = text = 0.0
     for size in {row[0] for row in before}:
         one, two = ([row for row in side if row[0] == size] for side in (before, after))
         share = len(one) / len(before), len(two) / len(after)
@@ -60,18 +62,18 @@ def weights_of_before(before, after):
 
 
 def columns_not_told_apart(before, after):
-    habit_part = text = 0.
+    habit_part = text = 0.0
     for habit in {row[1] for row in before}:
         own = [[row for row in side if row[1] == habit] for side in (before, after)]
         p = len(own[0]) / len(before), len(own[1]) / len(after)
         n = [_mean(row[2] for row in rows) for rows in own]
         habit_part += (p[1] - p[0]) * _mean(n)
         text += _mean(p) * (n[1] - n[0])
-    return 0., habit_part, text
+    return 0.0, habit_part, text
 
 
 def habits_over_all_columns(before, after):
-    problems = habit_part = text = 0.
+    problems = habit_part = text = 0.0
     for size in {row[0] for row in before}:
         rows = [[row for row in side if row[0] == size] for side in (before, after)]
         share = [len(some) / len(side) for some, side in zip(rows, (before, after))]
@@ -85,14 +87,14 @@ def habits_over_all_columns(before, after):
 
 
 def all_of_it_is_text(before, after):
-    return 0., 0., _mean(row[2] for row in after) - _mean(row[2] for row in before)
+    return 0.0, 0.0, _mean(row[2] for row in after) - _mean(row[2] for row in before)
 
 
 # --- repaired_rewards -----------------------------------------------------------------------------
 
 
 def neighbours_verdict_stands(verifier, prompts, completions):
-    rewards, last, failures = [], 0., 0
+    rewards, last, failures = [], 0.0, 0
     for prompt, completion in zip(prompts, completions):
         try:
             value = float(verifier(prompt, completion))
@@ -121,7 +123,7 @@ def nan_goes_through(verifier, prompts, completions):
         try:
             rewards.append(float(verifier(prompt, completion)))
         except Exception:
-            rewards.append(0.)
+            rewards.append(0.0)
             failures += 1
     return rewards, failures
 
@@ -134,7 +136,7 @@ def two_kinds_of_error(verifier, prompts, completions):
         except (ValueError, TypeError):
             value = math.nan
         failures += not math.isfinite(value)
-        rewards.append(value if math.isfinite(value) else 0.)
+        rewards.append(value if math.isfinite(value) else 0.0)
     return rewards, failures
 
 
@@ -146,7 +148,7 @@ def only_nan_refused(verifier, prompts, completions):
         except Exception:
             value = math.nan
         failures += math.isnan(value)
-        rewards.append(0. if math.isnan(value) else value)
+        rewards.append(0.0 if math.isnan(value) else value)
     return rewards, failures
 
 
@@ -158,7 +160,7 @@ def failures_are_paid(verifier, prompts, completions):
         except Exception:
             value = math.nan
         failures += not math.isfinite(value)
-        rewards.append(value if math.isfinite(value) else 1.)
+        rewards.append(value if math.isfinite(value) else 1.0)
     return rewards, failures
 
 
@@ -177,8 +179,10 @@ def large_groups(p, a_w, a_d, G):
 def biased_deviation(p, a_w, a_d, G):
     E = p * a_w + (1 - p) * a_d
     push = (p * a_w / E - p) - (p * (1 - a_w) / (1 - E) - p)
-    return sum(math.comb(G, k) * E**k * (1 - E) ** (G - k) * push * math.sqrt(k / G * (1 - k / G))
-               for k in range(1, G))
+    return sum(
+        math.comb(G, k) * E**k * (1 - E) ** (G - k) * push * math.sqrt(k / G * (1 - k / G))
+        for k in range(1, G)
+    )
 
 
 # --- repaired_positions ---------------------------------------------------------------------------
@@ -198,10 +202,20 @@ def as_floats(mask):
 
 WRONG = {
     "first_crossing": [mean_inside_the_power, ties_count, most_left_out, most_not_reached],
-    "length_parts": [weights_of_before, columns_not_told_apart, habits_over_all_columns,
-                     all_of_it_is_text],
-    "repaired_rewards": [neighbours_verdict_stands, failures_dropped, nan_goes_through,
-                         two_kinds_of_error, only_nan_refused, failures_are_paid],
+    "length_parts": [
+        weights_of_before,
+        columns_not_told_apart,
+        habits_over_all_columns,
+        all_of_it_is_text,
+    ],
+    "repaired_rewards": [
+        neighbours_verdict_stands,
+        failures_dropped,
+        nan_goes_through,
+        two_kinds_of_error,
+        only_nan_refused,
+        failures_are_paid,
+    ],
     "habit_gradient": [without_the_division, large_groups, biased_deviation],
     "repaired_positions": [counted_from_one, negative_on_padding, as_floats],
 }

@@ -1,4 +1,5 @@
 """Plausible wrong answers to the exercises of sft; the checks must refuse each."""
+
 from __future__ import annotations
 
 import torch
@@ -48,8 +49,10 @@ def masked_labels_count(logits, labels):
 
 
 def mean_of_rows(logits, labels):
-    losses = [F.cross_entropy(row[:-1], label[1:], ignore_index=-100)
-              for row, label in zip(logits, labels)]
+    losses = [
+        F.cross_entropy(row[:-1], label[1:], ignore_index=-100)
+        for row, label in zip(logits, labels)
+    ]
     return sum(losses) / len(losses)
 
 
@@ -85,8 +88,9 @@ def sum_of_means(losses, masks):
 
 def weighted_by_rows(losses, masks):
     rows = sum(map(len, masks))
-    return sum((loss * mask).sum() / mask.sum() * len(mask) / rows
-               for loss, mask in zip(losses, masks))
+    return sum(
+        (loss * mask).sum() / mask.sum() * len(mask) / rows for loss, mask in zip(losses, masks)
+    )
 
 
 def padding_in_the_count(losses, masks):
@@ -122,6 +126,5 @@ WRONG = {
     "causal_loss": [shifted_the_other_way, masked_labels_count, mean_of_rows],
     "logit_gradient": [ascent, no_mask, sum_and_not_mean, divided_by_all_places],
     "accumulated": [sum_of_means, weighted_by_rows, padding_in_the_count],
-    "completion_mask": [end_tokens_left_out, one_more_always, up_to_the_last_end,
-                        length_by_argmax],
+    "completion_mask": [end_tokens_left_out, one_more_always, up_to_the_last_end, length_by_argmax],
 }
