@@ -146,7 +146,8 @@ def load(spec: dict):
 
 def ours(spec: dict) -> tuple[Callable, RolloutClock]:
     """A step of this library, and the clock of its sampling."""
-    from rlhf_lib.algorithms import grpo, ppo
+    from rlhf_lib.algorithms import GRPO, PPO, GRPOConfig, PPOConfig
+    from rlhf_lib.algorithms import loop as loops
     from rlhf_lib.models import rollout
 
     batch, device = spec["batch"], spec["device"]
@@ -168,13 +169,13 @@ def ours(spec: dict) -> tuple[Callable, RolloutClock]:
         policy, texts = model(), rollout_prompts(spec, prompts)
         return lambda new_tokens: clock(policy, tokenizer, texts, new_tokens), clock
     if spec["algorithm"] == "grpo":
-        loop = grpo.GRPO(
+        loop = GRPO(
             model(),
             None,
             tokenizer,
             share_of_a,
             prompts,
-            grpo.GRPOConfig(
+            GRPOConfig(
                 **shared,
                 num_generations=spec["group"],
                 num_iterations=spec["epochs"],
@@ -182,23 +183,22 @@ def ours(spec: dict) -> tuple[Callable, RolloutClock]:
                 aggregate_over="tokens",
             ),
         )
-        grpo.sample = clock
     else:
-        loop = ppo.PPO(
+        loop = PPO(
             model(),
             model(),
             critic,
             tokenizer,
             share_of_a,
             prompts,
-            ppo.PPOConfig(
+            PPOConfig(
                 **shared,
                 num_ppo_epochs=spec["epochs"],
                 beta=PPO_BETA,
                 critic_learning_rate=LEARNING_RATE,
             ),
         )
-        ppo.sample = clock
+    loops.sample = clock
     return loop.step, clock
 
 

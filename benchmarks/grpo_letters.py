@@ -28,7 +28,8 @@ import torch
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate

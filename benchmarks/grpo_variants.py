@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.mathematics.advantages import group_advantages
 from rlhf_lib.models.rewards import soft_overlong_punishment
 from rlhf_lib.models.rollout import sample

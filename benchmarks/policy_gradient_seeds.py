@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib.machinery.training import adam, descend
+from rlhf_lib.machinery.optimization import adam, descend
 from rlhf_lib.mathematics.advantages import group_advantages, optimal_baseline
 from rlhf_lib.mathematics.losses import aggregate, reinforce_loss
 from rlhf_lib.models.rollout import sample

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.machinery.training import adam
+from rlhf_lib.machinery.optimization import adam
 from rlhf_lib.mathematics.advantages import masked_whiten, token_rewards
 from rlhf_lib.models.reward_model import new_reward_model, token_values
 from rlhf_lib.models.rewards import LearnedReward
@@ -162,12 +162,12 @@ CHECKLIST = {
     "dropout": Item(
         "dropout is off in sampling and in scoring",
         "dropout of 0.1 in policy and critic",
-        replaced={"rlhf_lib.algorithms.ppo.train_without_dropout": train_with_dropout},
+        replaced={"rlhf_lib.machinery.machine.train_without_dropout": train_with_dropout},
     ),
     "temperature": Item(
         "samples are scored at the temperature they were drawn at",
         "drawn at 0.7, scored at 1",
-        replaced={"rlhf_lib.algorithms.ppo.sample": sample_cooler},
+        replaced={"rlhf_lib.algorithms.loop.sample": sample_cooler},
     ),
     # the end of a reply
     "score_read": Item(
@@ -183,7 +183,7 @@ CHECKLIST = {
     "end_token": Item(
         "the end token counts as an action",
         "the mask stops before the end token",
-        replaced={"rlhf_lib.algorithms.ppo.sample": sample_without_end},
+        replaced={"rlhf_lib.algorithms.loop.sample": sample_without_end},
     ),
     "missing_end": Item(
         "a reply that was cut off pays a penalty",
@@ -225,7 +225,7 @@ CHECKLIST = {
         "the learning rate warms up over 3 steps", "full rate at once", settings={"warmup_steps": 0}
     ),
     "adam_epsilon": Item(
-        "Adam's ε is 1e-5", "1e-8", replaced={"rlhf_lib.algorithms.ppo.adam": default_adam}
+        "Adam's ε is 1e-5", "1e-8", replaced={"rlhf_lib.algorithms.loop.adam": default_adam}
     ),
     "gradient_clip": Item(
         "gradients are clipped to norm 1", "never clipped", settings={"max_grad_norm": 1e9}

@@ -1,14 +1,16 @@
-"""The algorithms, one file each.
+"""The algorithms, one file each, and the loop that they share.
 
 It may import mathematics, models, worlds and machinery.
 """
 
 from .best_of_n import RejectionSampling, RejectionSamplingConfig
 from .dpo import DPO, DPOConfig
-from .grpo import GRPO, VARIANTS, GRPOConfig
+from .grpo import GRPO, GRPOConfig
 from .ppo import PPO, PPOConfig
 from .reward_training import RewardConfig, RewardTraining
 from .sft import SFT, SFTConfig
+from .shared_trunk import SharedTrunkPPO
+from .variants import VARIANTS
 
 __all__ = [
     "DPO",
@@ -23,5 +25,6 @@ __all__ = [
     "RewardTraining",
     "SFT",
     "SFTConfig",
+    "SharedTrunkPPO",
     "VARIANTS",
 ]

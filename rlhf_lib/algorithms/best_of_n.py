@@ -18,31 +18,18 @@ section 3.2.3. Chapters: dpo, choosing.
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (
-    adam,
-    check_one_process,
-    check_positive,
-    descend,
-    prompt_table,
-    rows_of_step,
-    score,
-    set_learning_rate,
-    take,
-    train_without_dropout,
-)
-from ..mathematics.losses import sft_loss
+from ..machinery.processes import check_one_process
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import sample
-from ..models.tokens import encode, texts, token_logprobs
+from ..models.tokens import encode, texts
+from ..worlds.tables import prompt_table, rows_of_step, take
+from .loop import Config, Loop, check_counts, check_positive, score
+from .sft import imitation_loss
 
 # ---------------------------------------------------------------------------------- choosing
 
@@ -183,14 +170,16 @@ def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RejectionSamplingConfig:
-    """Settings, named as TRL names them where TRL has them.
+class RejectionSamplingConfig(Config):
+    """Settings beside those of every loop, or with other defaults; TRL's names where it has them.
 
-    Chapter: choosing.
+    Chapter: grpo-variants.
     """
 
     max_steps: int = 2  # rounds of sampling and fine-tuning
     batch_size: int = 600  # prompts a round
+    learning_rate: float = 1e-4  # of the policy
+    warmup_steps: int = 0  # rounds at less than the learning rate; for many small ones
     num_generations: int = 8  # n, completions of each prompt
     threshold: float | None = None  # keep all that score above it; None: the best of each prompt
     num_train_epochs: int = 2  # passes over what was kept
@@ -198,13 +187,16 @@ class RejectionSamplingConfig:
     max_new_tokens: int = 32  # longest completion, its end token included
     temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
-    learning_rate: float = 1e-4  # of the policy
-    warmup_steps: int = 0  # rounds; for many small ones
-    max_grad_norm: float = 1.0  # longer gradients are clipped to it
-    seed: int = 0  # prompts, samples and minibatches
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_counts(
+            self, "num_generations", "num_train_epochs", "mini_batch_size", "max_new_tokens"
+        )
+        check_positive(self, "temperature")
 
 
-class RejectionSampling:
+class RejectionSampling(Loop):
     """Step through rounds of rejection sampling; a `for` loop trains to the end.
 
     `chosen` holds the samples of the last round. A completion that was cut off is never kept:
@@ -242,65 +234,36 @@ class RejectionSampling:
         config: RejectionSamplingConfig = RejectionSamplingConfig(),
     ):
         check_one_process("RejectionSampling")
-        check_positive(
-            config,
-            "max_steps",
-            "batch_size",
-            "num_generations",
-            "num_train_epochs",
-            "mini_batch_size",
-            "max_new_tokens",
-            "temperature",
-            "learning_rate",
-            "max_grad_norm",
-        )
-        if config.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {config.warmup_steps}; expected 0 or more")
-        self.policy, self.tokenizer = policy, tokenizer
-        self.reward, self.config = reward, config
-        self.data = prompt_table(dataset)
-        train_without_dropout(policy)
-        self.optimizer = adam(policy, config.learning_rate)
-        self.sampler = torch.Generator(policy.device).manual_seed(config.seed)
-        self.shuffler = torch.Generator().manual_seed(config.seed)
-        self.step_number = 0
+        super().__init__(config, tokenizer, {"policy": policy}, {})
+        self.policy, self.reward, self.data = policy, reward, prompt_table(dataset)
         self.chosen: BestOfN | None = None
 
-    def step(self) -> dict:
-        """Sample, choose, fine-tune; return the record of the round."""
-        start = time.perf_counter()
+    def collect(self) -> tuple[BestOfN]:
+        """1, and the scores of 2."""
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
         prompts, columns = take(self.data, rows)
-        chosen = best_of_n(
-            self.policy,
-            self.tokenizer,
-            prompts,
-            self.reward,
-            c.num_generations,
-            c.max_new_tokens,
-            c.temperature,
-            self.sampler,
-            c.missing_eos_penalty,
-            columns=columns,
+        how = (c.num_generations, c.max_new_tokens, c.temperature, self.sampler)
+        penalty = c.missing_eos_penalty
+        return (
+            best_of_n(
+                self.policy, self.tokenizer, prompts, self.reward, *how, penalty, columns=columns
+            ),
         )
+
+    def learn(self, chosen: BestOfN) -> dict:
+        """2 and 3: keep the good ones and fine-tune on them; the record of the round."""
+        c, losses = self.config, []
         kept = [
             (chosen.prompts[p], chosen.samples[p][j])
             for p, j in self.keep(chosen).nonzero().tolist()
         ]
-
-        warmth = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
-        set_learning_rate(self.optimizer, warmth * c.learning_rate)
-        losses = []
         for _ in range(c.num_train_epochs if kept else 0):
             order = torch.randperm(len(kept), generator=self.shuffler)
             for minibatch in order.split(c.mini_batch_size):
                 losses.append(self.update([kept[i] for i in minibatch.tolist()]))
-
         self.chosen = chosen
-        self.step_number += 1
         return {
-            "step": self.step_number,
             "reward": chosen.scores.mean().item(),
             "best_reward": chosen.scores.max(dim=1).values.mean().item(),
             "kept": len(kept),
@@ -308,7 +271,6 @@ class RejectionSampling:
             "finished": chosen.finished.float().mean().item(),
             "distinct": len({text for row in chosen.samples for text in row})
             / chosen.scores.numel(),
-            "seconds": time.perf_counter() - start,
         }
 
     def keep(self, chosen: BestOfN) -> Tensor:
@@ -322,31 +284,5 @@ class RejectionSampling:
     def update(self, kept: list[tuple[str, str]]) -> float:
         """One gradient step on some of the kept completions; returns its loss."""
         batch = encode(self.tokenizer, *zip(*kept), self.policy.device)
-        loss = sft_loss(token_logprobs(self.policy, batch), batch.completion_mask)
-        descend(self.policy, self.optimizer, loss, self.config.max_grad_norm)
-        return loss.item()
-
-    def __iter__(self) -> Iterator[dict]:
-        while self.step_number < self.config.max_steps:
-            yield self.step()
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(
-            folder,
-            {"policy": self.policy, "tokenizer": self.tokenizer},
-            {
-                "step_number": self.step_number,
-                "sampler": self.sampler.get_state(),
-                "shuffler": self.shuffler.get_state(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-        )
-
-    def resume(self, folder: str | os.PathLike) -> None:
-        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
-        state = load_checkpoint(folder, {"policy": self.policy})
-        self.step_number = state["step_number"]
-        self.sampler.set_state(state["sampler"])
-        self.shuffler.set_state(state["shuffler"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        losses = {"loss": (imitation_loss(self.policy), batch)}
+        return self.machine.descend(self.policy, self.optimizers["policy"], **losses)["loss"]

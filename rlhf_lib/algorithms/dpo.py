@@ -11,62 +11,76 @@ One step:
 their gap to a finite target; "simpo" takes log-probabilities per token and no reference; "kto"
 takes single completions, each labelled desirable or not, and compares each with a reference point.
 
-It leaves out, against the larger implementations: gradient accumulation, a reference that follows
-the policy, and mixtures of losses. Axes: B completions of a step, T completion tokens. Source:
+It leaves out, against the larger implementations: a reference that follows the policy, and
+mixtures of losses. Axes: B completions of a step, T completion tokens. Source:
 Rafailov et al. 2023, arXiv:2305.18290; IPO, Azar et al. 2023, arXiv:2310.12036; SimPO, Meng et al.
 2024, arXiv:2405.14734; KTO, Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: dpo.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.training import (
-    adam,
-    check_apart,
-    check_one_process,
-    check_positive,
-    column,
-    descend,
-    freeze,
-    rows_of_step,
-    set_learning_rate,
-    train_without_dropout,
-)
+from ..machinery.processes import check_one_process
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
-from ..models.tokens import TokenBatch, encode, token_logprobs
+from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
+from ..worlds.tables import column, rows_of_step
+from .loop import Config, Loop, check_choices
 
 
 @dataclass(frozen=True)
-class DPOConfig:
-    """Settings, named as TRL names them.
+class DPOConfig(Config):
+    """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
-    Chapter: dpo.
+    Chapter: grpo-variants.
     """
 
     loss_type: str = "dpo"  # or "ipo", "simpo", "kto"; TRL calls the first "sigmoid"
     max_steps: int = 100  # steps of the whole run
     batch_size: int = 32  # pairs a step; for "kto", completions
+    learning_rate: float = 1e-4  # peak; after the warm-up it falls linearly to 0
+    warmup_steps: int = 9  # steps at less than the learning rate, which rises to it
     beta: float | None = None  # None: 2 for "simpo", .1 for the others
     label_smoothing: float = 0.0  # "dpo": share of comparisons taken to be wrong
     simpo_gamma: float = 1.0  # "simpo": margin that the chosen completion must win by
     desirable_weight: float = 1.0  # "kto": weights for labels that are not equally frequent
     undesirable_weight: float = 1.0  # the same for the undesirable ones
     precompute_ref_log_probs: bool = True  # once, at the first step, instead of in every epoch
-    learning_rate: float = 1e-4  # peak; after the warm-up it falls linearly to 0
-    warmup_steps: int = 10  # in which the learning rate rises to its value
-    max_grad_norm: float = 1.0  # longer gradients are clipped to it
-    seed: int = 0  # order of the data
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choices(self, loss_type=("dpo", "ipo", "simpo", "kto"))
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; expected 0 to .5")
+        if self.loss_type == "kto" and self.batch_size < 2:
+            raise ValueError(
+                "batch_size is 1; expected at least 2 for 'kto', which compares each completion "
+                "with the others of its batch"
+            )
+        if self.beta is not None and not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; expected a positive number")
 
 
-class DPO:
+@dataclass
+class Pairs(PairBatch):
+    """Comparisons to learn from."""
+
+    ref_logprobs: Tensor  # (B, 2) of the completions under the reference
+
+
+@dataclass
+class Labelled(TokenBatch):
+    """Single completions to learn from, for "kto"."""
+
+    ref_logprobs: Tensor  # (B,) under the reference
+    desirable: Tensor  # (B,) whether a completion is
+    reference_point: Tensor  # (B,) the same number for all
+
+
+class DPO(Loop):
     """Step through DPO; `for record in DPO(...)` trains to the end, and can stop anywhere.
 
     `beta` is an attribute: turn it while the loop runs. In the records, `chosen_reward`,
@@ -96,37 +110,18 @@ class DPO:
         If a loss or gradient is not finite. The weights are those before the update.
     """
 
+    STATE = ("step_number", "beta", "cached")
+
     def __init__(self, policy, reference, tokenizer, dataset, config: DPOConfig = DPOConfig()):
         check_one_process("DPO")
-        check_positive(config, "max_steps", "batch_size", "learning_rate", "max_grad_norm")
-        if config.loss_type not in ("dpo", "ipo", "simpo", "kto"):
-            raise ValueError(
-                f"loss_type is {config.loss_type!r}; expected 'dpo', 'ipo', 'simpo' or 'kto'"
-            )
         if (reference is None) != (config.loss_type == "simpo"):
             raise ValueError(
-                f"reference is {'None' if reference is None else 'a model'} and "
-                f"loss_type {config.loss_type!r}; expected a model, and None for "
-                "'simpo' alone"
+                f"reference is {'None' if reference is None else 'a model'} and loss_type "
+                f"{config.loss_type!r}; expected a model, and None for 'simpo' alone"
             )
-        if not 0 <= config.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing is {config.label_smoothing}; expected 0 to .5")
-        if config.loss_type == "kto" and config.batch_size < 2:
-            raise ValueError(
-                "batch_size is 1; expected at least 2 for 'kto', which compares "
-                "each completion with the others of its batch"
-            )
-        self.beta = (
-            config.beta if config.beta is not None else 2.0 if config.loss_type == "simpo" else 0.1
-        )
-        if not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}; expected a positive number")
+        super().__init__(config, tokenizer, {"policy": policy}, {"reference": reference})
         self.policy, self.reference = policy, reference
-        self.tokenizer, self.config = tokenizer, config
-        if reference is not None:
-            check_apart(policy=policy, reference=reference)
-            freeze(reference)
-        train_without_dropout(policy)
+        self.beta = config.beta or (2.0 if config.loss_type == "simpo" else 0.1)
         # completions in one list: row i is the chosen one of pair i, row N + i the rejected one
         self.prompts = column(dataset, "prompt")
         if config.loss_type == "kto" and "label" in dataset.column_names:
@@ -136,99 +131,75 @@ class DPO:
             self.completions = column(dataset, "chosen") + column(dataset, "rejected")
             self.labels = [True] * len(self.prompts) + [False] * len(self.prompts)
             self.prompts = self.prompts * 2
-        self.optimizer = adam(policy, config.learning_rate)
         self.cached: Tensor | None = None  # reference log-probabilities of all completions
-        self.step_number = 0
 
-    def step(self) -> dict:
-        """Take one gradient step and return its record."""
-        start = time.perf_counter()
+    def decay(self) -> float:
+        return 1 - self.step_number / self.config.max_steps
+
+    def collect(self) -> tuple[Pairs | Labelled]:
+        """1, and the reference's half of 2."""
         c, total = self.config, len(self.completions)
         if c.loss_type == "kto":
             rows = rows_of_step(total, c.batch_size, self.step_number, c.seed)
-        else:
-            pairs = rows_of_step(total // 2, c.batch_size, self.step_number, c.seed)
-            rows = pairs + [pair + total // 2 for pair in pairs]
+            batch = self.encode(rows, rows)
+            labels = torch.tensor([self.labels[row] for row in rows], device=self.policy.device)
+            point = self.reference_point(rows).expand(len(rows))
+            return (Labelled(*batch.tokens, self.ref_logprobs(rows, batch), labels, point),)
+        pairs = rows_of_step(total // 2, c.batch_size, self.step_number, c.seed)
+        rows = pairs + [pair + total // 2 for pair in pairs]
         batch = self.encode(rows, rows)
-        logprobs = self.logprobs(self.policy, batch)  # (B,)
-        ref_logprobs = self.ref_logprobs(rows, batch)
-        loss, measured = self.loss(rows, logprobs, ref_logprobs)
+        tables = (*batch.tokens, self.ref_logprobs(rows, batch))
+        return (Pairs(*(x.unflatten(0, (2, -1)).transpose(0, 1) for x in tables)),)
 
-        rate = (
-            c.learning_rate
-            * min(1, (self.step_number + 1) / max(1, c.warmup_steps))
-            * (1 - self.step_number / c.max_steps)
+    def learn(self, batch: Pairs | Labelled) -> dict:
+        """3: one gradient step; the record of the step."""
+        loss = self.kto_loss if isinstance(batch, Labelled) else self.pair_loss
+        over = ("sequences", "sequences")
+        record = self.machine.descend(
+            self.policy, self.optimizers["policy"], *over, loss=(loss, batch)
         )
-        set_learning_rate(self.optimizer, rate)
-        gradient_norm = descend(self.policy, self.optimizer, loss, c.max_grad_norm)
-        self.step_number += 1
-        return {
-            "step": self.step_number,
-            "loss": loss.item(),
-            **measured,
-            "beta": self.beta,
-            "learning_rate": rate,
-            "gradient_norm": gradient_norm,
-            "seconds": time.perf_counter() - start,
-        }
+        rates = {"beta": self.beta, "learning_rate": self.learning_rate}
+        return record | rates | {"gradient_norm": record["gradient_norm"]}
 
-    def loss(self, rows: list[int], logprobs: Tensor, ref_logprobs: Tensor) -> tuple[Tensor, dict]:
-        """The loss of some rows, and what to watch about them."""
+    def pair_loss(self, batch: Pairs) -> tuple[Tensor, dict]:
+        """The loss of a batch of pairs, and what to see of them."""
         c = self.config
-        desirable = torch.tensor([self.labels[row] for row in rows], device=logprobs.device)
+        ref_logprobs = batch.ref_logprobs.T.flatten()
+        logprobs = self.logprobs(self.policy, batch.rows)
         rewards = self.beta * (logprobs - ref_logprobs).detach()
-        measured = {
-            "chosen_reward": rewards[desirable].mean().item(),
-            "rejected_reward": rewards[~desirable].mean().item(),
-            "chosen_logprob": logprobs[desirable].mean().item(),
-            "rejected_logprob": logprobs[~desirable].mean().item(),
-        }
-        measured["reward_margin"] = measured["chosen_reward"] - measured["rejected_reward"]
-        if c.loss_type == "kto":
-            kl = self.reference_point(rows)
-            measured["accuracy"] = ((rewards > self.beta * kl) == desirable).float().mean().item()
-            measured["reference_point"] = kl.item()
-            return kto_loss(
-                logprobs - ref_logprobs,
-                desirable,
-                kl,
-                self.beta,
-                c.desirable_weight,
-                c.undesirable_weight,
-            ), measured
-        chosen, rejected = logprobs.chunk(2)
-        gaps = rewards[desirable] - rewards[~desirable]
-        measured["accuracy"] = (0.5 + 0.5 * gaps.sign()).mean().item()  # a tie counts half
+        gaps = torch.sub(*rewards.chunk(2))
+        seen = implicit_rewards(logprobs, rewards, torch.arange(len(rewards)) < len(batch))
+        seen["accuracy"] = (0.5 + 0.5 * gaps.sign()).mean().item()  # a tie counts half
+        pair = (*logprobs.chunk(2), *ref_logprobs.chunk(2))
         if c.loss_type == "simpo":
-            return simpo_loss(chosen, rejected, self.beta, c.simpo_gamma), measured
+            return simpo_loss(*pair[:2], self.beta, c.simpo_gamma), seen
         if c.loss_type == "ipo":
-            return ipo_loss(chosen, rejected, *ref_logprobs.chunk(2), self.beta), measured
-        return dpo_loss(
-            chosen, rejected, *ref_logprobs.chunk(2), self.beta, c.label_smoothing
-        ), measured
+            return ipo_loss(*pair, self.beta), seen
+        return dpo_loss(*pair, self.beta, c.label_smoothing), seen
 
-    def __iter__(self) -> Iterator[dict]:
-        while self.step_number < self.config.max_steps:
-            yield self.step()
+    def kto_loss(self, batch: Labelled) -> tuple[Tensor, dict]:
+        """The loss of a batch of labelled completions, and what to see of them."""
+        weights = (self.config.desirable_weight, self.config.undesirable_weight)
+        logprobs, point = self.logprobs(self.policy, batch), batch.reference_point
+        log_ratio = logprobs - batch.ref_logprobs
+        rewards = self.beta * log_ratio.detach()
+        seen = implicit_rewards(logprobs, rewards, batch.desirable)
+        right = (rewards > self.beta * point) == batch.desirable
+        seen |= {"accuracy": right.float().mean().item(), "reference_point": point[0].item()}
+        return kto_loss(log_ratio, batch.desirable, point, self.beta, *weights), seen
 
     # ------------------------------------------------------------------ log-probabilities
 
     def encode(self, rows: list[int], completions: list[int]) -> TokenBatch:
         """Prompts of some rows with the completions of the same or of other rows."""
-        return encode(
-            self.tokenizer,
-            [self.prompts[i] for i in rows],
-            [self.completions[i] for i in completions],
-            self.policy.device,
-        )
+        prompts = [self.prompts[i] for i in rows]
+        texts = [self.completions[i] for i in completions]
+        return encode(self.tokenizer, prompts, texts, self.policy.device)
 
     def logprobs(self, model, batch: TokenBatch) -> Tensor:
         """log π(y | x) of each completion, shape (B,), in nats; per token for "simpo"."""
-        return sequence_logprobs(
-            token_logprobs(model, batch),
-            batch.completion_mask,
-            mean=self.config.loss_type == "simpo",
-        )
+        mean = self.config.loss_type == "simpo"
+        return sequence_logprobs(token_logprobs(model, batch), batch.completion_mask, mean)
 
     @torch.no_grad()
     def ref_logprobs(self, rows: list[int], batch: TokenBatch) -> Tensor:
@@ -239,12 +210,8 @@ class DPO:
             return self.logprobs(self.reference, batch)
         if self.cached is None:
             parts = torch.arange(len(self.completions)).split(2 * self.config.batch_size)
-            self.cached = torch.cat(
-                [
-                    self.logprobs(self.reference, self.encode(part.tolist(), part.tolist()))
-                    for part in parts
-                ]
-            )
+            batches = (self.encode(part.tolist(), part.tolist()) for part in parts)
+            self.cached = torch.cat([self.logprobs(self.reference, batch) for batch in batches])
         return self.cached[rows]
 
     @torch.no_grad()
@@ -259,25 +226,16 @@ class DPO:
         log_ratio = self.logprobs(self.policy, batch) - self.logprobs(self.reference, batch)
         return log_ratio.mean().clamp(min=0)
 
-    # ------------------------------------------------------------------ stopping and going on
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write a checkpoint: the policy as a `save_pretrained` folder, and the loop state."""
-        save_checkpoint(
-            folder,
-            {"policy": self.policy, "tokenizer": self.tokenizer},
-            {
-                "step_number": self.step_number,
-                "beta": self.beta,
-                "cached": self.cached,
-                "optimizer": self.optimizer.state_dict(),
-            },
-        )
+def implicit_rewards(logprobs: Tensor, rewards: Tensor, chosen: Tensor) -> dict[str, float]:
+    """Means over the chosen (or desirable) completions, over the others, and the gap.
 
-    def resume(self, folder: str | os.PathLike) -> None:
-        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
-        state = load_checkpoint(folder, {"policy": self.policy})
-        self.step_number, self.beta = state["step_number"], state["beta"]
-        if state["cached"] is not None:
-            self.cached = state["cached"].to(self.policy.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+    Chapter: grpo-variants.
+    """
+    found = {
+        "chosen_reward": rewards[chosen].mean().item(),
+        "rejected_reward": rewards[~chosen].mean().item(),
+        "chosen_logprob": logprobs[chosen].mean().item(),
+        "rejected_logprob": logprobs[~chosen].mean().item(),
+    }
+    return found | {"reward_margin": found["chosen_reward"] - found["rejected_reward"]}

@@ -8,50 +8,50 @@ Chapters: reward-model, ppo-live.
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.processes import first_only, gather, own_share, same_weights
-from ..machinery.training import (
-    check_positive,
-    column,
-    descend,
-    rows_of_step,
-    set_learning_rate,
-    train_without_dropout,
-)
+from ..machinery.optimization import adam
 from ..mathematics.losses import bradley_terry_loss
 from ..models.reward_model import check_one_output, new_reward_model, reward_scores
 from ..models.rewards import LearnedReward
-from ..models.tokens import encode
+from ..models.tokens import PairBatch, encode_pairs
 from ..worlds.data import pair_lengths
+from ..worlds.tables import column, rows_of_step
+from .loop import Config, Loop, check_counts
 
 
 @dataclass(frozen=True)
-class RewardConfig:
-    """Settings, named as TRL names them.
+class RewardConfig(Config):
+    """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
     Chapter: reward-model.
     """
 
     max_steps: int = 130  # steps of the whole run
     batch_size: int = 64  # pairs a step
-    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 3e-4  # peak; after the warm-up it falls linearly to 0
-    warmup_steps: int = 10  # in which the learning rate rises to its value
+    warmup_steps: int = 9  # steps at less than the learning rate, which rises to it
+    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     weight_decay: float = 0.01  # of AdamW
     center_rewards_coefficient: float = 0.01  # weight of the penalty that centres the scores
-    max_grad_norm: float = 1.0  # longer gradients are clipped to it
-    seed: int = 0  # order of the data
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_counts(self, "gradient_accumulation_steps")
 
 
-class RewardTraining:
+@dataclass
+class Comparisons(PairBatch):
+    """Pairs to learn from."""
+
+    margins: Tensor  # (B,) by how much the chosen score should be the higher one
+
+
+class RewardTraining(Loop):
     """Step through reward-model training; `for record in RewardTraining(...)` trains to the end.
 
     Chapter: reward-model.
@@ -77,94 +77,54 @@ class RewardTraining:
     """
 
     def __init__(self, model, tokenizer, dataset, config: RewardConfig = RewardConfig()):
-        check_positive(
-            config,
-            "max_steps",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate",
-            "max_grad_norm",
-        )
         check_one_output("model", model)
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.model = model
         self.prompts = column(dataset, "prompt")
         self.chosen, self.rejected = column(dataset, "chosen"), column(dataset, "rejected")
         self.margins = [0.0] * len(self.prompts)
         if "margin" in dataset.column_names:
             self.margins = column(dataset, "margin", (int, float))
         self.lengths = checked_lengths(model, tokenizer, self.prompts, self.chosen, self.rejected)
-        train_without_dropout(model)
-        same_weights(model)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.98),
-        )
-        self.step_number = 0
+        super().__init__(config, tokenizer, {"model": model}, {})
 
-    def step(self) -> dict:
-        """Take one gradient step and return its record."""
-        start = time.perf_counter()
+    def optimizer(self, model) -> torch.optim.Optimizer:
+        c = self.config
+        return adam(model, c.learning_rate, (0.9, 0.98), eps=1e-8, weight_decay=c.weight_decay)
+
+    def decay(self) -> float:
+        return 1 - self.step_number / self.config.max_steps
+
+    def collect(self) -> tuple[Comparisons]:
+        """The next pairs; if they are taken in parts, pairs of like length stand together."""
         c = self.config
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
-        tally: list[tuple[float, int]] = []  # loss, and pairs ranked right, of each part
-        rate = (
-            c.learning_rate
-            * min(1, (self.step_number + 1) / max(1, c.warmup_steps))
-            * (1 - self.step_number / c.max_steps)
+        if c.gradient_accumulation_steps > 1:
+            rows = sorted(rows, key=self.lengths.__getitem__)
+        texts = ([x[i] for i in rows] for x in (self.prompts, self.chosen, self.rejected))
+        pairs = encode_pairs(self.tokenizer, *texts, self.model.device)
+        margins = torch.tensor([self.margins[i] for i in rows], device=self.model.device)
+        return (Comparisons(*pairs.tokens, margins),)
+
+    def learn(self, batch: Comparisons) -> dict:
+        """One gradient step on a batch of pairs; the record of the step."""
+        losses = {"loss": (self.loss, batch)}
+        record = self.machine.descend(
+            self.model, self.optimizers["model"], "sequences", "sequences", **losses
         )
-        set_learning_rate(self.optimizer, rate)
-        descend(self.model, self.optimizer, self.parts(rows, tally), c.max_grad_norm)
-        tally = [entry for entries in gather(tally) for entry in entries]
-        self.step_number += 1
         return {
-            "step": self.step_number,
-            "loss": sum(loss for loss, _ in tally),
-            "accuracy": sum(right for _, right in tally) / len(rows),
-            "learning_rate": rate,
-            "seconds": time.perf_counter() - start,
+            "loss": record["loss"],
+            "accuracy": record["accuracy"],
+            "learning_rate": self.learning_rate,
         }
 
-    def parts(self, rows: list[int], tally: list[tuple[float, int]]) -> Iterator[Tensor]:
-        """The loss of a batch in `gradient_accumulation_steps` parts that add up to it."""
-        if self.config.gradient_accumulation_steps > 1:  # pairs of like length have less padding
-            rows = sorted(rows, key=self.lengths.__getitem__)
-        own = own_share(rows)
-        size = max(1, -(-len(own) // self.config.gradient_accumulation_steps))
-        for i in range(0, len(own), size):
-            part = own[i : i + size]
-            prompts = [self.prompts[j] for j in part]
-            completions = [self.chosen[j] for j in part] + [self.rejected[j] for j in part]
-            batch = encode(self.tokenizer, prompts + prompts, completions, self.model.device)
-            chosen, rejected = reward_scores(self.model, batch).chunk(2)
-            margins = torch.tensor([self.margins[j] for j in part], device=chosen.device)
-            loss = bradley_terry_loss(
-                chosen, rejected, margins, centering=self.config.center_rewards_coefficient
-            )
-            loss = loss * (len(part) / len(rows))
-            tally.append((loss.item(), int((chosen > rejected).sum())))
-            yield loss
-
-    def __iter__(self) -> Iterator[dict]:
-        while self.step_number < self.config.max_steps:
-            yield self.step()
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
-        first_only(
-            lambda: save_checkpoint(
-                folder,
-                {"model": self.model, "tokenizer": self.tokenizer},
-                {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()},
-            )
-        )
-
-    def resume(self, folder: str | os.PathLike) -> None:
-        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
-        state = load_checkpoint(folder, {"model": self.model})
-        self.step_number = state["step_number"]
-        self.optimizer.load_state_dict(state["optimizer"])
+    def loss(self, batch: Comparisons) -> tuple[Tensor, dict]:
+        """The Bradley–Terry loss of a batch of pairs, and the share that is ranked right."""
+        chosen, rejected = reward_scores(self.model, batch.rows).chunk(2)
+        centering = self.config.center_rewards_coefficient
+        right = int((chosen > rejected).sum()) / len(batch)
+        return bradley_terry_loss(chosen, rejected, batch.margins, centering=centering), {
+            "accuracy": right
+        }
 
 
 def checked_lengths(

@@ -7,47 +7,37 @@ examples into one row: rows here are short, and a mask is easier to read. Chapte
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..machinery.checkpoints import load_checkpoint, save_checkpoint
-from ..machinery.microbatches import share
-from ..machinery.processes import first_only, gather, own_share, same_weights
-from ..machinery.training import (
-    check_positive,
-    column,
-    descend,
-    rows_of_step,
-    set_learning_rate,
-    train_without_dropout,
-)
+from ..machinery.optimization import adam
 from ..mathematics.losses import sft_loss
 from ..models.tokens import TokenBatch, encode, token_logprobs
+from ..worlds.tables import column, rows_of_step
+from .loop import Config, Loop, check_counts
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """Settings, named as TRL names them.
+class SFTConfig(Config):
+    """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
     Chapter: sft.
     """
 
     max_steps: int = 60  # steps of the whole run
-    batch_size: int = 64  # examples a step
-    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     learning_rate: float = 5e-4  # peak; after the warm-up it falls as a cosine to a tenth
-    warmup_steps: int = 20  # in which the learning rate rises to its value
+    warmup_steps: int = 19  # steps at less than the learning rate, which rises to it
+    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     weight_decay: float = 0.01  # of AdamW
-    max_grad_norm: float = 1.0  # longer gradients are clipped to it
-    seed: int = 0  # order of the data
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_counts(self, "gradient_accumulation_steps")
 
 
-class SFT:
+class SFT(Loop):
     """Step through supervised fine-tuning; `for record in SFT(...)` trains to the end.
 
     Chapter: sft.
@@ -70,91 +60,61 @@ class SFT:
     """
 
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
-        check_positive(
-            config,
-            "max_steps",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate",
-            "max_grad_norm",
-        )
-        self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.prompts = column(dataset, "prompt")
-        self.completions = column(dataset, "completion")
-        train_without_dropout(model)
-        same_weights(model)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.98),
-        )
-        self.step_number = 0
+        super().__init__(config, tokenizer, {"model": model}, {})
+        self.model, self.data = model, Demonstrations(dataset, tokenizer)
 
-    def step(self) -> dict:
-        """Take one gradient step and return its record."""
-        start = time.perf_counter()
+    def optimizer(self, model) -> torch.optim.Optimizer:
         c = self.config
-        rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
-        batch = encode(
-            self.tokenizer,
-            [self.prompts[i] for i in rows],
-            [self.completions[i] for i in rows],
-            self.model.device,
-        )
-        progress = self.step_number / c.max_steps
-        rate = (
-            c.learning_rate
-            * min(1, (self.step_number + 1) / max(1, c.warmup_steps))
-            * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-        )
-        set_learning_rate(self.optimizer, rate)
-        losses: list[float] = []
-        gradient_norm = descend(
-            self.model, self.optimizer, self.parts(batch, losses), c.max_grad_norm
-        )
-        self.step_number += 1
+        return adam(model, c.learning_rate, (0.9, 0.98), eps=1e-8, weight_decay=c.weight_decay)
+
+    def decay(self) -> float:
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * self.step_number / self.config.max_steps))
+
+    def collect(self) -> tuple[TokenBatch]:
+        """The next demonstrations."""
+        c = self.config
+        return (self.data.batch(c.batch_size, self.step_number, c.seed, self.model.device),)
+
+    def learn(self, batch: TokenBatch) -> dict:
+        """One gradient step on a batch of demonstrations; the record of the step."""
+        losses = {"loss": (imitation_loss(self.model), batch)}
+        record = self.machine.descend(self.model, self.optimizers["model"], **losses)
         return {
-            "step": self.step_number,
-            "loss": sum(map(sum, gather(losses))),
-            "learning_rate": rate,
-            "gradient_norm": gradient_norm,
+            "loss": record["loss"],
+            "learning_rate": self.learning_rate,
+            "gradient_norm": record["gradient_norm"],
             "tokens": int(batch.completion_mask.sum()),
-            "seconds": time.perf_counter() - start,
         }
 
-    def parts(self, batch: TokenBatch, losses: list[float]) -> Iterator[Tensor]:
-        """The loss of a batch in `gradient_accumulation_steps` parts that add up to it.
 
-        Each part weighs by its tokens. Were the parts' means averaged, a token would weigh more
-        in a part with short completions.
-        """
-        rows = own_share(torch.arange(len(batch)))
-        size = max(1, -(-len(rows) // self.config.gradient_accumulation_steps))
-        for own in rows.split(size):
-            part = batch[own]
-            loss = sft_loss(token_logprobs(self.model, part), part.completion_mask) * share(
-                part.completion_mask, batch.completion_mask
-            )
-            losses.append(loss.item())
-            yield loss
+class Demonstrations:
+    """Prompts with the completions to imitate, as batches of tokens.
 
-    def __iter__(self) -> Iterator[dict]:
-        while self.step_number < self.config.max_steps:
-            yield self.step()
+    Chapter: sft.
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write a checkpoint: the model as a `save_pretrained` folder, and the loop state."""
-        first_only(
-            lambda: save_checkpoint(
-                folder,
-                {"model": self.model, "tokenizer": self.tokenizer},
-                {"step_number": self.step_number, "optimizer": self.optimizer.state_dict()},
-            )
-        )
+    Parameters
+    ----------
+    dataset : datasets.Dataset
+        Columns `prompt` and `completion`.
+    tokenizer : PreTrainedTokenizerBase
+    """
 
-    def resume(self, folder: str | os.PathLike) -> None:
-        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
-        state = load_checkpoint(folder, {"model": self.model})
-        self.step_number = state["step_number"]
-        self.optimizer.load_state_dict(state["optimizer"])
+    def __init__(self, dataset, tokenizer):
+        self.tokenizer = tokenizer
+        self.prompts = column(dataset, "prompt")
+        self.completions = column(dataset, "completion")
+
+    def batch(self, size: int, step: int, seed: int, device) -> TokenBatch:
+        """The rows of a step, in reshuffled epochs."""
+        rows = rows_of_step(len(self.prompts), size, step, seed)
+        prompts, completions = ([x[i] for i in rows] for x in (self.prompts, self.completions))
+        return encode(self.tokenizer, prompts, completions, device)
+
+
+def imitation_loss(model):
+    """The SFT loss of a model, as a function of a batch of demonstrations. Chapter: sft."""
+
+    def loss(batch: TokenBatch) -> tuple[Tensor, dict]:
+        return sft_loss(token_logprobs(model, batch), batch.completion_mask), {}
+
+    return loss

@@ -7,7 +7,7 @@ tables are added up, and the weights stay equal because every process takes the 
 step. It is data parallelism, written down: what a larger engine adds is the hiding of these sums
 behind the computation, and models that do not fit on one device. With one process every function
 here returns what it was given.
-Chapters: gpt2-on-a-gpu, scaling-out.
+Chapter: gpt2-on-a-gpu.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..models.rollout import Rollout, join
+
 T = TypeVar("T")
 
 
 def rank_and_count() -> tuple[int, int]:
     """The number of this process, and how many there are.
 
-    Chapter: scaling-out.
+    Chapter: gpt2-on-a-gpu.
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
-def own_share(rows: T, each: int = 1) -> T:
+def local_rows(rows: T, each: int = 1) -> T:
     """The rows of this process: a run of whole groups of `each`, as even as can be.
 
-    Chapter: scaling-out.
+    Chapter: gpt2-on-a-gpu.
     """
     rank, count = rank_and_count()
     groups = len(rows) // each
@@ -43,7 +45,7 @@ def own_share(rows: T, each: int = 1) -> T:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in every one of them. Chapter: scaling-out."""
+    """The sum of a tensor over all processes, in every one of them. Chapter: gpt2-on-a-gpu."""
     if rank_and_count()[1] > 1:
         dist.all_reduce(x)
     return x
@@ -53,7 +55,7 @@ def sum_gradients(model) -> None:
     """Add up the gradients of all processes; their losses must be shares of one loss.
 
     One message for the whole model: many small ones would wait for each other.
-    Chapter: scaling-out.
+    Chapter: gpt2-on-a-gpu.
     """
     if rank_and_count()[1] == 1:
         return
@@ -66,7 +68,7 @@ def sum_gradients(model) -> None:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes, in the order of their numbers. Chapter: scaling-out."""
+    """The values of all processes, in the order of their numbers. Chapter: gpt2-on-a-gpu."""
     count = rank_and_count()[1]
     if count == 1:
         return [value]
@@ -75,13 +77,13 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def own_generator(device: torch.device, seed: int) -> torch.Generator:
-    """Randomness for sampling, other in each process. Chapter: scaling-out."""
+def local_generator(device: torch.device, seed: int) -> torch.Generator:
+    """Randomness for sampling, other in each process. Chapter: gpt2-on-a-gpu."""
     return torch.Generator(device).manual_seed(seed + 1_000_003 * rank_and_count()[0])
 
 
 def resume_sampler(sampler: torch.Generator, states: list[Tensor]) -> None:
-    """Give a sampler the state that this process put into a checkpoint. Chapter: scaling-out."""
+    """Give a sampler the state that this process put into a checkpoint. Chapter: gpt2-on-a-gpu."""
     rank, count = rank_and_count()
     if len(states) != count:
         raise ValueError(
@@ -96,17 +98,17 @@ def resume_sampler(sampler: torch.Generator, states: list[Tensor]) -> None:
     sampler.set_state(states[rank])
 
 
-def same_weights(model) -> None:
-    """Give every process the weights of the first. Chapter: scaling-out."""
+def broadcast(model) -> None:
+    """Give every process the weights of the first. Chapter: gpt2-on-a-gpu."""
     if rank_and_count()[1] > 1:
         for p in model.parameters():
             dist.broadcast(p.data, 0)
 
 
-def first_only(action: Callable[[], None]) -> None:
+def on_main_process(action: Callable[[], None]) -> None:
     """Let the first process act, and the others wait for it; if it fails, all raise.
 
-    Chapter: scaling-out.
+    Chapter: gpt2-on-a-gpu.
     """
     failed = None
     if rank_and_count()[0] == 0:
@@ -117,3 +119,34 @@ def first_only(action: Callable[[], None]) -> None:
     failed = gather(failed)[0]
     if failed is not None:
         raise failed
+
+
+def gather_rollout(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
+    """What all processes sampled and scored, as one batch that every one of them holds.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    if rank_and_count()[1] == 1:
+        return rollout, scores
+    found = gather((rollout.to("cpu"), scores.cpu()))
+    return (
+        join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
+        torch.cat([scores for _, scores in found]).to(scores.device),
+    )
+
+
+def check_shares(config, prompts: int) -> None:
+    """Refuse a batch that this number of processes cannot share. Chapter: gpt2-on-a-gpu."""
+    processes = rank_and_count()[1]
+    if prompts < processes:
+        raise ValueError(
+            f"batch_size={config.batch_size} has {prompts} prompts; expected one or more for each "
+            f"of the {processes} processes"
+        )
+
+
+def check_one_process(name: str) -> None:
+    """Refuse several processes where a loop does not share its rows. Chapter: gpt2-on-a-gpu."""
+    processes = rank_and_count()[1]
+    if processes > 1:
+        raise ValueError(f"{name} runs in one process; expected 1, and {processes} were started")

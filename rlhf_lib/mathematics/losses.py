@@ -290,6 +290,86 @@ def clip_fraction(
     return masked_mean(inactive.float(), mask).item()
 
 
+def ratio_record(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 0.2,
+    dual_clip: float | None = None,
+) -> dict[str, float]:
+    """What to watch about the ratios of an update: how many are clipped, and the largest gap.
+
+    Definition: `clip_fraction`; `ratio_gap`, the largest |ρ − 1|; with a dual clip c, the share of
+    ρ > c with A < 0. Shapes as in `clipped_policy_loss`. Chapter: ppo-live.
+    """
+    logprobs = logprobs.detach()
+    ratio = torch.exp(logprobs - old_logprobs)
+    found = {
+        "clip_fraction": clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon),
+        "ratio_gap": (ratio - 1).abs().max().item(),
+    }
+    if dual_clip is not None:
+        bounded = (ratio > dual_clip) & (advantages < 0)
+        found["dual_clip_fraction"] = masked_mean(bounded.float(), mask).item()
+    return found
+
+
+SURROGATES = ("clip", "cispo", "gspo", "rloo")
+
+
+def surrogate_loss(
+    kind: str,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+) -> Tensor:
+    """The loss of each token, (B, T), in one of the forms of `SURROGATES`.
+
+    Definition: `clipped_policy_loss`, `cispo_loss`, `gspo_loss` or `rloo_loss`; for "cispo"
+    `epsilon_high` is the largest ratio. Chapter: grpo-variants.
+    """
+    if kind == "cispo":
+        return cispo_loss(logprobs, old_logprobs, advantages, epsilon_high)
+    if kind == "gspo":
+        return gspo_loss(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
+    if kind == "rloo":
+        return rloo_loss(logprobs, old_logprobs, advantages, mask, epsilon)
+    return clipped_policy_loss(logprobs, old_logprobs, advantages, epsilon, epsilon_high)
+
+
+def surrogate_record(
+    kind: str,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+) -> dict[str, float]:
+    """What to watch about the ratios of `surrogate_loss`, as `ratio_record` does for PPO.
+
+    Definition: `clip_fraction` of the ratio that the form has, of tokens or of completions; for
+    "cispo" the share of tokens whose weight the cap holds. `ratio_gap`, of tokens.
+    Chapter: grpo-variants.
+    """
+    logprobs = logprobs.detach()
+    ratio_gap = (torch.exp(logprobs - old_logprobs) - 1).abs().max().item()
+    if kind == "cispo":
+        advantages, epsilon, epsilon_high = torch.ones_like(logprobs), 1.0, epsilon_high - 1
+    if kind in ("gspo", "rloo"):
+        logprobs, old_logprobs = (
+            sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)
+            for x in (logprobs, old_logprobs)
+        )
+    advantages = advantages.expand_as(logprobs)
+    clipped = clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
+    return {"clip_fraction": clipped, "ratio_gap": ratio_gap}
+
+
 def aggregate(
     per_token_loss: Tensor, mask: Tensor, over: str = "tokens", budget: int | None = None
 ) -> Tensor:

@@ -10,7 +10,7 @@ are scored again. Chapters: ppo-mechanics, ppo-live, grpo.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -37,63 +37,29 @@ class Rollout(TokenBatch):
     def lengths(self) -> Tensor:  # (B,) tokens, the end token included
         return self.completion_mask.sum(dim=1)
 
-    def to(self, device: torch.device | str) -> Rollout:
-        """The same on another device."""
-        return replace(
-            self,
-            **{
-                f.name: getattr(self, f.name).to(device)
-                for f in fields(self)
-                if f.name not in ("prompts", "completions")
-            },
-        )
-
-    def select(self, rows: list[int]) -> Rollout:
-        """The rollout of some rows; `rollout[rows]` gives only their tokens."""
-        tensors = {
-            f.name: getattr(self, f.name)[rows]
-            for f in fields(self)
-            if f.name not in ("prompts", "completions")
-        }
-        return Rollout(
-            **tensors,
-            prompts=[self.prompts[i] for i in rows],
-            completions=[self.completions[i] for i in rows],
-        )
-
 
 def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
     """Several rollouts as one batch: prompts padded on the left, completions on the right.
 
     Chapter: grpo-variants.
     """
-    P = max(r.prompt_ids.shape[1] for r in rollouts)
-    T = max(r.completion_ids.shape[1] for r in rollouts)
-
-    def together(name: str) -> Tensor:
-        rows, is_prompt = [], name.startswith("prompt")
-        for rollout in rollouts:
-            x = getattr(rollout, name)
-            room = (P if is_prompt else T) - x.shape[1] if x.dim() == 2 else 0
-            rows.append(
-                F.pad(
-                    x,
-                    (room, 0) if is_prompt else (0, room),
-                    value=pad_token_id if name.endswith("ids") else 0,
-                )
-            )
-        return torch.cat(rows)
-
-    tensors = {
-        f.name: together(f.name)
-        for f in fields(Rollout)
-        if f.name not in ("prompts", "completions")
-    }
-    return Rollout(
-        **tensors,
-        prompts=[p for r in rollouts for p in r.prompts],
-        completions=[c for r in rollouts for c in r.completions],
-    )
+    tables = {}
+    for name in (field.name for field in fields(Rollout)):
+        parts = [getattr(rollout, name) for rollout in rollouts]
+        if isinstance(parts[0], list):
+            tables[name] = [x for part in parts for x in part]
+            continue
+        if parts[0].dim() > 1:
+            width = max(part.shape[1] for part in parts)
+            pad = pad_token_id if name.endswith("ids") else 0
+            left = name.startswith("prompt")
+            rooms = [width - part.shape[1] for part in parts]
+            parts = [
+                F.pad(part, (room, 0) if left else (0, room), value=pad)
+                for part, room in zip(parts, rooms)
+            ]
+        tables[name] = torch.cat(parts)
+    return Rollout(**tables)
 
 
 def step_by_step(

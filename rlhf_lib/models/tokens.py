@@ -15,8 +15,9 @@ Chapters: sft, ppo-mechanics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -37,12 +38,17 @@ class TokenBatch:
     completion_mask: Tensor  # (B, T) 1 up to and including the first end token
 
     @property
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tables of the layout, for a record that adds others to them."""
+        return self.prompt_ids, self.prompt_mask, self.completion_ids, self.completion_mask
+
+    @property
     def input_ids(self) -> Tensor:  # (B, P + T)
-        return torch.cat([self.prompt_ids, self.completion_ids], dim=1)
+        return torch.cat([self.prompt_ids, self.completion_ids], dim=-1)
 
     @property
     def attention_mask(self) -> Tensor:  # (B, P + T)
-        return torch.cat([self.prompt_mask, self.completion_mask], dim=1)
+        return torch.cat([self.prompt_mask, self.completion_mask], dim=-1)
 
     @property
     def model_inputs(self) -> dict[str, Tensor]:
@@ -56,28 +62,49 @@ class TokenBatch:
         )
 
     @property
-    def trimmed(self) -> TokenBatch:
+    def trimmed(self) -> Self:
         """The same without the columns that are padding in every row."""
-        start = int(self.prompt_mask.any(dim=0).int().argmax())
-        T = int(self.completion_mask.sum(dim=1).max())
-        return TokenBatch(
-            self.prompt_ids[:, start:],
-            self.prompt_mask[:, start:],
-            self.completion_ids[:, :T],
-            self.completion_mask[:, :T],
-        )
+        start = int(self.prompt_mask.flatten(0, -2).any(dim=0).int().argmax())
+        T = int(self.completion_mask.sum(dim=-1).max())
+
+        def cut(name: str, x):
+            if not isinstance(x, Tensor) or x.dim() < 2:
+                return x
+            return x[..., start:] if name.startswith("prompt") else x[..., :T]
+
+        return self._each(cut)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
-    def __getitem__(self, rows) -> TokenBatch:
-        """The same record for some rows: an index tensor or a slice."""
-        return TokenBatch(
-            self.prompt_ids[rows],
-            self.prompt_mask[rows],
-            self.completion_ids[rows],
-            self.completion_mask[rows],
+    def __getitem__(self, rows: Tensor | list[int] | slice) -> Self:
+        """The same record for some rows."""
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows, dtype=torch.long)
+        here = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        return self._each(lambda _, x: x[rows] if isinstance(x, Tensor) else [x[i] for i in here])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return self._each(lambda _, x: x.to(device) if isinstance(x, Tensor) else x)
+
+    def _each(self, change: Callable) -> Self:
+        return replace(
+            self, **{f.name: change(f.name, getattr(self, f.name)) for f in fields(self)}
         )
+
+
+@dataclass
+class PairBatch(TokenBatch):
+    """Pairs of completions of one prompt: the tables are (B, 2, ·), the chosen one first.
+
+    Chapter: reward-model.
+    """
+
+    @property
+    def rows(self) -> TokenBatch:
+        """All 2B completions as rows: first the chosen ones, then the rejected ones."""
+        return TokenBatch(*(x.transpose(0, 1).flatten(0, 1) for x in self.tokens))
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -167,6 +194,14 @@ def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") 
     return TokenBatch(
         prompt_ids, prompt_mask, torch.tensor(ids, device=device), torch.tensor(mask, device=device)
     )
+
+
+def encode_pairs(
+    tokenizer, prompts: list[str], chosen: list[str], rejected: list[str], device="cpu"
+) -> PairBatch:
+    """Tokenize prompts with two completions each. Chapter: reward-model."""
+    batch = encode(tokenizer, [*prompts, *prompts], [*chosen, *rejected], device)
+    return PairBatch(*(x.unflatten(0, (2, -1)).transpose(0, 1) for x in batch.tokens))
 
 
 def check_context(model, length: int) -> None:

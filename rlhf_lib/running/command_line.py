@@ -291,7 +291,7 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
 
 
 def variants_of(config: type) -> dict:
-    return getattr(sys.modules[config.__module__], "VARIANTS", {})
+    return getattr(config, "VARIANTS", {})
 
 
 def or_none(kind: type):

@@ -24,10 +24,11 @@ from ..algorithms.best_of_n import best_of_n as choose
 from ..algorithms.best_of_n import best_of_n_curve
 from ..algorithms.dpo import DPO, DPOConfig
 from ..algorithms.grpo import GRPO, GRPOConfig
+from ..algorithms.loop import check_positive
 from ..algorithms.ppo import PPO, PPOConfig
 from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from ..algorithms.sft import SFT, SFTConfig
-from ..machinery.training import check_positive
+from ..algorithms.shared_trunk import SharedTrunkPPO
 from ..mathematics.tilt import best_of_n_kl_bound
 from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy
 from ..models.reward_model import load_reward_model, new_reward_model
@@ -170,16 +171,11 @@ def ppo(s: SimpleNamespace, config: PPOConfig) -> Task:
         ptx = data.load_demonstrations(s.ptx, tokenizer=tokenizer)
     elif config.ptx_coefficient and s.world:
         ptx = WORLDS[s.world].demonstrations(seed=s.seed)
-    loop = PPO(
-        policy,
-        reference,
-        start_critic(s, policy, tokenizer, reward),
-        tokenizer,
-        reward,
-        train,
-        config,
-        ptx,
-    )
+    rest = (tokenizer, reward, train, config, ptx)
+    if s.critic == "shared":
+        loop = SharedTrunkPPO(policy, reference, *rest)
+    else:
+        loop = PPO(policy, reference, start_critic(s, policy, tokenizer, reward), *rest)
     return Task(
         loop, measure_policy(s, policy, tokenizer, held_out, reward, reference), policy, tokenizer
     )
@@ -226,7 +222,7 @@ def start_reference(s: SimpleNamespace, policy):
 
 def start_critic(s: SimpleNamespace, policy, tokenizer, reward: RewardFunction):
     if s.critic is not None:
-        return None if s.critic == "shared" else start_model(s, s.critic, "reward")[0]
+        return start_model(s, s.critic, "reward")[0]
     if isinstance(reward, LearnedReward) and reward.tokenizer.get_vocab() == tokenizer.get_vocab():
         return copy.deepcopy(reward.model)
     return new_reward_model(policy, s.seed)  # a reward model that reads other tokens is no start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lib.algorithms.grpo import VARIANTS
+from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.seeing.widgets import GroupExplorer
 from rlhf_lib.seeing.widgets.group_explorer import PRESETS
 from tests.site.alone import assert_fits, assert_readable, redraw, show

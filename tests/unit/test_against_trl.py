@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config
 
-import rlhf_lib.algorithms.ppo
+import rlhf_lib.algorithms.loop
 from benchmarks.against_trl import (
     ALGORITHMS,
     CENTRE,
@@ -115,7 +115,7 @@ def test_the_reward_model_of_trl_gives_our_reward(folder):
 @pytest.mark.parametrize("algorithm", ["ppo", "rollout"])
 def test_our_steps(folder, algorithm, monkeypatch):
     monkeypatch.setattr(
-        rlhf_lib.algorithms.ppo, "sample", rlhf_lib.algorithms.ppo.sample
+        rlhf_lib.algorithms.loop, "sample", rlhf_lib.algorithms.loop.sample
     )  # which a worker wraps
     step, clock = ours(spec(folder, "ours", algorithm))
     step(*[3] * (algorithm == "rollout"))

@@ -719,7 +719,7 @@ def test_settings_are_read_as_what_they_are(tmp_path):
 
 
 def test_a_flag_counts_more_than_the_variant_the_scale_and_the_world(tmp_path):
-    from rlhf_lib.algorithms.grpo import VARIANTS
+    from rlhf_lib.algorithms.variants import VARIANTS
 
     for name, changes in VARIANTS.items():
         assert settled(f"grpo --variant {name}", tmp_path).items() >= changes.items()

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_lib.algorithms.grpo import VARIANTS
+from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.seeing.widgets import GroupExplorer
 from rlhf_lib.seeing.widgets.group_explorer import PRESETS
 

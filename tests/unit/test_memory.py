@@ -21,7 +21,7 @@ from rlhf_lib.machinery.memory import (
     parameter_count,
     ppo_bytes,
 )
-from rlhf_lib.machinery.training import adam
+from rlhf_lib.machinery.optimization import adam
 from rlhf_lib.models.policy import count_parameters, new_policy
 from rlhf_lib.models.reward_model import state_values
 from rlhf_lib.models.tokens import encode, token_logprobs

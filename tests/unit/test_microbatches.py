@@ -7,9 +7,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.machinery.microbatches import in_parts, microbatches, parts
+from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
+from rlhf_lib.algorithms.variants import VARIANTS
+from rlhf_lib.machinery.machine import Machine
+from rlhf_lib.machinery.microbatches import microbatches, share
 from rlhf_lib.machinery.precision import BFloat16Products, check_precision
 from rlhf_lib.mathematics.losses import aggregate
 from rlhf_lib.models.decoding import GPT2Decoder
@@ -38,17 +41,11 @@ def hasty(seed=0):
 def ppo(**settings):
     model = hasty()
     ptx = letters.demonstrations(30, seed=0) if "ptx_coefficient" in settings else None
-    critic = None if settings.pop("shared", False) else reward_model().double()
-    return PPO(
-        model,
-        copy.deepcopy(model),
-        critic,
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        PPOConfig(**{**SMALL, **settings}),
-        ptx,
-    )
+    shared = settings.pop("shared", False)
+    rest = (tokenizer(), count_words, PROMPTS, PPOConfig(**{**SMALL, **settings}), ptx)
+    if shared:
+        return SharedTrunkPPO(model, copy.deepcopy(model), *rest)
+    return PPO(model, copy.deepcopy(model), reward_model().double(), *rest)
 
 
 def grpo(variant="grpo", **settings):
@@ -102,28 +99,25 @@ def test_trimming_changes_no_log_probability():
 
 @pytest.mark.parametrize("tokens", [None, 40, 90])
 def test_scoring_in_parts_gives_the_same_table(tokens):
-    def score(some):
+    def scored(some):
         return token_logprobs(policy(), some)
 
-    found = in_parts(score, batch(), tokens)
-    assert torch.allclose(found, score(batch()), atol=1e-5) and not found.requires_grad
+    machine = Machine(GRPOConfig(microbatch_tokens=tokens), {"policy": policy()}, {})
+    found = machine.table(scored, batch())
+    assert torch.allclose(found, scored(batch()), atol=1e-5) and not found.requires_grad
 
 
 @pytest.mark.parametrize("over", ["tokens", "sequences", "budget"])
 def test_shares_add_up_to_the_aggregate_of_the_whole(over):
     whole, rows = batch(), torch.tensor([1, 0, 3, 2, 6])
     table = torch.randn(whole.completion_mask.shape, generator=torch.Generator().manual_seed(0))
-    of_parts = [
-        part.share(over) * aggregate(part.cut(table), part.mask, over, 40)
-        for part in parts(whole, rows, 60)
-    ]
-    expected = aggregate(table[rows], whole.completion_mask[rows], over, 40)
-    assert len(of_parts) > 2
-    assert sum(of_parts).item() == pytest.approx(expected.item(), abs=1e-6)
-    unweighted = sum(
-        x / len(of_parts)
-        for x in (aggregate(p.cut(table), p.mask, over, 40) for p in parts(whole, rows, 60))
-    )
+    mask, cut = whole.completion_mask, microbatches(whole, rows, 60)
+    of_parts = [aggregate(table[part], mask[part], over, 40) for part in cut]
+    expected = aggregate(table[rows], mask[rows], over, 40)
+    assert len(cut) > 2
+    weighted = sum(share(mask[part], mask[rows], over) * x for part, x in zip(cut, of_parts))
+    assert weighted.item() == pytest.approx(expected.item(), abs=1e-6)
+    unweighted = sum(of_parts) / len(of_parts)
     assert abs(unweighted.item() - expected.item()) > 1e-3  # what a plain mean would give
 
 
@@ -189,7 +183,7 @@ def losses_at(monkeypatch, full: int):
         return logprobs
 
     for module in ("ppo", "grpo"):
-        monkeypatch.setattr(f"rlhf_lib.{module}.token_logprobs", limited)
+        monkeypatch.setattr(f"rlhf_lib.algorithms.{module}.token_logprobs", limited)
     return calls
 
 
@@ -247,7 +241,7 @@ def test_out_of_memory_while_sampling_says_so(monkeypatch):
         raise torch.OutOfMemoryError("no room for the cache")
 
     loop = grpo()
-    monkeypatch.setattr("rlhf_lib.algorithms.grpo.sample", full)
+    monkeypatch.setattr("rlhf_lib.algorithms.loop.sample", full)
     with pytest.raises(RuntimeError, match="while sampling lower batch_size or max_new_tokens"):
         loop.step()
 

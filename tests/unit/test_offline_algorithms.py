@@ -26,11 +26,11 @@ from rlhf_lib.algorithms.reward_training import (
     reward_ensemble,
 )
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
-from rlhf_lib.machinery.training import rows_of_step
 from rlhf_lib.models.reward_model import new_reward_model, reward_scores
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.worlds.tables import rows_of_step
 from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
 
 GOOD = ["hello ben, thank you for the lamp.", "yes.", "", "i can not join on friday."]
@@ -55,7 +55,7 @@ def make_sft(model=None, dataset=DEMONSTRATIONS, **settings):
         model or policy(),
         tokenizer(),
         dataset,
-        SFTConfig(**{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, **settings}),
+        SFTConfig(**{"max_steps": 4, "batch_size": 6, "warmup_steps": 1, **settings}),
     )
 
 
@@ -64,7 +64,7 @@ def make_reward_training(model=None, dataset=PAIRS, **settings):
         model or reward_model(),
         tokenizer(),
         dataset,
-        RewardConfig(**{"max_steps": 4, "batch_size": 6, "warmup_steps": 2, **settings}),
+        RewardConfig(**{"max_steps": 4, "batch_size": 6, "warmup_steps": 1, **settings}),
     )
 
 
@@ -81,7 +81,7 @@ def make_dpo(model=None, dataset=PAIRS, reference="a copy", **settings):
             **{
                 "max_steps": 4,
                 "batch_size": 6,
-                "warmup_steps": 2,
+                "warmup_steps": 1,
                 "learning_rate": 1e-2,
                 **settings,
             }
@@ -113,7 +113,7 @@ def make_rejection_sampling(model=None, dataset=PROMPTS, reward=early_letters, *
 def can_end(seed=0):
     """The small policy, a little trained: its replies end by themselves."""
     model = policy(seed)
-    list(make_sft(model, max_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=5, seed=seed))
+    list(make_sft(model, max_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=4, seed=seed))
     return model
 
 
@@ -276,7 +276,7 @@ def test_a_kto_step_by_hand(seed, positive):
     """With the reference point of mismatched pairs: each prompt with the row before's reply."""
     model, reference = (policy(1), policy(0)) if positive else (policy(0), policy(1))
     if positive:  # nearer to the text than its reference is
-        list(make_sft(model, max_steps=20, learning_rate=5e-3, warmup_steps=1))
+        list(make_sft(model, max_steps=20, learning_rate=5e-3, warmup_steps=0))
     hand = copy.deepcopy(model)
     loop = make_dpo(model, LABELLED, reference, loss_type="kto", desirable_weight=1.5)
     record = loop.step()
@@ -599,7 +599,7 @@ def test_a_column_of_the_wrong_kind_is_named(name, dataset, message):
 @pytest.mark.parametrize(
     "name, settings, message",
     [
-        ("sft", dict(batch_size=0), "batch_size is 0; expected a positive number"),
+        ("sft", dict(batch_size=0), "batch_size is 0; expected at least 1"),
         ("sft", dict(gradient_accumulation_steps=0), "gradient_accumulation_steps is 0"),
         ("reward", dict(learning_rate=math.nan), "learning_rate is nan"),
         ("dpo", dict(beta=0.0), "beta is 0.0; expected a positive number"),

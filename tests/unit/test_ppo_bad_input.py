@@ -18,9 +18,11 @@ import torch
 from datasets import Dataset
 
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.algorithms.loop import check_beta
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
 from rlhf_lib.machinery.checkpoints import save_checkpoint
-from rlhf_lib.machinery.training import check_beta, move
+from rlhf_lib.machinery.optimization import optimizer_step
 from rlhf_lib.running import command_line as cli
 from rlhf_lib.running.log import read_log
 from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
@@ -30,15 +32,10 @@ SMALL = dict(batch_size=8, mini_batch_size=4, max_new_tokens=8, max_steps=4, see
 
 
 def ppo(reward=early_letters, critic=True, **settings):
-    return PPO(
-        policy(),
-        policy(),
-        reward_model() if critic else None,
-        tokenizer(),
-        reward,
-        PROMPTS,
-        PPOConfig(**{**SMALL, **settings}),
-    )
+    rest = (tokenizer(), reward, PROMPTS, PPOConfig(**{**SMALL, **settings}))
+    if not critic:
+        return SharedTrunkPPO(policy(), policy(), *rest)
+    return PPO(policy(), policy(), reward_model(), *rest)
 
 
 def grpo(reward=early_letters, **settings):
@@ -271,10 +268,10 @@ def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypat
                 "the gradient norm is nan at a loss of nan; the update was "
                 "refused and the weights are those before it"
             )
-        return move(*arguments)
+        return optimizer_step(*arguments)
 
     steps: list[int] = []
-    monkeypatch.setattr("rlhf_lib.machinery.microbatches.move", broken)
+    monkeypatch.setattr("rlhf_lib.machinery.machine.optimizer_step", broken)
     out = tmp_path / "run"
     flags = [
         "ppo",

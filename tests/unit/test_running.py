@@ -22,12 +22,12 @@ from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.machinery.checkpoints import check_writable, load_checkpoint, save_checkpoint
-from rlhf_lib.machinery.training import rows_of_step
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.running.log import RunLog, read_log
 from rlhf_lib.worlds import letters
+from rlhf_lib.worlds.tables import rows_of_step
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.algorithms.grpo import GRPO, VARIANTS, GRPOConfig, all_equal
+from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig, all_equal
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
+from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
+from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.mathematics.advantages import (
     group_advantages,
     masked_whiten,
@@ -28,16 +30,10 @@ PTX = letters.corpus(40, seed=1)
 
 def ppo(shared=False, reward=count_words, ptx=None, seed=0, dataset=PROMPTS, **settings):
     model = policy(seed)
-    return PPO(
-        model,
-        copy.deepcopy(model),
-        None if shared else reward_model(seed),
-        tokenizer(),
-        reward,
-        dataset,
-        PPOConfig(**{**SMALL, **settings}),
-        ptx,
-    )
+    rest = (tokenizer(), reward, dataset, PPOConfig(**{**SMALL, **settings}), ptx)
+    if shared:
+        return SharedTrunkPPO(model, copy.deepcopy(model), *rest)
+    return PPO(model, copy.deepcopy(model), reward_model(seed), *rest)
 
 
 def grpo(variant="grpo", reward=count_words, seed=0, dataset=PROMPTS, **settings):
@@ -336,7 +332,7 @@ def test_joined_rollouts_are_the_same_samples():
     model, generator = policy(), torch.Generator().manual_seed(0)
     first = sample(model, tokenizer(), RAGGED[:2], 4, generator=generator)
     second = sample(model, tokenizer(), RAGGED[2:], 9, generator=generator)
-    both = join([first, second.select([1, 0])], tokenizer().pad_token_id)
+    both = join([first, second[[1, 0]]], tokenizer().pad_token_id)
     assert both.prompts == [RAGGED[0], RAGGED[1], RAGGED[3], RAGGED[2]]
     assert both.completions == first.completions + second.completions[::-1]
     assert torch.allclose(token_logprobs(model, both), both.logprobs, atol=1e-5)
@@ -401,7 +397,7 @@ def test_no_reference_is_needed_without_a_penalty():
     "settings, message",
     [
         (dict(kl_in="nowhere"), "kl_in is 'nowhere'; expected 'loss' or 'reward'"),
-        (dict(loss="max"), "loss is 'max'; expected 'clip' or 'cispo' or 'gspo' or 'rloo'"),
+        (dict(loss="max"), "loss is 'max'; expected 'clip', 'cispo', 'gspo' or 'rloo'"),
         (dict(aggregate_over="all"), "aggregate_over is 'all'"),
         (dict(advantage="mine"), "advantage is 'mine'"),
         (dict(loss="cispo", epsilon_high=0.2), "epsilon_high is 0.2; expected more than 1"),
@@ -440,7 +436,7 @@ def test_the_kl_is_priced_once_in_the_loss_or_in_the_reward():
     advantages = {}
     for kl_in in ("loss", "reward"):
         loop = grpo(**given, kl_in=kl_in)
-        rollout = loop.sample_groups()[0]
+        rollout = loop.collect()[0]
         scores = torch.arange(len(rollout), dtype=torch.float)
         advantages[kl_in] = [loop.advantages(rollout, scores, k * rollout.logprobs) for k in (0, 1)]
     assert torch.equal(*advantages["loss"]) and not torch.equal(*advantages["reward"])

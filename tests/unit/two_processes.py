@@ -11,6 +11,7 @@ from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
 from rlhf_lib.worlds import letters
 from tests.unit.small import count_words, policy, reward_model, tokenizer
 
@@ -33,10 +34,9 @@ def ppo(**settings):
 
 def shared(**settings):
     model = policy().double()
-    return PPO(
+    return SharedTrunkPPO(
         model,
         copy.deepcopy(model),
-        None,
         tokenizer(),
         count_words,
         PROMPTS,

@@ -109,7 +109,7 @@ class GroupExplorer(Demo):
         method: str = "grpo",
         budget: int = 32,
     ) -> None:
-        from ...algorithms.grpo import VARIANTS, GRPOConfig
+        from ...algorithms import VARIANTS, GRPOConfig
 
         first = PRESETS["one right of eight"]
         rewards = first[0] if rewards is None else rewards
@@ -137,7 +137,7 @@ class GroupExplorer(Demo):
 
     @traitlets.validate("method")
     def _check_method(self, proposal) -> str:
-        from ...algorithms.grpo import VARIANTS
+        from ...algorithms import VARIANTS
 
         if proposal["value"] not in VARIANTS:
             raise ValueError(
@@ -191,7 +191,7 @@ class GroupExplorer(Demo):
         """
         import torch
 
-        from ...algorithms.grpo import GRPO, VARIANTS, GRPOConfig
+        from ...algorithms import GRPO, VARIANTS, GRPOConfig
         from ...mathematics.advantages import all_equal
         from ...mathematics.losses import aggregate
 

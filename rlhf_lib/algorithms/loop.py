@@ -1,0 +1,323 @@
+"""What stepping, stopping and going on are for every loop. What a step is, each algorithm says.
+
+A step has two halves. `collect` gathers a batch: it draws rows of the data, or samples and scores.
+`learn` moves the models by it and returns the record of the step. All around these, the pace of
+the learning rate, saving and going on, stands here once. Chapters: sft, ppo-live.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from ..machinery.checkpoints import load_checkpoint, save_checkpoint
+from ..machinery.machine import Machine
+from ..machinery.optimization import adam
+from ..machinery.processes import (
+    check_shares,
+    gather,
+    gather_rollout,
+    local_rows,
+    on_main_process,
+    resume_sampler,
+)
+from ..mathematics.advantages import masked_mean
+from ..models.rewards import RewardFunction, call_reward
+from ..models.rollout import Rollout, sample
+from ..worlds.tables import prompt_table, take
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings that every loop has, named as TRL names them where TRL has them.
+
+    Chapter: sft.
+    """
+
+    max_steps: int = 45  # steps of the whole run
+    batch_size: int = 64  # rows of the data, or completions, a step
+    learning_rate: float = 3e-4  # of what is trained, or of the policy
+    warmup_steps: int = 3  # steps at less than the learning rate, which rises to it
+    max_grad_norm: float = 1.0  # longer gradients are clipped to it
+    microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    torch_compile: bool = False  # fuse the layers of all models; the first step takes longer
+    bf16: bool = False  # compute in bfloat16, over weights in float32
+    seed: int = 0  # of the order of the data, samples and minibatches
+
+    def __post_init__(self):
+        check_counts(self, "max_steps", "batch_size")
+        check_positive(self, "learning_rate", "max_grad_norm")
+        if self.microbatch_tokens is not None:
+            check_positive(self, "microbatch_tokens")
+        if not self.warmup_steps >= 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class OnlineConfig(Config):
+    """Settings of a loop that samples, scores and stays near a reference.
+
+    Chapter: ppo-live.
+    """
+
+    mini_batch_size: int = 32  # completions of one update
+    max_new_tokens: int = 32  # longest completion, its end token included
+    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
+    beta: float = 0.1  # reward per nat of KL
+    epsilon: float = 0.2  # clip of the policy ratio
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_counts(self, "mini_batch_size", "max_new_tokens")
+        if self.batch_size % self.mini_batch_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; expected a multiple of "
+                f"mini_batch_size={self.mini_batch_size}"
+            )
+        check_positive(self, "temperature", "epsilon")
+        check_beta(self.beta)
+
+
+class Loop:
+    """Step through an algorithm; `for record in loop` trains to the end, and can stop anywhere.
+
+    A subclass has `collect` and `learn`. Chapter: sft.
+
+    Parameters
+    ----------
+    config : Config
+    tokenizer : PreTrainedTokenizerBase
+    trained : dict of str to model
+        By their names; each gets an optimiser, and a folder in a checkpoint.
+    frozen : dict of str to model or None
+    """
+
+    STATE: tuple[str, ...] = ("step_number",)  # attributes that a checkpoint holds
+
+    def __init__(self, config: Config, tokenizer, trained: dict, frozen: dict):
+        self.config, self.tokenizer, self.trained = config, tokenizer, trained
+        self.machine = Machine(config, trained, frozen)
+        self.optimizers = {name: self.optimizer(model) for name, model in trained.items()}
+        self.shuffler = torch.Generator().manual_seed(config.seed)
+        self.step_number = 0
+
+    def optimizer(self, model) -> torch.optim.Optimizer:
+        return adam(model, self.config.learning_rate)
+
+    def collect(self) -> tuple:
+        """What is learnt from in this step: the arguments of `learn`."""
+        raise NotImplementedError
+
+    def learn(self, *batch) -> dict:
+        """Move the models; returns the record of the step, but for its number and the time."""
+        raise NotImplementedError
+
+    def decay(self) -> float:
+        """What the learning rate is multiplied by in this step, after the warm-up."""
+        return 1.0
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step; of the policy, where others learn too."""
+        return next(iter(self.optimizers.values())).param_groups[0]["lr"]
+
+    @property
+    def sampler(self) -> torch.Generator:
+        return self.machine.sampler
+
+    def step(self) -> dict:
+        """Take one step and return its record."""
+        start, c = time.perf_counter(), self.config
+        pace = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
+        for name, optimizer in self.optimizers.items():
+            rate = getattr(c, f"{name}_learning_rate", c.learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * pace * self.decay()
+        with self.machine.advice(self.step_number + 1):
+            record = self.learn(*self.collect())
+        self.step_number += 1
+        return {"step": self.step_number, **record, "seconds": time.perf_counter() - start}
+
+    def __iter__(self) -> Iterator[dict]:
+        while self.step_number < self.config.max_steps:
+            yield self.step()
+
+    def stateful(self) -> dict:
+        """What a checkpoint holds beside models and counters: all that has a `state_dict`."""
+        return dict(self.optimizers)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write a checkpoint: each model as a `save_pretrained` folder, and the loop's state."""
+        state = {name: getattr(self, name) for name in self.STATE} | {
+            "samplers": gather(self.sampler.get_state()),
+            "shuffler": self.shuffler.get_state(),
+            "stateful": {name: x.state_dict() for name, x in self.stateful().items()},
+        }
+        models = {**self.trained, "tokenizer": self.tokenizer}
+        on_main_process(lambda: save_checkpoint(folder, models, state))
+
+    def resume(self, folder: str | os.PathLike) -> None:
+        """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
+        state = load_checkpoint(folder, self.trained)
+        for name in self.STATE:
+            value = state[name]
+            setattr(self, name, value.to(self.machine.device) if torch.is_tensor(value) else value)
+        resume_sampler(self.sampler, state["samplers"])
+        self.shuffler.set_state(state["shuffler"])
+        for name, x in self.stateful().items():
+            x.load_state_dict(state["stateful"][name])
+
+
+class Price:
+    """The attribute `beta` of a loop: it may be turned at any time, and to nothing that is no price.
+
+    Chapter: ppo-live.
+    """
+
+    def __get__(self, loop, owner=None):
+        return self if loop is None else loop.__dict__["beta"]
+
+    def __set__(self, loop, beta) -> None:
+        loop.__dict__["beta"] = check_beta(beta)
+
+
+class OnlineLoop(Loop):
+    """A loop that samples from its policy and scores what it sampled.
+
+    `beta` is an attribute: turn it while the loop runs, to 0 or more. `rollout` holds the last
+    batch. Chapter: ppo-live.
+    """
+
+    STATE = ("step_number", "beta")
+    config: OnlineConfig
+    beta = Price()
+
+    def __init__(
+        self, config: OnlineConfig, tokenizer, reward, dataset, trained: dict, frozen: dict
+    ):
+        check_shares(config, config.batch_size // getattr(config, "num_generations", 1))
+        super().__init__(config, tokenizer, trained, frozen)
+        self.reward, self.data, self.beta = reward, prompt_table(dataset), config.beta
+        self.rollout: Rollout | None = None
+
+    @property
+    def microbatch_tokens(self) -> int | None:
+        return self.machine.microbatch_tokens
+
+    def sample(self, policy, rows: list[int], each: int = 1) -> tuple[Rollout, Tensor]:
+        """Completions of the prompts in some rows of the data, and their scores.
+
+        Of several processes each samples whole groups of `each` rows, and all get the whole batch.
+        """
+        c = self.config
+        prompts, columns = take(self.data, local_rows(rows, each))
+        rollout = sample(
+            policy,
+            self.tokenizer,
+            prompts,
+            c.max_new_tokens,
+            c.temperature,
+            self.sampler,
+            dtype=self.machine.sampling_dtype,
+        )
+        scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
+        return gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
+
+    def minibatches(self, passes: int) -> Iterator[Tensor]:
+        """Row numbers of each update, reshuffled in every pass."""
+        for _ in range(passes):
+            order = torch.randperm(self.config.batch_size, generator=self.shuffler)
+            yield from order.split(self.config.mini_batch_size)
+
+    def record(self, rollout: Rollout, updates: list[dict]) -> dict:
+        """What to watch about the samples, and the means over the updates."""
+        self.rollout = rollout
+        return {
+            "beta": self.beta,
+            "entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),
+            "length": rollout.lengths.float().mean().item(),
+            "finished": rollout.finished.float().mean().item(),
+            "distinct": len(set(rollout.completions)) / len(rollout.completions),
+            **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
+            "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
+        }
+
+
+def score(
+    reward: RewardFunction, rollout: Rollout, missing_eos_penalty: float, columns: dict[str, list]
+) -> Tensor:
+    """The reward of each completion, shape (B,), less the penalty where it was cut off.
+
+    `columns` are what else the dataset knows of each prompt, such as the right answer.
+
+    Chapter: ppo-live.
+    """
+    rewards = call_reward(reward, rollout.prompts, rollout.completions, **columns)
+    return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
+
+
+def warn_if_constant(scores: Tensor) -> None:
+    """Say so if every completion scored the same: with a critic that knows, nothing is learnt.
+
+    Chapter: ppo-live.
+    """
+    if len(scores) > 1 and (scores == scores[0]).all():
+        warnings.warn(
+            f"the reward is {scores[0].item():g} for each of the {len(scores)} completions of this "
+            "step; expected some to be better than others. Only the KL is left to learn from",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def check_beta(beta) -> float:
+    """β as a float; refuses what is no price of a nat.
+
+    Chapter: ppo-live.
+
+    Examples
+    --------
+    >>> check_beta(0)
+    0.0
+    >>> check_beta(-1)
+    Traceback (most recent call last):
+    ...
+    ValueError: beta is -1; expected 0 or more, and finite
+    """
+    if not (isinstance(beta, Real) and 0 <= beta < math.inf):
+        raise ValueError(f"beta is {beta!r}; expected 0 or more, and finite")
+    return float(beta)
+
+
+def check_positive(config, *names: str) -> None:
+    """Refuse settings that are not above 0. Chapter: ppo-live."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
+
+
+def check_counts(config, *names: str) -> None:
+    """Refuse settings that count something and are below 1. Chapter: ppo-live."""
+    for name in names:
+        if not getattr(config, name) >= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+
+
+def check_choices(config, **choices: tuple[str, ...]) -> None:
+    """Refuse settings that are none of their choices. Chapter: grpo-variants."""
+    for name, names in choices.items():
+        if getattr(config, name) not in names:
+            *most, last = map(repr, names)
+            raise ValueError(
+                f"{name} is {getattr(config, name)!r}; expected {', '.join(most)} or {last}"
+            )

@@ -1,0 +1,169 @@
+"""How a loop computes, apart from what: precision, microbatches, several processes, memory.
+
+An algorithm says which loss a batch has. `Machine.descend` takes one optimiser step on it: in parts
+that fit into memory, each counted by its share of the whole; in the precision of the settings; on
+the rows of this process, with gradients added up over all. Whatever it does, the step is that of
+the plain loss on the whole batch. Chapter: gpt2-on-a-gpu.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..models.tokens import TokenBatch
+from .microbatches import microbatches, share
+from .optimization import backward, optimizer_step
+from .precision import check_precision, computing_in, sampling_dtype
+from .preparation import (
+    check_apart,
+    compile_layers,
+    freeze,
+    recompute_activations,
+    train_without_dropout,
+)
+from .processes import broadcast, gather, local_generator, local_rows, sum_over_processes
+
+Loss = Callable[[TokenBatch], tuple[Tensor, dict[str, float]]]
+LARGEST = ("ratio_gap",)  # of what is seen: the largest over all parts, and not the mean
+
+
+class Machine:
+    """Makes models ready for a loop, and computes its tables and its optimiser steps.
+
+    Chapter: gpt2-on-a-gpu.
+
+    Parameters
+    ----------
+    config : Config
+        Its settings `microbatch_tokens`, `gradient_checkpointing`, `torch_compile`, `bf16`,
+        `max_grad_norm` and `seed`.
+    trained, frozen : dict of str to model or None
+        By their roles, for messages. None is left out.
+    """
+
+    def __init__(self, config, trained: dict, frozen: dict):
+        frozen = {role: model for role, model in frozen.items() if model is not None}
+        check_apart(**trained, **frozen)
+        self.config, self.microbatch_tokens = config, config.microbatch_tokens
+        self.device = next(iter(trained.values())).device
+        check_precision(config, self.device)
+        for model in frozen.values():
+            freeze(model)
+        for model in trained.values():
+            train_without_dropout(model)
+            if config.gradient_checkpointing:
+                recompute_activations(model, config)
+            broadcast(model)
+        if config.torch_compile:
+            compile_layers(*trained.values(), *frozen.values())
+        self.sampler = local_generator(self.device, config.seed)
+        self.sampling_dtype = sampling_dtype(config, self.device)
+
+    @torch.no_grad()
+    def table(self, function: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> Tensor:
+        """`function(batch)`, shape (B, T), without gradients."""
+        rows = local_rows(torch.arange(len(batch)))
+        cut = microbatches(batch, rows, self.microbatch_tokens)
+        if len(rows) == len(batch) and len(cut) == 1:
+            with computing_in(self.config, self.device):
+                return function(batch)
+        whole = None
+        for part in cut:
+            with computing_in(self.config, self.device):
+                found = function(batch[part].trimmed)
+            whole = found.new_zeros(batch.completion_mask.shape) if whole is None else whole
+            whole[part, : found.shape[1]] = found
+        return sum_over_processes(whole)
+
+    def descend(
+        self, model, optimizer, over: str = "tokens", seen_over: str = "tokens", **losses
+    ) -> dict[str, float]:
+        """One optimiser step on a sum of losses; returns them, and what was seen on the way.
+
+        Out of memory while gradients add up, it begins again with half as many tokens at a time,
+        once in the life of a machine. No weight has moved by then.
+
+        Parameters
+        ----------
+        model, optimizer
+            What is moved, and by what.
+        over, seen_over : {"tokens", "sequences", "budget"}
+            What a loss is averaged over, as in `losses.aggregate`; and what is seen.
+        losses : (function, batch) or (function, batch, weight)
+            By name. `function(batch)` returns the loss of a batch and a dict of means to see. It
+            is called on parts of the batch, as if each were all there is.
+
+        Raises
+        ------
+        FloatingPointError
+            If the gradient is not finite. The weights are those before.
+        """
+        record: list[dict] = []
+
+        def one_by_one() -> Iterator[Tensor]:
+            record.clear()  # of an attempt that ran out of memory
+            for name, (function, batch, *weight) in losses.items():
+                for part in self._cut(batch):
+                    with computing_in(self.config, self.device):
+                        loss, seen = function(part)
+                    masks = part.completion_mask, batch.completion_mask
+                    loss, n = loss * share(*masks, over), share(*masks, seen_over)
+                    means = {k: x if k in LARGEST else x * n for k, x in seen.items()}
+                    record.append({name: loss.item()} | means)
+                    yield loss * weight[0] if weight else loss
+
+        try:
+            total = backward(optimizer, one_by_one())
+        except torch.OutOfMemoryError:
+            if self.microbatch_tokens != self.config.microbatch_tokens:  # halved before
+                raise
+            total = None  # go on outside: this error holds on to what was computed
+        if total is None:
+            largest = max(batch.attention_mask.numel() for _, batch, *_ in losses.values())
+            self.microbatch_tokens = max(1, (self.microbatch_tokens or largest) // 2)
+            warnings.warn(
+                f"out of memory in an update: from here on microbatch_tokens is "
+                f"{self.microbatch_tokens}, half of what it was. What is learnt does not change",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            total = backward(optimizer, one_by_one())
+        norm = optimizer_step(model, optimizer, total, self.config.max_grad_norm)
+        found = {"gradient_norm": norm}
+        for seen in (seen for several in gather(record) for seen in several):
+            for name, x in seen.items():
+                old = found.get(name, 0.0)
+                found[name] = max(old, x) if name in LARGEST else old + x
+        return found
+
+    def _cut(self, batch: TokenBatch) -> Iterator[TokenBatch]:
+        rows = local_rows(torch.arange(len(batch)))
+        cut = microbatches(batch, rows, self.microbatch_tokens)
+        if self.microbatch_tokens is None:
+            steps = getattr(self.config, "gradient_accumulation_steps", 1)
+            cut = rows.split(max(1, -(-len(rows) // steps)))
+        for part in cut:
+            yield batch[part].trimmed
+
+    @contextmanager
+    def advice(self, step: int) -> Iterator[None]:
+        """Turn out of memory into an error that names what can be turned down."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            sizes = [f"microbatch_tokens={self.microbatch_tokens}"] + [
+                f"{name}={getattr(self.config, name)}"
+                for name in ("batch_size", "max_new_tokens")
+                if hasattr(self.config, name)
+            ]
+            raise RuntimeError(
+                f"out of memory in step {step}; expected room for {', '.join(sizes[:-1])} and "
+                f"{sizes[-1]}. In an update lower microbatch_tokens or set "
+                "gradient_checkpointing=True; while sampling lower batch_size or max_new_tokens; "
+                f"bf16=True halves activations and cache. PyTorch says: {error}"
+            ) from error

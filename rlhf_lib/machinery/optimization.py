@@ -1,0 +1,76 @@
+"""One optimiser step: gradients of one loss or several, clipped, and refused if not finite.
+
+Chapters: policy-gradients, ppo-mechanics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .processes import sum_gradients
+
+
+def adam(
+    model,
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-5,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam for a policy or a critic; no weight decay, which would pull away from the reference.
+
+    Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
+    """
+    return torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay
+    )
+
+
+def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: float) -> float:
+    """One optimiser step; returns the gradient norm before clipping.
+
+    Given several losses, their gradients add up. Of several processes each gives its own losses,
+    shares of one.
+
+    Chapter: ppo-mechanics.
+    """
+    return optimizer_step(model, optimizer, backward(optimizer, loss), max_grad_norm)
+
+
+def backward(optimizer, loss: Tensor | Iterable[Tensor]) -> float:
+    """Put the gradients of one loss or several in place of the old; returns the sum of the losses.
+
+    Each loss is differentiated as it comes, so that an iterator which computes them one by one
+    holds the activations of one at a time.
+
+    Chapter: ppo-mechanics.
+    """
+    optimizer.zero_grad()
+    total = 0.0
+    for part in [loss] if isinstance(loss, Tensor) else loss:
+        part.backward()
+        total += part.item()
+    return total
+
+
+def optimizer_step(model, optimizer, loss: float, max_grad_norm: float) -> float:
+    """Clip the gradients there are and step along them; returns their norm before clipping.
+
+    `loss` is for the message alone, should a gradient not be finite: then no weight moves.
+
+    Chapter: ppo-mechanics.
+    """
+    sum_gradients(model)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
+    if not math.isfinite(norm):
+        optimizer.zero_grad()
+        raise FloatingPointError(
+            f"the gradient norm is {norm} at a loss of {loss}; the "
+            "update was refused and the weights are those before it"
+        )
+    optimizer.step()
+    return norm
