@@ -1,6 +1,7 @@
 """Reinforcement learning from human feedback, small enough to read.
 
-Seven rooms; lower ones never import upper ones. Read from the top::
+Seven rooms; none imports one below it on this map. Read from the top, and skip the machinery at
+first::
 
     mathematics   tilt              the exact optimum on finite sets
                   kl                divergence, exact and estimated; adaptive beta
@@ -9,24 +10,28 @@ Seven rooms; lower ones never import upper ones. Read from the top::
                   bradley_terry     comparisons: scores that fit them, Borda, agreement
                   calibration       whether probabilities mean what they say
                   overoptimization  gold reward against distance: Gao's forms, fitted
-    models        tokens            text as tokens; the log-probability of each
+    machinery     machine           the tables and the optimiser steps of a loop, however computed
+                  optimization      Adam, gradients added up, clipped, and refused if not finite
+                  preparation       models frozen, without dropout, recomputed, compiled
+                  microbatches      a batch in parts that fit into memory
+                  precision         products in bfloat16 over float32 weights
+                  processes         a batch shared out under accelerate launch
+                  decoding          one token a row at a time, through a cache
+                  checkpoints       whole, or not there
+                  memory            bytes of weights, gradients, optimiser and activations
+    models        tokens            text as tokens, and the log-probability of each
                   policy            a causal language model at a scale
                   reward_model      trunk and scalar head; critic
                   rollout           a batch of completions, with log-probabilities
-                  decoding          one token a row at a time, through a cache
                   rewards           learned, verified, ruled or judged: one callable
     worlds        letters           prompts, authors, annotators, and a gold utility
                   sums              additions with a verifier, strict or hackable
                   data              real preferences and prompts, from the hub or from files
                   labels            comparisons made by hand, in a file that is only added to
-    machinery     training          what the loops share
-                  microbatches      a minibatch in parts that fit into memory
-                  precision         products in bfloat16 over float32 weights
-                  processes         a batch shared out under accelerate launch
-                  checkpoints       whole, or not there
-                  memory            bytes of weights, gradients, optimiser and activations
-    algorithms    sft, reward_training, ppo, grpo, dpo, best_of_n
+                  tables            a dataset as a loop reads it
+    algorithms    sft, reward_training, ppo, shared_trunk, grpo, variants, dpo, best_of_n
                                     one file each
+                  loop              stepping, stopping and going on, for all of them
     seeing        plots, widgets    figures and interactive demos
     running       artifacts         shipped checkpoints, and how each is rebuilt
                   evaluation        held-out measurements with their errors

@@ -1,6 +1,6 @@
 """The algorithms, one file each, and the loop that they share.
 
-It may import mathematics, models, worlds and machinery.
+It may import mathematics, machinery, models and worlds.
 """
 
 from .best_of_n import RejectionSampling, RejectionSamplingConfig

@@ -66,14 +66,14 @@ class DPOConfig(Config):
 
 @dataclass
 class Pairs(PairBatch):
-    """Comparisons to learn from."""
+    """Comparisons to learn from. Chapter: grpo-variants."""
 
     ref_logprobs: Tensor  # (B, 2) of the completions under the reference
 
 
 @dataclass
 class Labelled(TokenBatch):
-    """Single completions to learn from, for "kto"."""
+    """Single completions to learn from, for "kto". Chapter: grpo-variants."""
 
     ref_logprobs: Tensor  # (B,) under the reference
     desirable: Tensor  # (B,) whether a completion is

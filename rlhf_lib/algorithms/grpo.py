@@ -71,7 +71,7 @@ class GRPOConfig(OnlineConfig):
 
 @dataclass
 class Experience(TokenBatch):
-    """A batch to learn from: what was known of each token before the first update."""
+    """A batch to learn from: what was known of each token before the first update. Chapter: grpo."""
 
     logprobs: Tensor  # (B, T) of the policy that sampled
     advantages: Tensor  # (B, 1), or (B, T) where each token has its own

@@ -24,14 +24,14 @@ from ..machinery.optimization import adam
 from ..machinery.processes import (
     check_shares,
     gather,
-    gather_rollout,
     local_rows,
     on_main_process,
+    rank_and_count,
     resume_sampler,
 )
 from ..mathematics.advantages import masked_mean
 from ..models.rewards import RewardFunction, call_reward
-from ..models.rollout import Rollout, sample
+from ..models.rollout import Rollout, join, sample
 from ..worlds.tables import prompt_table, take
 
 
@@ -264,6 +264,20 @@ def score(
     """
     rewards = call_reward(reward, rollout.prompts, rollout.completions, **columns)
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
+
+
+def gather_rollout(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
+    """What all processes sampled and scored, as one batch that every one of them holds.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    if rank_and_count()[1] == 1:
+        return rollout, scores
+    found = gather((rollout.to("cpu"), scores.cpu()))
+    return (
+        join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
+        torch.cat([scores for _, scores in found]).to(scores.device),
+    )
 
 
 def warn_if_constant(scores: Tensor) -> None:

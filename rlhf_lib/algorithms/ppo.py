@@ -59,7 +59,10 @@ class PPOConfig(OnlineConfig):
 
 @dataclass
 class Experience(TokenBatch):
-    """A batch to learn from: what was known of each token before the first update, (B, T)."""
+    """A batch to learn from: what was known of each token before the first update, (B, T).
+
+    Chapter: ppo-mechanics.
+    """
 
     logprobs: Tensor  # of the policy that sampled
     advantages: Tensor  # whitened

@@ -46,7 +46,7 @@ class RewardConfig(Config):
 
 @dataclass
 class Comparisons(PairBatch):
-    """Pairs to learn from."""
+    """Pairs to learn from. Chapter: reward-model."""
 
     margins: Tensor  # (B,) by how much the chosen score should be the higher one
 

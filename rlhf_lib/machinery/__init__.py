@@ -1,4 +1,4 @@
-"""How it is computed: memory, precision, processes, checkpoints. Skip it at first reading.
+"""How it is computed: memory, precision, processes, caches. Skip it at first reading.
 
-It may import mathematics and models.
+It imports no other room: it knows of rows and masks, and not of language.
 """

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..models.tokens import TokenBatch
-from .microbatches import microbatches, share
+from .microbatches import Batch, microbatches, share
 from .optimization import backward, optimizer_step
 from .precision import check_precision, computing_in, sampling_dtype
 from .preparation import (
@@ -28,7 +27,6 @@ from .preparation import (
 )
 from .processes import broadcast, gather, local_generator, local_rows, sum_over_processes
 
-Loss = Callable[[TokenBatch], tuple[Tensor, dict[str, float]]]
 LARGEST = ("ratio_gap",)  # of what is seen: the largest over all parts, and not the mean
 
 
@@ -65,7 +63,7 @@ class Machine:
         self.sampling_dtype = sampling_dtype(config, self.device)
 
     @torch.no_grad()
-    def table(self, function: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> Tensor:
+    def table(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         """`function(batch)`, shape (B, T), without gradients."""
         rows = local_rows(torch.arange(len(batch)))
         cut = microbatches(batch, rows, self.microbatch_tokens)
@@ -141,7 +139,7 @@ class Machine:
                 found[name] = max(old, x) if name in LARGEST else old + x
         return found
 
-    def _cut(self, batch: TokenBatch) -> Iterator[TokenBatch]:
+    def _cut(self, batch: Batch) -> Iterator[Batch]:
         rows = local_rows(torch.arange(len(batch)))
         cut = microbatches(batch, rows, self.microbatch_tokens)
         if self.microbatch_tokens is None:

@@ -8,13 +8,33 @@ Chapter: gpt2-on-a-gpu.
 
 from __future__ import annotations
 
+from typing import Protocol, Self
+
 import torch
 from torch import Tensor
 
-from ..models.tokens import TokenBatch
+
+class Batch(Protocol):
+    """What is computed in parts: rows of tokens with their masks, such as `TokenBatch`.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+
+    prompt_mask: Tensor
+    completion_mask: Tensor
+
+    @property
+    def attention_mask(self) -> Tensor: ...
+
+    @property
+    def trimmed(self) -> Self: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor) -> Self: ...
 
 
-def microbatches(batch: TokenBatch, rows: Tensor, tokens: int | None) -> list[Tensor]:
+def microbatches(batch: Batch, rows: Tensor, tokens: int | None) -> list[Tensor]:
     """Some rows of a batch in parts of at most `tokens` tokens, padding included.
 
     Long rows come first: if they fit into memory, so do the others. A row that is too long by
@@ -24,7 +44,7 @@ def microbatches(batch: TokenBatch, rows: Tensor, tokens: int | None) -> list[Te
 
     Parameters
     ----------
-    batch : TokenBatch
+    batch : Batch
     rows : Tensor, shape (N,)
         Row numbers.
     tokens : int or None
@@ -32,6 +52,7 @@ def microbatches(batch: TokenBatch, rows: Tensor, tokens: int | None) -> list[Te
 
     Examples
     --------
+    >>> from rlhf_lib.models.tokens import TokenBatch
     >>> lengths = torch.tensor([1, 8, 2, 7])
     >>> mask = (torch.arange(8) < lengths[:, None]).long()
     >>> batch = TokenBatch(mask[:, :1], mask[:, :1], mask, mask)

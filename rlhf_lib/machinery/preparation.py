@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from ..models.policy import layers_of
+import torch
+
 from .precision import computing_in
 
 
@@ -80,3 +81,13 @@ def check_apart(**models) -> None:
                     f"{name} is on {models[name].device}; expected "
                     f"{models[other].device}, where {other} is"
                 )
+
+
+def layers_of(model) -> list[torch.nn.Module]:
+    """The layers of a transformers model: what can be computed again, or compiled, one by one.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

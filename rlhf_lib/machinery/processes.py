@@ -19,8 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..models.rollout import Rollout, join
-
 T = TypeVar("T")
 
 
@@ -119,20 +117,6 @@ def on_main_process(action: Callable[[], None]) -> None:
     failed = gather(failed)[0]
     if failed is not None:
         raise failed
-
-
-def gather_rollout(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
-    """What all processes sampled and scored, as one batch that every one of them holds.
-
-    Chapter: gpt2-on-a-gpu.
-    """
-    if rank_and_count()[1] == 1:
-        return rollout, scores
-    found = gather((rollout.to("cpu"), scores.cpu()))
-    return (
-        join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
-        torch.cat([scores for _, scores in found]).to(scores.device),
-    )
 
 
 def check_shares(config, prompts: int) -> None:

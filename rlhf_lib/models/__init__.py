@@ -1,4 +1,4 @@
 """Language models: tokens, policies, reward models and critics, sampling, rewards.
 
-It may import mathematics.
+It may import mathematics and machinery.
 """

@@ -162,13 +162,3 @@ def count_parameters(model: torch.nn.Module) -> int:
     Chapter: ppo-mechanics.
     """
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def layers_of(model) -> list[torch.nn.Module]:
-    """The layers of a transformers model: what can be computed again, or compiled, one by one.
-
-    Chapter: gpt2-on-a-gpu.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
-from .tokens import TokenBatch, check_context, encode_prompts, texts
+from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
+from .tokens import TokenBatch, check_context, encode_prompts, position_ids, texts
 
 
 @dataclass
@@ -174,7 +174,8 @@ def sample(
     fixed = kind is GPT2Decoder and FixedDecoder.suits(policy)
     decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
     with plain_layers(policy):
-        logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
+        mask = prompt_mask[distinct]
+        logits = decoder.start(prompt_ids[distinct], mask, position_ids(mask))
         if fixed:  # prompts of about the same length share a recording
             slots = 16 * math.ceil(P / 16)
             tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(

@@ -7,7 +7,7 @@ import torch
 
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.models.decoding import FixedDecoder
+from rlhf_lib.machinery.decoding import FixedDecoder
 from rlhf_lib.models.policy import choose_scale, new_policy
 from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.models.rewards import LearnedReward

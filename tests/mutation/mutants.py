@@ -886,7 +886,7 @@ MUTANTS = [
     ),
     Mutant(
         "sampling-ignores-the-temperature",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "log_probabilities",
         "logits = logits if temperature == 1. else logits.float() / temperature\n",
         "\n",
@@ -895,7 +895,7 @@ MUTANTS = [
     ),
     Mutant(
         "positions-stand-still",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "Decoder.step",
         "self.positions = self.positions[:, -1:] + 1",
         "self.positions = self.positions[:, -1:]",
@@ -904,7 +904,7 @@ MUTANTS = [
     ),
     Mutant(
         "positions-of-the-longest-prompt",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "Decoder.step",
         "self.positions = self.positions[:, -1:] + 1",
         "self.positions = torch.full_like(self.positions[:, -1:], self.mask.shape[1])",
@@ -922,7 +922,7 @@ MUTANTS = [
     ),
     Mutant(
         "rows-in-another-order",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "GPT2Decoder.reorder",
         "new[:, :, :, :self.used] = old[:, rows, :, :self.used]",
         "new[:, :, :, :self.used] = old[:, rows.flip(0), :, :self.used]",
@@ -931,7 +931,7 @@ MUTANTS = [
     ),
     Mutant(
         "padding-is-attended-to",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "GPT2Decoder.forward",
         "        elif self.even:  # no padding anywhere: nothing to mask",
         "        else:",
@@ -940,7 +940,7 @@ MUTANTS = [
     ),
     Mutant(
         "fixed-rows-never-end",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "FixedDecoder.advance",
         "        self.going &= token != self.eos\n",
         "",
@@ -949,7 +949,7 @@ MUTANTS = [
     ),
     Mutant(
         "fixed-cache-of-other-rows",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "FixedDecoder.load",
         "mine[:, :, :, left:self.P] = read[:, rows, :, :prompts.used]",
         "mine[:, :, :, left:self.P] = read[:, rows.flip(0), :, :prompts.used]",
@@ -958,7 +958,7 @@ MUTANTS = [
     ),
     Mutant(
         "fixed-slot-stands-still",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "FixedDecoder.advance",
         "for place in (self.slot, self.column, self.positions):",
         "for place in (self.column, self.positions):",
@@ -967,7 +967,7 @@ MUTANTS = [
     ),
     Mutant(
         "fixed-reads-old-weights",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "FixedDecoder.get",
         "if mine.data_ptr() != now.data_ptr():",
         "if False:",
@@ -1004,7 +1004,7 @@ MUTANTS = [
     ),
     Mutant(
         "cache-taken-from-layers-that-recompute",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "plain_layers",
         "        layer.training = False\n",
         "        pass\n",
@@ -1013,7 +1013,7 @@ MUTANTS = [
     ),
     Mutant(
         "rehearsal-writes-on",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "FixedDecoder.rehearse",
         "for place in (self.column, self.slot, self.positions):\n                place.zero_()",
         "for place in (self.slot, self.positions):\n                place.zero_()",
@@ -1022,7 +1022,7 @@ MUTANTS = [
     ),
     Mutant(
         "rehearsal-reads-padding",
-        "models/decoding.py",
+        "machinery/decoding.py",
         "FixedDecoder.rehearse",
         "            self.going.fill_(True)  # an ended row",
         "            # an ended row",

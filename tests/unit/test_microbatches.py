@@ -15,7 +15,7 @@ from rlhf_lib.machinery.machine import Machine
 from rlhf_lib.machinery.microbatches import microbatches, share
 from rlhf_lib.machinery.precision import BFloat16Products, check_precision
 from rlhf_lib.mathematics.losses import aggregate
-from rlhf_lib.models.decoding import GPT2Decoder
+from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
 from rlhf_lib.worlds import letters
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer

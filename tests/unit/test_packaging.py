@@ -48,6 +48,7 @@ def own_files() -> list[Path]:
         "mathjax",
         "__pycache__",
         ".pytest_cache",
+        ".ruff_cache",
         ".ipynb_checkpoints",
         "artifacts",
     }

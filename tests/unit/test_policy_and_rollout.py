@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf_lib.algorithms.best_of_n import best_of_n
-from rlhf_lib.models.decoding import FixedDecoder, GPT2Decoder
+from rlhf_lib.machinery.decoding import FixedDecoder, GPT2Decoder
 from rlhf_lib.models.policy import SCALES, choose_scale, count_parameters, load_policy, new_policy
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import (

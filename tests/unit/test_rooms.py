@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "rlhf_lib"
-ROOMS = ["mathematics", "models", "worlds", "machinery", "algorithms", "seeing", "running"]
-APART = {("machinery", "worlds")}  # machinery knows of no world
+ROOMS = ["mathematics", "machinery", "models", "worlds", "algorithms", "seeing", "running"]
+APART = {("machinery", "mathematics")}  # how it is computed, whatever it is
 
 
 def imported_rooms(path: Path) -> list[tuple[int, str]]:
@@ -36,6 +36,8 @@ def imported_rooms(path: Path) -> list[tuple[int, str]]:
 def test_a_room_imports_only_those_below_it(room):
     for path in sorted((LIBRARY / room).rglob("*.py")):
         for line, other in imported_rooms(path):
+            if other.startswith("__"):  # of the package itself, such as its version
+                continue
             assert other in ROOMS, f"{path.name}, line {line} imports {other}, which is no room"
             assert ROOMS.index(other) <= ROOMS.index(room) and (room, other) not in APART, (
                 f"{path.relative_to(LIBRARY)}, line {line}: {room} imports {other}"

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .policy import layers_of
-from .tokens import position_ids
+from .preparation import layers_of
 
 
 class Decoder:
@@ -31,11 +30,11 @@ class Decoder:
         self.model, self.max_new_tokens = model, max_new_tokens
         self.dtype = dtype or model.dtype  # what is computed in
 
-    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-        """Read the prompts, (B, P); return the logits of the first new token, (B, V)."""
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor, positions: Tensor) -> Tensor:
+        """Read prompts, each table (B, P); returns the logits of the first new token, (B, V)."""
         self.mask = prompt_mask.bool()  # (rows, slots) what a new token may attend to
         self.even = bool(self.mask.all())
-        self.positions = position_ids(prompt_mask)
+        self.positions = positions
         self.rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # not ended yet
         self.open(*prompt_ids.shape)
         return self.forward(prompt_ids, self.positions)
