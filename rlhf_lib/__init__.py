@@ -8,6 +8,7 @@ Seven rooms; lower ones never import upper ones. Read from the top::
                   losses            every loss, a function of tensors and a mask
                   bradley_terry     comparisons: scores that fit them, Borda, agreement
                   calibration       whether probabilities mean what they say
+                  intervals         of a share of trials, and of a mean of few values
                   overoptimization  gold reward against distance: Gao's forms, fitted
     models        tokens            text as tokens; the log-probability of each
                   policy            a causal language model at a scale

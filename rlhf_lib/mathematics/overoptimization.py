@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 FORMS = ("best_of_n", "rl")
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # t.975, 1–10 df
 
 
 class Fit(NamedTuple):
@@ -173,25 +172,3 @@ def at_kl(kl: Sequence[float], values: Sequence[float], where: float) -> float |
             share = (math.sqrt(where) - low) / (high - low)
             return float(values[i - 1] + share * (values[i] - values[i - 1]))
     return None
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, from independent values such as one a seed.
-
-    Source: Student 1908, doi:10.2307/2331554. Chapter: over-optimization.
-
-    Parameters
-    ----------
-    values : sequence of S floats
-        From 2 to 11 of them: with so few, 1.96 standard errors would be far too narrow.
-
-    Examples
-    --------
-    >>> mean, half = mean_interval([1., 2., 3.])
-    >>> round(mean, 3), round(half, 3)  # 4.303 / √3
-    (2.0, 2.484)
-    """
-    if not 2 <= len(values) <= len(STUDENT) + 1:
-        raise ValueError(f"values has {len(values)} entries; expected 2 to {len(STUDENT) + 1}")
-    deviation = float(np.std(values, ddof=1))
-    return float(np.mean(values)), STUDENT[len(values) - 2] * deviation / math.sqrt(len(values))

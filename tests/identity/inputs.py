@@ -224,7 +224,7 @@ def _(rng):
 # --- alignment-problem ----------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.seeing.widgets.sample_explorer.wilson")
+@inputs("rlhf_lib.mathematics.intervals.wilson")
 def _(rng):
     n = int(rng.integers(1, 400))
     count = int(rng.choice([0, n, rng.integers(0, n + 1)]))

@@ -45,6 +45,7 @@ LOOPS = ["tests/exact/test_loops.py"]
 STEP = ["tests/parity/test_trl_grpo_step.py"]
 CALIBRATION = ["tests/unit/test_calibration.py"]
 OVEROPTIMIZATION = ["tests/unit/test_overoptimization.py"]
+INTERVALS = ["tests/unit/test_intervals.py"]
 MEMORY = ["tests/unit/test_memory.py"]
 
 MUTANTS = [
@@ -1620,11 +1621,29 @@ MUTANTS = [
     ),
     Mutant(
         "interval-one-degree-too-many",
-        "mathematics/overoptimization.py",
+        "mathematics/intervals.py",
         "mean_interval",
         "STUDENT[len(values) - 2]",
         "STUDENT[min(len(values) - 1, len(STUDENT) - 1)]",
         "t for one seed more than there is",
-        OVEROPTIMIZATION,
+        INTERVALS,
+    ),
+    Mutant(
+        "wilson-without-its-width",
+        "mathematics/intervals.py",
+        "wilson",
+        "+ z * z / (4 * n * n)",
+        "",
+        "an interval without width where nothing was seen",
+        INTERVALS,
+    ),
+    Mutant(
+        "wilson-around-the-share",
+        "mathematics/intervals.py",
+        "wilson",
+        "centre = share + z * z / (2 * n)",
+        "centre = share",
+        "centred on the share, as a normal interval is",
+        INTERVALS,
     ),
 ]

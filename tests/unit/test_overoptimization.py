@@ -88,17 +88,6 @@ def test_equal_kl_by_hand():
     assert o.at_kl([0.0, 9.0, 1.0, 9.0], [0.0, 3.0, 7.0, 7.0], 4.0) == pytest.approx(2)
 
 
-def test_intervals_by_hand():
-    mean, half = o.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (mean, half) == pytest.approx((3.0, 2.776 * math.sqrt(2.5 / 5)))
-
-
-def test_intervals_cover_as_they_say():
-    draws = np.random.default_rng(1).normal(size=(4_000, 3))
-    covered = [abs(mean) <= half for mean, half in map(o.mean_interval, draws)]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -118,7 +107,6 @@ def test_intervals_cover_as_they_say():
             "se has an entry",
         ),
         (lambda: o.at_kl([0.0, 1.0], [0.0], 1.0), "values has 1 entries; expected 2"),
-        (lambda: o.mean_interval([1.0]), "values has 1 entries; expected 2 to 11"),
     ],
 )
 def test_bad_input_is_named(call, message):
