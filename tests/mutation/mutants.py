@@ -23,6 +23,7 @@ class Mutant(NamedTuple):
 LOSSES, ADVANTAGES = ["tests/unit/test_losses.py"], ["tests/unit/test_advantages.py"]
 BANDIT = ["tests/unit/test_policy_gradient_bandit.py"]
 MICROSCOPE = ["tests/unit/test_reward_microscope.py"]
+WORD_SCORES = ["tests/unit/test_rewards.py::test_word_scores_of_a_sum_are_its_parts"]
 EXPLORERS = ["tests/unit/test_clip_explorer.py", "tests/unit/test_gae_explorer.py"]
 GROUP_EXPLORER = ["tests/unit/test_group_explorer.py"]
 REPLAY = [
@@ -451,22 +452,22 @@ MUTANTS = [
         BANDIT,
     ),
     Mutant(
-        "microscope-word-not-left-out",
-        "seeing/widgets/reward_microscope.py",
+        "word-not-left-out",
+        "models/rewards.py",
         "word_scores",
         "(pieces[:i] + pieces[i + 1:])",
         "(pieces[:i + 1] + pieces[i + 1:])",
         "leaves nothing out: every contribution is 0",
-        MICROSCOPE,
+        WORD_SCORES,
     ),
     Mutant(
-        "microscope-sign",
-        "seeing/widgets/reward_microscope.py",
+        "word-score-sign",
+        "models/rewards.py",
         "word_scores",
         "[score - other for other in others[:n]]",
         "[other - score for other in others[:n]]",
-        "what the reply gains without the word",
-        MICROSCOPE,
+        "what the completion gains without the word",
+        WORD_SCORES,
     ),
     Mutant(
         "microscope-late-answer-shown",
