@@ -26,10 +26,8 @@ MICROSCOPE = ["tests/unit/test_reward_microscope.py"]
 WORD_SCORES = ["tests/unit/test_rewards.py::test_word_scores_of_a_sum_are_its_parts"]
 EXPLORERS = ["tests/unit/test_clip_explorer.py", "tests/unit/test_gae_explorer.py"]
 GROUP_EXPLORER = ["tests/unit/test_group_explorer.py"]
-REPLAY = [
-    "tests/unit/test_reasoning_replay.py::test_a_reply_is_read_as_a_marker_would",
-    "tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles",
-]
+READING = ["tests/unit/test_sums.py::test_a_completion_is_read_as_a_marker_would"]
+REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles"]
 KL, TILT = ["tests/unit/test_kl.py"], ["tests/unit/test_tilt.py"]
 SCORER = ["tests/unit/test_policy_and_rollout.py"]
 MICROBATCHES = ["tests/unit/test_microbatches.py"]
@@ -524,22 +522,22 @@ MUTANTS = [
         GROUP_EXPLORER,
     ),
     Mutant(
-        "replay-endless-working-unread",
-        "seeing/widgets/reasoning_replay.py",
-        "read_reply",
-        'closed = ">" in reply or not reply.startswith("<")',
+        "endless-working-unread",
+        "worlds/sums.py",
+        "read",
+        'closed = ">" in completion or not completion.startswith("<")',
         "closed = True",
         "a working that never ends passes for none",
-        REPLAY,
+        READING,
     ),
     Mutant(
-        "replay-step-too-many",
-        "seeing/widgets/reasoning_replay.py",
-        "read_reply",
+        "step-too-many-passes",
+        "worlds/sums.py",
+        "read",
         "expected[k] if k < len(expected) else None",
         "expected[min(k, len(expected) - 1)]",
         "the last column may be written again and again",
-        REPLAY,
+        READING,
     ),
     Mutant(
         "replay-settled-with-the-habit",
