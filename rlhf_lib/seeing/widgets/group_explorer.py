@@ -1,24 +1,26 @@
 """The group explorer: the rewards and lengths of a group, and how hard each token is pulled.
 
 The browser side is group_explorer.js. Both sides compute the same numbers; `GroupExplorer.result`
-has Python's, by the methods of `rlhf_lib.algorithms.grpo.GRPO` itself.
+has Python's, by the formulas of `rlhf_lib.mathematics` that `rlhf_lib.algorithms.grpo.GRPO` trains
+with.
 
 Chapter: grpo-variants.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import traitlets
 
 from .base import Demo, browser_code, styles
+
+if TYPE_CHECKING:  # the other demos need no PyTorch, so it is loaded by what uses it
+    from torch import Tensor
 
 SIZES = (2, 12)  # completions of a group; more would not fit on a phone
 REWARDS = (-2.0, 2.0)
@@ -59,6 +61,36 @@ class GroupNumbers(NamedTuple):
     up: float
     down: float
     teaches: bool
+
+
+def advantages_of(rewards: Tensor, mask: Tensor, settings: dict) -> Tensor:
+    """The advantage of each completion, (G, 1), or of each token, (G, T); the KL has no price."""
+    from ...mathematics import advantages
+
+    if settings["advantage"] == "return_to_go":
+        log_ratio = 0.0 * mask
+        rewards = advantages.token_rewards(rewards, log_ratio, mask, beta=0.0)
+        return advantages.masked_whiten(advantages.returns_to_go(rewards, mask), mask)
+    return advantages.group_advantages(
+        rewards, len(rewards), settings["baseline"], settings["scale_rewards"]
+    )[:, None]
+
+
+def policy_loss(logprobs: Tensor, advantages: Tensor, mask: Tensor, loss: str) -> Tensor:
+    """The loss of each token, (G, T), where the policy is still the one that sampled.
+
+    At ratio 1 no clip acts, so how wide it is does not matter.
+    """
+    from ...mathematics import losses
+
+    old_logprobs = logprobs.detach()
+    if loss == "gspo":
+        return losses.gspo_loss(logprobs, old_logprobs, advantages, mask)
+    if loss == "rloo":
+        return losses.rloo_loss(logprobs, old_logprobs, advantages, mask)
+    if loss == "cispo":
+        return losses.cispo_loss(logprobs, old_logprobs, advantages)
+    return losses.clipped_policy_loss(logprobs, old_logprobs, advantages)
 
 
 class GroupExplorer(Demo):
@@ -191,25 +223,21 @@ class GroupExplorer(Demo):
         """
         import torch
 
-        from ...algorithms.grpo import GRPO, VARIANTS, GRPOConfig
         from ...mathematics.advantages import all_equal
         from ...mathematics.losses import aggregate
 
         self._check_group()
         lengths = torch.tensor(self.lengths)
         mask = (torch.arange(max(self.lengths)) < lengths[:, None]).double()
-        rewards, start = torch.tensor(self.rewards, dtype=torch.float64), torch.zeros_like(mask)
-        config = dataclasses.replace(
-            GRPOConfig(**VARIANTS[self.method]), num_generations=len(rewards)
-        )
-        # the loop's own code, on a batch that is this group, before the policy has moved
-        loop = SimpleNamespace(config=config, beta=0.0)
-        advantages = GRPO.advantages(loop, SimpleNamespace(completion_mask=mask), rewards, start)
-        logprobs = start.clone().requires_grad_()
+        rewards = torch.tensor(self.rewards, dtype=torch.float64)
+        settings = self.methods[self.method]
+        advantages = advantages_of(rewards, mask, settings)
+        # a batch that is this group, before the policy has moved: every ratio is 1
+        logprobs = torch.zeros_like(mask, requires_grad=True)
         loss = aggregate(
-            GRPO.policy_loss(loop, logprobs, start, advantages, mask),
+            policy_loss(logprobs, advantages, mask, settings["loss"]),
             mask,
-            config.aggregate_over,
+            settings["aggregate_over"],
             self.budget,
         )
         weights = -torch.autograd.grad(loss, logprobs)[0][:, 0]  # those of one completion agree
