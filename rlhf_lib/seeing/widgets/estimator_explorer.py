@@ -30,12 +30,6 @@ SEEDS = 2**31  # a seed is below this
 K2_SHOWN = 0.98  # the axis covers this share of the runs of k2
 HAIR = 1e-9  # averages this near to a limit count as on it, so that rounding decides nothing
 
-_ESTIMATORS = {
-    "k1": lambda log_ratio: log_ratio,
-    "k2": lambda log_ratio: log_ratio**2 / 2,
-    "k3": lambda log_ratio: np.expm1(-log_ratio) + log_ratio,
-}
-
 
 def bell_curves(shift: float = 1.0, step: float = 0.1) -> tuple[list[float], list[float]]:
     """Two bell curves of width 1 on a grid, at 0 and at `shift`: (reference, policy).
@@ -252,6 +246,10 @@ class EstimatorExplorer(Demo):
         ValueError
             If the two lists were set to different lengths, or a deviation is beyond a float.
         """
+        import torch
+
+        from ...mathematics.kl import k1, k2, k3
+
         if len(self.policy) != len(self.reference):
             raise ValueError(
                 f"policy has {len(self.policy)} entries; "
@@ -259,7 +257,7 @@ class EstimatorExplorer(Demo):
             )
         log_reference = np.log(self.reference)
         step = self.distance * (np.log(self.policy) - log_reference)
-        log_ratio = step - tilt._logsumexp(log_reference + step)
+        log_ratio = step - tilt.log_partition(self.reference, step, 1.0)
         p = np.exp(log_reference + log_ratio)  # pi_s
         cumulative = np.cumsum(p)
         draws = uniforms(self.seed, RUNS * self.samples) * cumulative[-1]
@@ -267,8 +265,8 @@ class EstimatorExplorer(Demo):
         tokens = tokens.reshape(RUNS, self.samples)
         exact, means = {}, {}
         with np.errstate(over="ignore", invalid="ignore"):
-            for name, estimate in _ESTIMATORS.items():
-                values = estimate(log_ratio)
+            for name, estimate in (("k1", k1), ("k2", k2), ("k3", k3)):
+                values = estimate(torch.from_numpy(log_ratio)).numpy()
                 expected = float((p * values).sum())
                 exact[name] = expected, math.sqrt((p * (values - expected) ** 2).sum())
                 means[name] = values[tokens].mean(axis=1)
