@@ -1645,4 +1645,22 @@ MUTANTS = [
         "centred on the share, as a normal interval is",
         INTERVALS,
     ),
+    Mutant(
+        "curve-chosen-by-gold",
+        "mathematics/overoptimization.py",
+        "best_of_n_curve",
+        "order = scores.argsort(",
+        "order = values.argsort(",
+        "the best by gold, which nobody could have chosen",
+        OVEROPTIMIZATION,
+    ),
+    Mutant(
+        "curve-with-replacement",
+        "mathematics/overoptimization.py",
+        "best_of_n_curve",
+        "(n - j - k + 1).clamp(min=0)",
+        "(n - j - k + 2).clamp(min=0)",
+        "subsets that are no subsets: the weights do not sum to 1",
+        OVEROPTIMIZATION,
+    ),
 ]
