@@ -10,6 +10,7 @@ Seven rooms; lower ones never import upper ones. Read from the top::
                   calibration       whether probabilities mean what they say
                   intervals         of a share of trials, and of a mean of few values
                   overoptimization  gold reward against distance: Gao's forms, fitted
+                  checks            of arguments, with errors that name them
     models        tokens            text as tokens; the log-probability of each
                   policy            a causal language model at a scale
                   reward_model      trunk and scalar head; critic

@@ -7,10 +7,10 @@ Chapters: kl-estimators, ppo-live.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from .checks import positive
 
 
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> exact_kl(torch.tensor([0., 0.]), torch.tensor([0., math.log(3.)]))
+    >>> exact_kl(torch.tensor([0., 0.]), torch.tensor([1., 3.]).log())
     tensor(0.1438)
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
@@ -92,8 +92,7 @@ class AdaptiveKL:
 
     def __init__(self, target: float, horizon: int):
         for name, x in (("target", target), ("horizon", horizon)):
-            if not (x > 0 and math.isfinite(x)):
-                raise ValueError(f"{name} is {x}; expected a positive number")
+            positive(name, x)
         self.target, self.horizon = target, horizon
 
     def __call__(self, beta: float, kl: float, completions: int) -> float:

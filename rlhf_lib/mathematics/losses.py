@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .advantages import _check_rows, _check_same_shape, masked_mean
+from .advantages import masked_mean
+from .checks import check_advantages, check_rows, check_same_shape
 
 # ---------------------------------------------------------------------------------- supervised
 
@@ -59,7 +60,7 @@ def bradley_terry_loss(
     >>> bradley_terry_loss(torch.tensor([1.]), torch.tensor([1.]))
     tensor(0.6931)
     """
-    _check_same_shape(chosen=chosen, rejected=rejected)
+    check_same_shape(chosen=chosen, rejected=rejected)
     loss = F.softplus(-(chosen - rejected - margin)).mean()
     return loss + centering * ((chosen + rejected) ** 2).mean() if centering else loss
 
@@ -87,7 +88,7 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     >>> reinforce_loss(torch.tensor([[-1., -2.]]), torch.tensor([[3.]]))
     tensor([[3., 6.]])
     """
-    _check_advantages(advantages, logprobs)
+    check_advantages(advantages, logprobs)
     return -advantages.detach() * logprobs
 
 
@@ -133,8 +134,8 @@ def clipped_policy_loss(
     >>> clipped_policy_loss(ratio, torch.zeros(1, 2), torch.tensor([[-3., 3.]]))
     tensor([[ 3.9000, -3.6000]])
     """
-    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
-    _check_advantages(advantages, logprobs)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    check_advantages(advantages, logprobs)
     high = epsilon if epsilon_high is None else epsilon_high
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - epsilon, 1 + high)
@@ -175,8 +176,8 @@ def cispo_loss(
     >>> cispo_loss(torch.tensor([[-1.]]), torch.tensor([[-3.]]), torch.tensor([[2.]]), cap=4.)
     tensor([[8.]])
     """
-    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
-    _check_advantages(advantages, logprobs)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    check_advantages(advantages, logprobs)
     weight = torch.exp(logprobs - old_logprobs).clamp(max=cap).detach()
     return -weight * advantages * logprobs
 
@@ -201,7 +202,7 @@ def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Ten
     >>> sequence_logprobs(torch.tensor([[-1., -2., 9.]]), torch.tensor([[1, 1, 0]]))
     tensor([-3.])
     """
-    _check_rows("values", logprobs, mask)
+    check_rows("values", logprobs, mask)
     total = torch.where(mask.bool(), logprobs, 0.0).sum(dim=1)
     return total / mask.sum(dim=1) if mean else total
 
@@ -318,7 +319,7 @@ def aggregate(
     >>> aggregate(loss, mask, "budget", budget=10)
     tensor(0.4500)
     """
-    _check_same_shape(per_token_loss=per_token_loss, mask=mask)
+    check_same_shape(per_token_loss=per_token_loss, mask=mask)
     if over == "tokens":
         return masked_mean(per_token_loss, mask)
     if over == "sequences":
@@ -355,7 +356,7 @@ def clipped_value_loss(
     -------
     Tensor, shape (B, T)
     """
-    _check_same_shape(values=values, old_values=old_values, returns=returns)
+    check_same_shape(values=values, old_values=old_values, returns=returns)
     error = (values - returns) ** 2
     if epsilon is not None:
         clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
@@ -396,7 +397,7 @@ def dpo_loss(
     >>> dpo_loss(same, same, same, same)
     tensor(0.6931)
     """
-    _check_same_shape(
+    check_same_shape(
         chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
     gap = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
@@ -425,7 +426,7 @@ def ipo_loss(
     >>> ipo_loss(torch.tensor([5.]), torch.tensor([0.]), torch.zeros(1), torch.zeros(1), beta=.1)
     tensor(0.)
     """
-    _check_same_shape(
+    check_same_shape(
         chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
     gap = (chosen - ref_chosen) - (rejected - ref_rejected)
@@ -481,20 +482,10 @@ def kto_loss(
     >>> kto_loss(torch.zeros(2), torch.tensor([True, False]), kl=0.)
     tensor(0.5000)
     """
-    _check_same_shape(log_ratio=log_ratio, desirable=desirable)
+    check_same_shape(log_ratio=log_ratio, desirable=desirable)
     if desirable.dtype != torch.bool:
         raise ValueError(f"desirable is of {desirable.dtype}; expected torch.bool")
     gain = beta * (log_ratio - (kl.detach() if isinstance(kl, Tensor) else kl))
     value = torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
     return (weight * (1 - value)).mean()
-
-
-def _check_advantages(advantages: Tensor, logprobs: Tensor) -> None:
-    """One advantage a completion must come as (B, 1): as (B,) it would be read along the tokens."""
-    if advantages.dim() != logprobs.dim():
-        raise ValueError(
-            f"advantages has shape {tuple(advantages.shape)} beside logprobs of shape "
-            f"{tuple(logprobs.shape)}; expected (B, T), or (B, 1) for one a "
-            "completion"
-        )

@@ -45,6 +45,7 @@ STEP = ["tests/parity/test_trl_grpo_step.py"]
 CALIBRATION = ["tests/unit/test_calibration.py"]
 OVEROPTIMIZATION = ["tests/unit/test_overoptimization.py"]
 INTERVALS = ["tests/unit/test_intervals.py"]
+CHECKS = ["tests/unit/test_checks.py"]
 MEMORY = ["tests/unit/test_memory.py"]
 
 MUTANTS = [
@@ -1662,5 +1663,32 @@ MUTANTS = [
         "(n - j - k + 2).clamp(min=0)",
         "subsets that are no subsets: the weights do not sum to 1",
         OVEROPTIMIZATION,
+    ),
+    Mutant(
+        "a-distribution-of-any-sum",
+        "mathematics/checks.py",
+        "distribution",
+        "abs(total - 1.0) > SUM_TOLERANCE",
+        "total - 1.0 > 10 * SUM_TOLERANCE",
+        "what sums to less than 1, or nearly to 1, passes for a distribution",
+        CHECKS,
+    ),
+    Mutant(
+        "completions-without-a-token",
+        "mathematics/checks.py",
+        "check_rows",
+        "if not mask.any(dim=1).all():",
+        "if not mask.any():",
+        "a completion without a token divides by 0",
+        CHECKS,
+    ),
+    Mutant(
+        "only-neighbours-compared",
+        "mathematics/checks.py",
+        "check_same_length",
+        "expected != found",
+        "expected[:1] != found[:1]",
+        "tables of different widths pass",
+        CHECKS,
     ),
 ]

@@ -21,7 +21,8 @@ import numpy as np
 import traitlets
 
 from ...mathematics import tilt
-from .base import Demo, browser_code, styles
+from ...mathematics.checks import check_same_length, distribution
+from .base import Demo, browser_code, clamp, styles
 
 RUNS = 1_000  # means in each histogram
 BINS = 40
@@ -120,7 +121,7 @@ class EstimatorNumbers(NamedTuple):
 
 
 def _positive(name: str, values) -> list[float]:
-    array = tilt._distribution(name, values)
+    array = distribution(name, values)
     if (array == 0).any():
         raise ValueError(
             f"{name}[{int((array == 0).argmax())}] is 0; expected positive probabilities"
@@ -189,10 +190,7 @@ class EstimatorExplorer(Demo):
         if reference is None:
             reference, policy = bell_curves()
         reference, policy = _positive("reference", reference), _positive("policy", policy)
-        if len(policy) != len(reference):
-            raise ValueError(
-                f"policy has {len(policy)} entries; expected {len(reference)}, as reference has"
-            )
+        check_same_length("reference", reference, "policy", policy)
         super().__init__(
             reference=reference,
             policy=policy,
@@ -218,10 +216,7 @@ class EstimatorExplorer(Demo):
 
     @traitlets.validate("distance")
     def _check_distance(self, proposal) -> float:
-        value, (low, high) = proposal["value"], self.distance_range
-        if not math.isfinite(value):
-            raise ValueError(f"distance is {value}; expected a number from {low:g} to {high:g}")
-        return min(max(value, low), high)
+        return clamp("distance", proposal["value"], self.distance_range)
 
     @traitlets.validate("samples")
     def _check_samples(self, proposal) -> int:
@@ -250,11 +245,7 @@ class EstimatorExplorer(Demo):
 
         from ...mathematics.kl import k1, k2, k3
 
-        if len(self.policy) != len(self.reference):
-            raise ValueError(
-                f"policy has {len(self.policy)} entries; "
-                f"expected {len(self.reference)}, as reference has"
-            )
+        check_same_length("reference", self.reference, "policy", self.policy)
         log_reference = np.log(self.reference)
         step = self.distance * (np.log(self.policy) - log_reference)
         log_ratio = step - tilt.log_partition(self.reference, step, 1.0)
