@@ -16,7 +16,7 @@ from .checks import check_rows, check_same_shape
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the values where the mask is 1; a scalar.
 
-    Definition: Σ m x / Σ m. Chapter: ppo-mechanics.
+    Definition: Σ m x / Σ m. Chapters: alignment-problem, ppo-mechanics.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def gae(
     A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t; after the last token both V and A
     are 0.
 
-    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-live.
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-mechanics.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
     """The reward of each token: the KL penalty everywhere, the score on the last real token.
 
-    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapter: ppo-mechanics.
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapters: ppo-mechanics, ppo-live.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ Axes: B batch, T completion tokens. A policy loss comes in two steps: a per-toke
 (B, T), then `aggregate`, which says what is averaged over what. Gradients flow into `logprobs`
 and `values`; everything from the sampler (`old_logprobs`, `advantages`, `old_values`, `returns`)
 is data. A preference loss takes one number per completion and returns the mean.
-Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, dpo.
+Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .checks import check_advantages, check_rows, check_same_shape
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Mean negative log-likelihood of the completion tokens, in nats per token.
 
-    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1. Chapter: ppo-live.
+    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1. Chapters: alignment-problem,
+    sft.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def bradley_terry_loss(
 
     Source: Bradley and Terry 1952; Ouyang et al. 2022, eq. 1; margin from Touvron et al. 2023,
     arXiv:2307.09288, section 3.2.2; centering from Eisenstein et al. 2023, arXiv:2312.09244.
-    Chapter: ppo-live.
+    Chapter: reward-model.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ def cispo_loss(
 def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
     """log π(y | x) of whole completions, in nats; with `mean`, per token.
 
-    Definition: Σ_t log π(y_t | x, y_<t). Chapters: grpo-variants, dpo.
+    Definition: Σ_t log π(y_t | x, y_<t). Chapter: grpo-variants.
 
     Parameters
     ----------
@@ -343,7 +344,7 @@ def clipped_value_loss(
     """Half the squared error of the critic, per token, the worse of clipped and not.
 
     Source: the clip is from OpenAI's PPO code, described in Huang et al. 2022, "The 37
-    implementation details of PPO", detail 9. Chapter: ppo-live.
+    implementation details of PPO", detail 9. Chapter: ppo-mechanics.
 
     Parameters
     ----------
@@ -378,7 +379,7 @@ def dpo_loss(
     """Bradley–Terry on the implicit reward β (log π − log π_ref), averaged over pairs, in nats.
 
     Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
-    https://ericmitchell.ai/cdpo.pdf. Chapter: dpo.
+    https://ericmitchell.ai/cdpo.pdf. Chapter: none yet.
 
     Parameters
     ----------
@@ -412,7 +413,7 @@ def ipo_loss(
     Where DPO's loss always asks for more, this one stops, so pairs that are never contradicted do
     not drive the policy off to infinity.
 
-    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: dpo.
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: none yet.
 
     Parameters
     ----------
@@ -436,7 +437,7 @@ def ipo_loss(
 def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2.0, margin: float = 1.0) -> Tensor:
     """Bradley–Terry with a margin on log-probabilities per token; there is no reference.
 
-    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
+    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: none yet.
 
     Parameters
     ----------
@@ -465,7 +466,7 @@ def kto_loss(
 ) -> Tensor:
     """λ − λ σ(±(β log-ratio − β KL)): single completions, each marked good or bad.
 
-    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: none yet.
 
     Parameters
     ----------

@@ -365,7 +365,7 @@ def best_of_n_kl_bound(n: int) -> float:
     It is the value for a reference without atoms and without ties; on a finite set of replies the
     KL is smaller.
 
-    Source: Beirami et al. 2024, arXiv:2401.01879, section 3. Chapter: kl-tilt.
+    Source: Beirami et al. 2024, arXiv:2401.01879, section 3. Chapters: kl-tilt, over-optimization.
 
     Parameters
     ----------

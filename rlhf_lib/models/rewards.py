@@ -13,7 +13,7 @@ a float for each completion. That is TRL's signature, so a reward moves between 
     shaped        length_penalty, soft_overlong_punishment
     taken apart   word_scores               what each word of a completion does to its score
 
-Chapters: ppo-live, grpo, reward-sources.
+Chapters: reward-model, reward-sources, rlvr.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class LearnedReward:
     """A reward model as a reward function.
 
-    Chapter: ppo-live.
+    Chapter: reward-model.
 
     Parameters
     ----------

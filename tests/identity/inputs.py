@@ -210,7 +210,7 @@ def _(rng):
 # --- ppo-live -------------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.algorithms.ppo.token_rewards")
+@inputs("rlhf_lib.mathematics.advantages.token_rewards")
 def _(rng):
     mask = ragged_mask(rng, 4, 6)
     return {
