@@ -418,7 +418,10 @@ def ipo_loss(
     Parameters
     ----------
     chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
-        As in `dpo_loss`. (TRL feeds per-token means, which is another scale of β.)
+        As in `dpo_loss`: of whole completions, as the equation has it. TRL takes means over
+        tokens, as the authors say they did for the results in their paper
+        (https://huggingface.co/blog/pref-tuning). Where the two of a pair differ in length, that
+        is another loss, whatever the β.
     beta : float
         τ in the paper.
 
