@@ -31,8 +31,10 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     >>> exact_kl(torch.tensor([0., 0.]), torch.tensor([1., 3.]).log())
     tensor(0.1438)
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    ref_logprobs = torch.log_softmax(ref_logits.float(), dim=-1)
+    logprobs, ref_logprobs = (  # 16 bits are too few for a sum over a vocabulary
+        torch.log_softmax(x if x.dtype == torch.float64 else x.float(), dim=-1)
+        for x in (logits, ref_logits)
+    )
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(dim=-1)
 
 

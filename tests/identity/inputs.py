@@ -111,9 +111,9 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.kl.exact_kl")
 def _(rng):
-    return {
-        "logits": tensor(rng, 4, 6, 9, scale=2, grad=True),
-        "ref_logits": tensor(rng, 4, 6, 9, scale=2),
+    return {  # the cell computes in single precision
+        "logits": tensor(rng, 4, 6, 9, scale=2, grad=True).float().detach().requires_grad_(),
+        "ref_logits": tensor(rng, 4, 6, 9, scale=2).float(),
     }
 
 

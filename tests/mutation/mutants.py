@@ -713,6 +713,15 @@ MUTANTS = [
         KL,
     ),
     Mutant(
+        "exact-kl-in-single-precision",
+        "mathematics/kl.py",
+        "exact_kl",
+        "x if x.dtype == torch.float64 else x.float()",
+        "x.float()",
+        "what came in double precision is rounded",
+        KL,
+    ),
+    Mutant(
         "exact-kl-forward",
         "mathematics/kl.py",
         "exact_kl",
