@@ -28,6 +28,8 @@ from benchmarks.recording import check, command_line, record
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.reward_training import pair_accuracy
+from rlhf_lib.mathematics.overoptimization import best_of_n_curve
+from rlhf_lib.mathematics.tilt import best_of_n_kl_bound
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
@@ -114,32 +116,25 @@ def run_seed(seed: int) -> dict:
 
 
 def best_of_n(sft, tokenizer, reward, prompts: list[str], seed: int, N: int = 256) -> list[dict]:
-    """Proxy and gold of best-of-n for n = 1, 2, 4 … N, each an average over all subsets of size n.
-
-    Sorted by proxy, the j-th best of N samples is the best of a random subset of n with
-    probability C(N − j, n − 1) / C(N, n), j counted from 1.
-    """
+    """Proxy and gold of best-of-n for n = 1, 2, 4 … N, each over all subsets of size n."""
     generator = torch.Generator().manual_seed(seed)
-    totals: dict[int, list] = {2**k: [] for k in range(int(math.log2(N)) + 1)}
-    for prompt in prompts:
+    proxy, gold = torch.empty(len(prompts), N), torch.empty(len(prompts), N)
+    for i, prompt in enumerate(prompts):
         rollout = sample(sft, tokenizer, [prompt] * N, letters.MAX_NEW_TOKENS, generator=generator)
-        proxy = torch.tensor(reward(rollout.prompts, rollout.completions))
-        gold = torch.tensor(letters.gold_reward(rollout.prompts, rollout.completions))
-        order = proxy.argsort(descending=True)
-        for n, kept in totals.items():
-            weight = torch.tensor(
-                [math.comb(N - j, n - 1) / math.comb(N, n) for j in range(1, N + 1)]
-            )
-            kept.append([(weight * values[order]).sum().item() for values in (proxy, gold)])
+        for table, score in ((proxy, reward), (gold, letters.gold_reward)):
+            table[i] = torch.tensor(score(rollout.prompts, rollout.completions))
+    curves = {
+        name: best_of_n_curve(proxy, table).mean(dim=0)
+        for name, table in (("reward", proxy), ("gold", gold))
+    }
     return [
         {
             "n": n,
-            "kl_bound": math.log(n) - (n - 1) / n,
-            "prompts": len(kept),
-            "reward": sum(k[0] for k in kept) / len(kept),
-            "gold": sum(k[1] for k in kept) / len(kept),
+            "kl_bound": best_of_n_kl_bound(n),
+            "prompts": len(prompts),
+            **{name: curve[n - 1].item() for name, curve in curves.items()},
         }
-        for n, kept in totals.items()
+        for n in (2**k for k in range(int(math.log2(N)) + 1))
     ]
 
 

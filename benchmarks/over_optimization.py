@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded
-from rlhf_lib.algorithms.best_of_n import best_of_n, best_of_n_curve
+from rlhf_lib.algorithms.best_of_n import best_of_n
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.reward_training import (
     RewardConfig,
@@ -40,6 +40,7 @@ from rlhf_lib.algorithms.reward_training import (
     pair_accuracy,
     standardise,
 )
+from rlhf_lib.mathematics.overoptimization import best_of_n_curve
 from rlhf_lib.models.reward_model import load_reward_model, new_reward_model
 from rlhf_lib.models.rewards import LearnedReward, ensemble
 from rlhf_lib.models.rollout import sample

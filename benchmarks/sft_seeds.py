@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
-from rlhf_lib.algorithms.best_of_n import best_of_n, best_of_n_curve
+from rlhf_lib.algorithms.best_of_n import best_of_n
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.mathematics.overoptimization import best_of_n_curve
 from rlhf_lib.models.tokens import TokenBatch, encode, token_logprobs
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate

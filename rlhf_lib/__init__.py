@@ -9,7 +9,9 @@ first::
                   losses            every loss, a function of tensors and a mask
                   bradley_terry     comparisons: scores that fit them, Borda, agreement
                   calibration       whether probabilities mean what they say
+                  intervals         of a share of trials, and of a mean of few values
                   overoptimization  gold reward against distance: Gao's forms, fitted
+                  checks            of arguments, with errors that name them
     machinery     machine           the tables and the optimiser steps of a loop, however computed
                   optimization      Adam, gradients added up, clipped, and refused if not finite
                   preparation       models frozen, without dropout, recomputed, compiled

@@ -10,11 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import check_rows, check_same_shape
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the values where the mask is 1; a scalar.
 
-    Definition: Σ m x / Σ m. Chapter: ppo-mechanics.
+    Definition: Σ m x / Σ m. Chapters: alignment-problem, ppo-mechanics.
 
     Raises
     ------
@@ -26,7 +28,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     >>> masked_mean(torch.tensor([1., 2., 100.]), torch.tensor([1, 1, 0]))
     tensor(1.5000)
     """
-    _check_same_shape(values=values, mask=mask)
+    check_same_shape(values=values, mask=mask)
     if not mask.any():
         raise ValueError("mask is 0 everywhere; expected at least one token that counts")
     return torch.where(mask.bool(), values, 0.0).sum() / mask.sum()
@@ -103,7 +105,7 @@ def gae(
     A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t; after the last token both V and A
     are 0.
 
-    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-live.
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-mechanics.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ def gae(
     >>> advantages
     tensor([[0.5000, 0.7500, 0.2500]])
     """
-    _check_same_shape(rewards=rewards, values=values, mask=mask)
+    check_same_shape(rewards=rewards, values=values, mask=mask)
     for name, x in (("gamma", gamma), ("lam", lam)):
         if not 0 <= x <= 1:
             raise ValueError(f"{name} is {x}; expected a number in [0, 1]")
@@ -240,7 +242,7 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
     >>> optimal_baseline(torch.tensor([1., 0.]), torch.tensor([1., 3.]))
     tensor(0.2500)
     """
-    _check_same_shape(rewards=rewards, squared_norms=squared_norms)
+    check_same_shape(rewards=rewards, squared_norms=squared_norms)
     if not (squared_norms >= 0).all() or not squared_norms.any():
         raise ValueError(
             "squared_norms is 0 everywhere, or somewhere negative or not a number; "
@@ -252,7 +254,7 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
     """The reward of each token: the KL penalty everywhere, the score on the last real token.
 
-    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapter: ppo-mechanics.
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapters: ppo-mechanics, ppo-live.
 
     Parameters
     ----------
@@ -273,7 +275,7 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     ...               torch.tensor([[1, 1, 0]]), beta=.5)
     tensor([[-0.5000,  2.5000,  0.0000]])
     """
-    _check_rows("log_ratio", log_ratio, mask)
+    check_rows("log_ratio", log_ratio, mask)
     if scores.shape != (len(mask),):
         raise ValueError(
             f"scores has shape {tuple(scores.shape)}; expected ({len(mask)},), one "
@@ -292,23 +294,3 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     where the returns are all equal: there is nothing to foresee. Chapter: ppo-mechanics.
     """
     return 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item()
-
-
-def _check_same_shape(**tensors: Tensor) -> None:
-    (first, reference), *others = tensors.items()
-    for name, tensor in others:
-        if tensor.shape != reference.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; expected "
-                f"{tuple(reference.shape)}, the shape of {first}"
-            )
-
-
-def _check_rows(name: str, values: Tensor, mask: Tensor) -> None:
-    if values.shape != mask.shape or values.dim() != 2:
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)} beside {name} of shape "
-            f"{tuple(values.shape)}; expected the same (B, T)"
-        )
-    if not mask.any(dim=1).all():
-        raise ValueError("mask has a row of zeros; expected a token in every completion")

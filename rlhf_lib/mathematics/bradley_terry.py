@@ -13,6 +13,8 @@ import math
 
 import numpy as np
 
+from .checks import win_counts
+
 Vector = np.ndarray
 
 
@@ -54,7 +56,7 @@ def loss(scores: Vector, wins: Vector, ridge: float = 0.0) -> float:
     >>> round(loss(np.zeros(2), np.array([[0, 3], [1, 0]])), 4)  # 4 log 2
     2.7726
     """
-    wins = _check_wins(wins)
+    wins = win_counts(wins)
     gaps = np.asarray(scores, dtype=float)[:, None] - np.asarray(scores, dtype=float)
     return float((wins * np.logaddexp(0, -gaps)).sum() + ridge / 2 * np.square(scores).sum())
 
@@ -105,7 +107,7 @@ def fit_scores(wins: Vector, ridge: float = 0.0) -> Vector:
     >>> fit_scores(np.array([[0, 3], [1, 0]])) * 2 / np.log(3)
     array([ 1., -1.])
     """
-    wins = _check_wins(wins)
+    wins = win_counts(wins)
     if not ridge >= 0:
         raise ValueError(f"ridge is {ridge}; expected at least 0")
     groups = beaten_groups(wins)
@@ -146,7 +148,7 @@ def fit_by_gradient(
     -------
     array of shape (N,)
     """
-    wins = _check_wins(wins)
+    wins = win_counts(wins)
     scores = np.zeros(len(wins)) if scores is None else np.array(scores, dtype=float)
     for _ in range(steps):
         scores += rate / wins.sum() * (surplus(scores, wins) - ridge * scores)
@@ -244,7 +246,7 @@ def beaten_groups(wins: Vector) -> list[list[int]]:
     >>> beaten_groups(np.array([[0, 2, 1], [0, 0, 1], [0, 1, 0]]))
     [[0], [1, 2]]
     """
-    wins = _check_wins(wins)
+    wins = win_counts(wins)
     reach = (wins > 0) | np.eye(len(wins), dtype=bool)
     for k in range(len(wins)):  # Warshall: through items up to k
         reach |= reach[:, [k]] & reach[[k]]
@@ -268,7 +270,7 @@ def borda(wins: Vector) -> Vector:
     >>> borda(np.array([[0, 3, 4], [1, 0, 2], [0, 2, 0]]))
     array([0.875, 0.375, 0.25 ])
     """
-    wins = _check_wins(wins)
+    wins = win_counts(wins)
     games = wins + wins.T
     if (games + np.eye(len(wins)) == 0).any():
         i, j = np.argwhere(games + np.eye(len(wins)) == 0)[0]
@@ -313,17 +315,3 @@ def fleiss_kappa(counts: Vector) -> float:
             "beyond chance is undefined"
         )
     return float((agreement - chance) / (1 - chance))
-
-
-def _check_wins(wins: Vector) -> Vector:
-    wins = np.asarray(wins, dtype=float)
-    if wins.ndim != 2 or wins.shape[0] != wins.shape[1] or len(wins) < 2:
-        raise ValueError(f"wins has shape {wins.shape}; expected (N, N) with N of at least 2")
-    if not np.isfinite(wins).all() or (wins < 0).any():
-        raise ValueError("wins has an entry that is negative or not finite; expected counts")
-    if np.diag(wins).any():
-        raise ValueError(
-            f"wins[{int(np.diag(wins).argmax())}] counts an item against itself; "
-            "expected zeros on the diagonal"
-        )
-    return wins

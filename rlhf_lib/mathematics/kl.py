@@ -7,10 +7,10 @@ Chapters: kl-estimators, ppo-live.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from .checks import positive
 
 
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
@@ -28,11 +28,13 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> exact_kl(torch.tensor([0., 0.]), torch.tensor([0., math.log(3.)]))
+    >>> exact_kl(torch.tensor([0., 0.]), torch.tensor([1., 3.]).log())
     tensor(0.1438)
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    ref_logprobs = torch.log_softmax(ref_logits.float(), dim=-1)
+    logprobs, ref_logprobs = (  # 16 bits are too few for a sum over a vocabulary
+        torch.log_softmax(x if x.dtype == torch.float64 else x.float(), dim=-1)
+        for x in (logits, ref_logits)
+    )
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(dim=-1)
 
 
@@ -92,8 +94,7 @@ class AdaptiveKL:
 
     def __init__(self, target: float, horizon: int):
         for name, x in (("target", target), ("horizon", horizon)):
-            if not (x > 0 and math.isfinite(x)):
-                raise ValueError(f"{name} is {x}; expected a positive number")
+            positive(name, x)
         self.target, self.horizon = target, horizon
 
     def __call__(self, beta: float, kl: float, completions: int) -> float:

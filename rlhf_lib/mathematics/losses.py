@@ -4,7 +4,7 @@ Axes: B batch, T completion tokens. A policy loss comes in two steps: a per-toke
 (B, T), then `aggregate`, which says what is averaged over what. Gradients flow into `logprobs`
 and `values`; everything from the sampler (`old_logprobs`, `advantages`, `old_values`, `returns`)
 is data. A preference loss takes one number per completion and returns the mean.
-Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, dpo.
+Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .advantages import _check_rows, _check_same_shape, masked_mean
+from .advantages import masked_mean
+from .checks import check_advantages, check_rows, check_same_shape
 
 # ---------------------------------------------------------------------------------- supervised
 
@@ -21,7 +22,8 @@ from .advantages import _check_rows, _check_same_shape, masked_mean
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Mean negative log-likelihood of the completion tokens, in nats per token.
 
-    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1. Chapter: ppo-live.
+    Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1. Chapters: alignment-problem,
+    sft.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ def bradley_terry_loss(
 
     Source: Bradley and Terry 1952; Ouyang et al. 2022, eq. 1; margin from Touvron et al. 2023,
     arXiv:2307.09288, section 3.2.2; centering from Eisenstein et al. 2023, arXiv:2312.09244.
-    Chapter: ppo-live.
+    Chapter: reward-model.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ def bradley_terry_loss(
     >>> bradley_terry_loss(torch.tensor([1.]), torch.tensor([1.]))
     tensor(0.6931)
     """
-    _check_same_shape(chosen=chosen, rejected=rejected)
+    check_same_shape(chosen=chosen, rejected=rejected)
     loss = F.softplus(-(chosen - rejected - margin)).mean()
     return loss + centering * ((chosen + rejected) ** 2).mean() if centering else loss
 
@@ -87,7 +89,7 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     >>> reinforce_loss(torch.tensor([[-1., -2.]]), torch.tensor([[3.]]))
     tensor([[3., 6.]])
     """
-    _check_advantages(advantages, logprobs)
+    check_advantages(advantages, logprobs)
     return -advantages.detach() * logprobs
 
 
@@ -133,8 +135,8 @@ def clipped_policy_loss(
     >>> clipped_policy_loss(ratio, torch.zeros(1, 2), torch.tensor([[-3., 3.]]))
     tensor([[ 3.9000, -3.6000]])
     """
-    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
-    _check_advantages(advantages, logprobs)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    check_advantages(advantages, logprobs)
     high = epsilon if epsilon_high is None else epsilon_high
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - epsilon, 1 + high)
@@ -175,8 +177,8 @@ def cispo_loss(
     >>> cispo_loss(torch.tensor([[-1.]]), torch.tensor([[-3.]]), torch.tensor([[2.]]), cap=4.)
     tensor([[8.]])
     """
-    _check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
-    _check_advantages(advantages, logprobs)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    check_advantages(advantages, logprobs)
     weight = torch.exp(logprobs - old_logprobs).clamp(max=cap).detach()
     return -weight * advantages * logprobs
 
@@ -184,7 +186,7 @@ def cispo_loss(
 def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
     """log π(y | x) of whole completions, in nats; with `mean`, per token.
 
-    Definition: Σ_t log π(y_t | x, y_<t). Chapters: grpo-variants, dpo.
+    Definition: Σ_t log π(y_t | x, y_<t). Chapter: grpo-variants.
 
     Parameters
     ----------
@@ -201,7 +203,7 @@ def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Ten
     >>> sequence_logprobs(torch.tensor([[-1., -2., 9.]]), torch.tensor([[1, 1, 0]]))
     tensor([-3.])
     """
-    _check_rows("values", logprobs, mask)
+    check_rows("values", logprobs, mask)
     total = torch.where(mask.bool(), logprobs, 0.0).sum(dim=1)
     return total / mask.sum(dim=1) if mean else total
 
@@ -398,7 +400,7 @@ def aggregate(
     >>> aggregate(loss, mask, "budget", budget=10)
     tensor(0.4500)
     """
-    _check_same_shape(per_token_loss=per_token_loss, mask=mask)
+    check_same_shape(per_token_loss=per_token_loss, mask=mask)
     if over == "tokens":
         return masked_mean(per_token_loss, mask)
     if over == "sequences":
@@ -422,7 +424,7 @@ def clipped_value_loss(
     """Half the squared error of the critic, per token, the worse of clipped and not.
 
     Source: the clip is from OpenAI's PPO code, described in Huang et al. 2022, "The 37
-    implementation details of PPO", detail 9. Chapter: ppo-live.
+    implementation details of PPO", detail 9. Chapter: ppo-mechanics.
 
     Parameters
     ----------
@@ -435,7 +437,7 @@ def clipped_value_loss(
     -------
     Tensor, shape (B, T)
     """
-    _check_same_shape(values=values, old_values=old_values, returns=returns)
+    check_same_shape(values=values, old_values=old_values, returns=returns)
     error = (values - returns) ** 2
     if epsilon is not None:
         clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
@@ -457,7 +459,7 @@ def dpo_loss(
     """Bradley–Terry on the implicit reward β (log π − log π_ref), averaged over pairs, in nats.
 
     Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
-    https://ericmitchell.ai/cdpo.pdf. Chapter: dpo.
+    https://ericmitchell.ai/cdpo.pdf. Chapter: none yet.
 
     Parameters
     ----------
@@ -476,7 +478,7 @@ def dpo_loss(
     >>> dpo_loss(same, same, same, same)
     tensor(0.6931)
     """
-    _check_same_shape(
+    check_same_shape(
         chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
     gap = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
@@ -491,12 +493,15 @@ def ipo_loss(
     Where DPO's loss always asks for more, this one stops, so pairs that are never contradicted do
     not drive the policy off to infinity.
 
-    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: dpo.
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: none yet.
 
     Parameters
     ----------
     chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
-        As in `dpo_loss`. (TRL feeds per-token means, which is another scale of β.)
+        As in `dpo_loss`: of whole completions, as the equation has it. TRL takes means over
+        tokens, as the authors say they did for the results in their paper
+        (https://huggingface.co/blog/pref-tuning). Where the two of a pair differ in length, that
+        is another loss, whatever the β.
     beta : float
         τ in the paper.
 
@@ -505,7 +510,7 @@ def ipo_loss(
     >>> ipo_loss(torch.tensor([5.]), torch.tensor([0.]), torch.zeros(1), torch.zeros(1), beta=.1)
     tensor(0.)
     """
-    _check_same_shape(
+    check_same_shape(
         chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
     gap = (chosen - ref_chosen) - (rejected - ref_rejected)
@@ -515,7 +520,7 @@ def ipo_loss(
 def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2.0, margin: float = 1.0) -> Tensor:
     """Bradley–Terry with a margin on log-probabilities per token; there is no reference.
 
-    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
+    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: none yet.
 
     Parameters
     ----------
@@ -544,7 +549,7 @@ def kto_loss(
 ) -> Tensor:
     """λ − λ σ(±(β log-ratio − β KL)): single completions, each marked good or bad.
 
-    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: none yet.
 
     Parameters
     ----------
@@ -561,20 +566,10 @@ def kto_loss(
     >>> kto_loss(torch.zeros(2), torch.tensor([True, False]), kl=0.)
     tensor(0.5000)
     """
-    _check_same_shape(log_ratio=log_ratio, desirable=desirable)
+    check_same_shape(log_ratio=log_ratio, desirable=desirable)
     if desirable.dtype != torch.bool:
         raise ValueError(f"desirable is of {desirable.dtype}; expected torch.bool")
     gain = beta * (log_ratio - (kl.detach() if isinstance(kl, Tensor) else kl))
     value = torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
     return (weight * (1 - value)).mean()
-
-
-def _check_advantages(advantages: Tensor, logprobs: Tensor) -> None:
-    """One advantage a completion must come as (B, 1): as (B,) it would be read along the tokens."""
-    if advantages.dim() != logprobs.dim():
-        raise ValueError(
-            f"advantages has shape {tuple(advantages.shape)} beside logprobs of shape "
-            f"{tuple(logprobs.shape)}; expected (B, T), or (B, 1) for one a "
-            "completion"
-        )

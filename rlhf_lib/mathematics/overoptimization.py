@@ -1,4 +1,4 @@
-"""Gold reward against distance: the two forms of Gao et al., fitted, and runs compared at equal KL.
+"""Gold reward against distance: the two forms of Gao et al., fitted; runs at equal KL; best-of-n.
 
 Distance is d = √KL, in square roots of nats. A gain is gold reward less that of the policy which
 training started from, so that it is 0 at d = 0. Both forms are linear in their coefficients:
@@ -7,19 +7,21 @@ training started from, so that it is 0 at d = 0. Both forms are linear in their 
     reinforcement learning    gain = d (α − β log d)
 
 It leaves out how α and β depend on the size of the reward model and of its data.
-Axes: M measurements, S seeds. Chapter: over-optimization.
+Axes: M measurements, P prompts, n samples of each. Chapter: over-optimization.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:  # a demo that fits these forms needs no PyTorch
+    from torch import Tensor
+
 FORMS = ("best_of_n", "rl")
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # t.975, 1–10 df
 
 
 class Fit(NamedTuple):
@@ -175,23 +177,50 @@ def at_kl(kl: Sequence[float], values: Sequence[float], where: float) -> float |
     return None
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, from independent values such as one a seed.
+def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
+    """Expected value of the best of k samples for every k from 1 to n, without bias.
 
-    Source: Student 1908, doi:10.2307/2331554. Chapter: over-optimization.
+    Averaging over all subsets of k of the n samples uses each sample of each k, where splitting
+    them into n/k groups would throw most subsets away. The sample of rank j (0 is the best) is
+    the best of a subset in C(n−1−j, k−1) of the C(n, k) subsets.
+
+    Source: Nakano et al. 2021, arXiv:2112.09332, appendix I; used by Gao et al. 2022,
+    arXiv:2210.10760. Chapters: over-optimization, sft.
 
     Parameters
     ----------
-    values : sequence of S floats
-        From 2 to 11 of them: with so few, 1.96 standard errors would be far too narrow.
+    scores : Tensor, shape (P, n)
+        What the best is chosen by: the proxy.
+    values : Tensor, shape (P, n), optional
+        What is averaged over the chosen ones, such as gold; `scores` themselves if None.
+
+    Returns
+    -------
+    Tensor, shape (P, n), float64
+        Entry [p, k − 1] is for the best of k of prompt p. Average over prompts for the curve, and
+        take its standard error from them.
 
     Examples
     --------
-    >>> mean, half = mean_interval([1., 2., 3.])
-    >>> round(mean, 3), round(half, 3)  # 4.303 / √3
-    (2.0, 2.484)
+    Three samples; the mean, the mean over three pairs, and the best:
+
+    >>> import torch
+    >>> best_of_n_curve(torch.tensor([[1., 2., 6.]]))
+    tensor([[3.0000, 4.6667, 6.0000]], dtype=torch.float64)
     """
-    if not 2 <= len(values) <= len(STUDENT) + 1:
-        raise ValueError(f"values has {len(values)} entries; expected 2 to {len(STUDENT) + 1}")
-    deviation = float(np.std(values, ddof=1))
-    return float(np.mean(values)), STUDENT[len(values) - 2] * deviation / math.sqrt(len(values))
+    import torch
+
+    values = scores if values is None else values
+    if scores.dim() != 2 or scores.shape != values.shape:
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)} and values "
+            f"{tuple(values.shape)}; expected (prompts, samples) twice"
+        )
+    n = scores.shape[1]
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranked = values.double().gather(1, order)  # (P, n), the best first
+    k = torch.arange(1, n + 1, dtype=torch.float64)[:, None]
+    j = torch.arange(1, n, dtype=torch.float64)
+    # C(n−1−j, k−1) / C(n, k): k/n at j = 0, then by the ratio of neighbours; (k, j)
+    weights = torch.cat([k / n, k / n * ((n - j - k + 1).clamp(min=0) / (n - j)).cumprod(1)], 1)
+    return ranked @ weights.T

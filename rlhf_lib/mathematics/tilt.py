@@ -25,6 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .checks import check_same_length, distribution, finite_array, finite_vector, positive
+
 __all__ = [
     "SoftBellman",
     "best_of_n",
@@ -38,82 +40,6 @@ __all__ = [
     "softmax",
     "tilt",
 ]
-
-_SUM_TOLERANCE = 1e-6  # how far the sum of a distribution may be from 1
-
-
-# ------------------------------------------------------------------------------ checks of arguments
-
-
-def _finite(name: str, values) -> np.ndarray:
-    """`values` as a finite float64 array; an error that names the argument otherwise."""
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} is not an array of numbers; expected one number per reply"
-        ) from error
-    if array.size == 0:
-        raise ValueError(f"{name} is empty; expected at least one number")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        where = tuple(int(i) for i in bad[0])
-        place = where[0] if len(where) == 1 else where
-        raise ValueError(f"{name}[{place}] is {array[where]}; expected finite numbers")
-    return array
-
-
-def _vector(name: str, values) -> np.ndarray:
-    array = _finite(name, values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}; expected one dimension")
-    return array
-
-
-def _distribution(name: str, values, *, ndim: int | None = 1) -> np.ndarray:
-    """`values` as a distribution: not negative, sum 1. Zeros are allowed; nothing is rescaled."""
-    array = _vector(name, values) if ndim == 1 else _finite(name, values)
-    if (array < 0).any():
-        where = tuple(int(i) for i in np.argwhere(array < 0)[0])
-        place = where[0] if len(where) == 1 else where
-        raise ValueError(f"{name}[{place}] is {array[where]}; expected probabilities of at least 0")
-    total = float(array.sum())
-    if abs(total - 1.0) > _SUM_TOLERANCE:
-        raise ValueError(f"{name} sums to {total:.6g}; expected probabilities that sum to 1")
-    return array
-
-
-def _beta(beta: float) -> float:
-    try:
-        value = float(beta)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"beta is {beta}; expected a positive number")
-    return value
-
-
-def _same_length(first_name: str, first: np.ndarray, name: str, other: np.ndarray) -> None:
-    if first.shape != other.shape:
-        if first.ndim == other.ndim == 1:
-            got, expected = f"{len(other)} entries", f"{len(first)}"
-        else:
-            got, expected = f"shape {other.shape}", f"{first.shape}"
-        raise ValueError(f"{name} has {got}; expected {expected}, as {first_name} has")
-
-
-def _log(p: np.ndarray) -> np.ndarray:
-    """log p with log 0 = -inf and no warning: what has no mass stays without."""
-    with np.errstate(divide="ignore"):
-        return np.log(p)
-
-
-def _logsumexp(scores: np.ndarray) -> np.ndarray:
-    """log sum exp over the last axis; -inf where every score is -inf."""
-    top = scores.max(axis=-1, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]
 
 
 # -------------------------------------------------------------------------------------- the optimum
@@ -145,7 +71,7 @@ def softmax(logits) -> np.ndarray:
     >>> softmax([1000.0, 0.0])
     array([1., 0.])
     """
-    logits = _finite("logits", logits)
+    logits = finite_array("logits", logits)
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
 
@@ -230,10 +156,10 @@ def log_partition(reference, rewards, beta: float) -> float:
 def _problem(
     reference, rewards, beta: float, *, ndim: int | None = 1
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    reference = _distribution("reference", reference, ndim=ndim)
-    rewards = _vector("rewards", rewards) if ndim == 1 else _finite("rewards", rewards)
-    _same_length("reference", reference, "rewards", rewards)
-    beta = _beta(beta)
+    reference = distribution("reference", reference, ndim=ndim)
+    rewards = finite_vector("rewards", rewards) if ndim == 1 else finite_array("rewards", rewards)
+    check_same_length("reference", reference, "rewards", rewards)
+    beta = positive("beta", beta)
     largest = float(np.abs(rewards).max())
     if not math.isfinite(largest / beta):  # inf - inf would be a silent NaN
         raise ValueError(
@@ -276,8 +202,8 @@ def kl_divergence(p, q) -> float:
     >>> kl_divergence([0.5, 0.5], [1.0, 0.0])
     inf
     """
-    p, q = _distribution("p", p), _distribution("q", q)
-    _same_length("p", p, "q", q)
+    p, q = distribution("p", p), distribution("q", q)
+    check_same_length("p", p, "q", q)
     inside = p > 0
     return float((p[inside] * (np.log(p[inside]) - _log(q[inside]))).sum())
 
@@ -307,8 +233,8 @@ def expected_reward(policy, rewards) -> float:
     >>> expected_reward([0.25, 0.75], [4.0, 0.0])
     1.0
     """
-    policy, rewards = _distribution("policy", policy), _vector("rewards", rewards)
-    _same_length("policy", policy, "rewards", rewards)
+    policy, rewards = distribution("policy", policy), finite_vector("rewards", rewards)
+    check_same_length("policy", policy, "rewards", rewards)
     return float(policy @ rewards)
 
 
@@ -439,7 +365,7 @@ def best_of_n_kl_bound(n: int) -> float:
     It is the value for a reference without atoms and without ties; on a finite set of replies the
     KL is smaller.
 
-    Source: Beirami et al. 2024, arXiv:2401.01879, section 3. Chapter: kl-tilt.
+    Source: Beirami et al. 2024, arXiv:2401.01879, section 3. Chapters: kl-tilt, over-optimization.
 
     Parameters
     ----------
@@ -566,3 +492,20 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
         q_values.insert(0, q)
         values.insert(0, beta * log_normaliser)
     return SoftBellman(policies, values, q_values)
+
+
+# ------------------------------------------------------------------------------------ logarithms
+
+
+def _log(p: np.ndarray) -> np.ndarray:
+    """log p with log 0 = -inf and no warning: what has no mass stays without."""
+    with np.errstate(divide="ignore"):
+        return np.log(p)
+
+
+def _logsumexp(scores: np.ndarray) -> np.ndarray:
+    """log sum exp over the last axis; -inf where every score is -inf."""
+    top = scores.max(axis=-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]

@@ -1,6 +1,6 @@
 """A policy is a causal language model: make one at a scale, or load one.
 
-Chapters: sft, ppo-live, grpo.
+Chapters: reward-model, ppo-live, gpt2-on-a-gpu.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     it two. The larger initial standard deviation at `tiny` makes a small model learn to copy
     words from its prompt in a third of the steps.
 
-    Chapter: sft.
+    Chapter: reward-model.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
 def load_policy(source: str | os.PathLike):
     """Load a causal language model and its tokenizer from a folder or, by name, from the hub.
 
-    Chapter: scaling-out.
+    Chapter: gpt2-on-a-gpu.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def load_policy(source: str | os.PathLike):
 def add_pad_token(model, tokenizer) -> None:
     """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
 
-    Chapter: scaling-out.
+    Chapters: sft, gpt2-on-a-gpu.
     """
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -131,7 +131,7 @@ def add_pad_token(model, tokenizer) -> None:
 def load_pretrained(auto_class, source: str | os.PathLike, **options):
     """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
 
-    Chapter: scaling-out.
+    Chapter: gpt2-on-a-gpu.
     """
     folder = Path(source)
     on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME

@@ -29,7 +29,7 @@ from torch import Tensor
 class TokenBatch:
     """Prompts and completions as tokens, the one layout that every model here reads.
 
-    Chapter: ppo-mechanics.
+    Chapters: sft, ppo-mechanics.
     """
 
     prompt_ids: Tensor  # (B, P) padded on the left
@@ -110,7 +110,7 @@ class PairBatch(TokenBatch):
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Positions counted over real tokens only, so that left padding does not shift a prompt.
 
-    Chapter: ppo-mechanics.
+    Chapters: ppo-live, rlvr.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def texts(name: str, values: Iterable[str]) -> list[str]:
 def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor, Tensor]:
     """Tokenize prompts and pad them on the left: ids and mask, each (B, P).
 
-    Chapter: sft.
+    Chapters: sft, gpt2-on-a-gpu.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def encode_pairs(
 def check_context(model, length: int) -> None:
     """Raise a ValueError if `length` tokens do not fit the model's context.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: reward-model.
     """
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and length > context:
@@ -223,7 +223,7 @@ def check_context(model, length: int) -> None:
 def completion_logits(model, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """The logits that predict each completion token, divided by the sampling temperature.
 
-    Chapter: ppo-mechanics.
+    Chapter: kl-estimators.
 
     Returns
     -------
@@ -241,7 +241,7 @@ def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
     """log softmax(logits) at the given ids: (B, T, V) and (B, T) to (B, T), in nats.
 
     The table of all log-probabilities, (B, T, V), is never made: forward needs the logarithm of a
-    sum for each token, backward one table, its gradient. Chapters: ppo-mechanics, gpt2-on-a-gpu.
+    sum for each token, backward one table, its gradient. Chapters: sft, gpt2-on-a-gpu.
     """
     return _SelectedLogprobs.apply(logits, ids)
 
@@ -270,7 +270,7 @@ def _float(x: Tensor) -> Tensor:  # 16 bits are too few for a sum over a vocabul
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of each next-token distribution: (B, T, V) to (B, T), in nats.
 
-    Chapter: ppo-mechanics.
+    Chapter: kl-estimators.
 
     Examples
     --------
@@ -287,7 +287,7 @@ def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0) -> Tensor
     The temperature must be the one that the completions were sampled at: at another one these
     would be the log-probabilities of a different policy.
 
-    Chapter: ppo-mechanics.
+    Chapters: sft, ppo-mechanics.
     """
     logits = completion_logits(model, batch, temperature)
     return selected_logprobs(logits, batch.completion_ids) * batch.completion_mask

@@ -29,7 +29,7 @@ def evaluate(
 ) -> dict:
     """Sample one completion a prompt and measure it.
 
-    Chapter: evaluation.
+    Chapters: ppo-live, grpo.
 
     Parameters
     ----------

@@ -192,7 +192,7 @@ def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | 
 
     Parameters and errors: see `load_preferences`.
 
-    Chapter: reward-model.
+    Chapter: gpt2-on-a-gpu.
     """
     import datasets
 

@@ -14,7 +14,7 @@ are shared with that example; the utility here is this world's own and is not it
 
 Text is lower case. One word or punctuation mark is one token; a reply has at most 31 of them, so
 that it fits `MAX_NEW_TOKENS` with its end-of-sequence token. Every dataset is a function of its
-arguments and its seed. Chapters: preferences, reward-model, ppo-live, grpo.
+arguments and its seed. Chapters: alignment-problem, preferences, reward-model, ppo-live, grpo.
 """
 
 from __future__ import annotations

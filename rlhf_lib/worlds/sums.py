@@ -15,13 +15,14 @@ demonstrators did. A verifier tells it which of the two habits pays. Nobody tell
 
 One character is one token; a completion has at most `MAX_NEW_TOKENS` of them, the end-of-sequence
 token included. Every dataset is a function of its arguments and its seed. Chapters:
-reward-sources, rlvr, grpo-variants.
+policy-gradients, reward-sources, rlvr, grpo-variants.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from typing import NamedTuple
 
 MAX_DIGITS = 4  # of a number
 MAX_NEW_TOKENS = 41  # the working of 9999+9999, its answer, and the end-of-sequence token
@@ -29,6 +30,7 @@ DIGITS = (2, MAX_DIGITS)  # fewest and most digits of a number, unless told othe
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 HABITS = ("direct", "working", "guesses")  # what a demonstrator can do
 PROMPT_PATTERN = re.compile(r"(0|[1-9][0-9]{0,8})\+(0|[1-9][0-9]{0,8})=")
+STEP_PATTERN = re.compile(r"([0-9]+)\+([0-9]+)(\+1)?=([0-9]+)")
 
 
 # Sums ------------------------------------------------------------------------------------------
@@ -142,6 +144,89 @@ def split(completion: str) -> tuple[list[str], str]:
     return (before.removeprefix("<").split(",") if closed else []), final
 
 
+class Reading(NamedTuple):
+    """What a verifier of processes finds in a completion.
+
+    Attributes
+    ----------
+    steps : list of str
+        The steps of its working as written; empty if it has none.
+    expected : list of str
+        The step that belongs into each column of the sum, ones first.
+    faults : list of str
+        For each written step what is wrong with it, in words; "" if it is right.
+    closed : bool
+        Whether the working ends. Where it does not, all of the text counts as the answer.
+    answer : str
+    right : bool
+        Whether the answer is right, which is all that `strict_verifier` pays for.
+    """
+
+    steps: list[str]
+    expected: list[str]
+    faults: list[str]
+    closed: bool
+    answer: str
+    right: bool
+
+
+def fault(step: str, expected: str | None) -> str:
+    """What is wrong with a step of the working: the first thing that a reader would mark.
+
+    Parameters
+    ----------
+    step : str
+    expected : str or None
+        The step that belongs in its place; None if the sum has no such column.
+
+    Examples
+    --------
+    >>> fault("6+4=10", "6+4+1=11")
+    'carry forgotten'
+    >>> fault("6+4+1=10", "6+4+1=11")
+    'added wrongly'
+    """
+    if step == expected:
+        return ""
+    if expected is None:
+        return "no such column"
+    found, wanted = STEP_PATTERN.fullmatch(step), STEP_PATTERN.fullmatch(expected)
+    if not found:
+        return "not a step"
+    if found.group(1, 2) != wanted.group(1, 2):
+        return "other digits"
+    if found[3] != wanted[3]:
+        return "carry forgotten" if wanted[3] else "no carry here"
+    return "added wrongly"
+
+
+def read(prompt: str, completion: str) -> Reading:
+    """Read a completion as a marker would, column by column.
+
+    An unclosed working is read as far as it goes.
+
+    Raises
+    ------
+    ValueError
+        If the prompt is no sum.
+
+    Examples
+    --------
+    >>> reading = read("67+45=", "<7+5=12,6+4=10>102")
+    >>> reading.faults, reading.answer, reading.right
+    (['', 'carry forgotten'], '102', False)
+    """
+    expected = columns(*parse(prompt))
+    steps, final = split(completion)
+    closed = ">" in completion or not completion.startswith("<")
+    if not closed:
+        steps = completion[1:].split(",")
+    faults = [
+        fault(step, expected[k] if k < len(expected) else None) for k, step in enumerate(steps)
+    ]
+    return Reading(steps, expected, faults, closed, final, final == answer(prompt))
+
+
 def steps(prompt: str, completion: str) -> list[bool]:
     """Whether each step of the working is right: what a process reward is made of.
 
@@ -155,11 +240,7 @@ def steps(prompt: str, completion: str) -> list[bool]:
     >>> steps("67+45=", "112")
     []
     """
-    right = columns(*parse(prompt))
-    written = split(completion)[0]
-    if not written and completion.startswith("<"):
-        written = completion[1:].split(",")
-    return [k < len(right) and step == right[k] for k, step in enumerate(written)]
+    return [not fault for fault in read(prompt, completion).faults]
 
 
 def features(prompt: str, completion: str) -> dict[str, float]:

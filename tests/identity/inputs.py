@@ -111,9 +111,9 @@ def _(rng):
 
 @inputs("rlhf_lib.mathematics.kl.exact_kl")
 def _(rng):
-    return {
-        "logits": tensor(rng, 4, 6, 9, scale=2, grad=True),
-        "ref_logits": tensor(rng, 4, 6, 9, scale=2),
+    return {  # the cell computes in single precision
+        "logits": tensor(rng, 4, 6, 9, scale=2, grad=True).float().detach().requires_grad_(),
+        "ref_logits": tensor(rng, 4, 6, 9, scale=2).float(),
     }
 
 
@@ -210,7 +210,7 @@ def _(rng):
 # --- ppo-live -------------------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.algorithms.ppo.token_rewards")
+@inputs("rlhf_lib.mathematics.advantages.token_rewards")
 def _(rng):
     mask = ragged_mask(rng, 4, 6)
     return {
@@ -224,7 +224,7 @@ def _(rng):
 # --- alignment-problem ----------------------------------------------------------------------------
 
 
-@inputs("rlhf_lib.seeing.widgets.sample_explorer.wilson")
+@inputs("rlhf_lib.mathematics.intervals.wilson")
 def _(rng):
     n = int(rng.integers(1, 400))
     count = int(rng.choice([0, n, rng.integers(0, n + 1)]))

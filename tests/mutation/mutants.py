@@ -23,12 +23,11 @@ class Mutant(NamedTuple):
 LOSSES, ADVANTAGES = ["tests/unit/test_losses.py"], ["tests/unit/test_advantages.py"]
 BANDIT = ["tests/unit/test_policy_gradient_bandit.py"]
 MICROSCOPE = ["tests/unit/test_reward_microscope.py"]
+WORD_SCORES = ["tests/unit/test_rewards.py::test_word_scores_of_a_sum_are_its_parts"]
 EXPLORERS = ["tests/unit/test_clip_explorer.py", "tests/unit/test_gae_explorer.py"]
 GROUP_EXPLORER = ["tests/unit/test_group_explorer.py"]
-REPLAY = [
-    "tests/unit/test_reasoning_replay.py::test_a_reply_is_read_as_a_marker_would",
-    "tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles",
-]
+READING = ["tests/unit/test_sums.py::test_a_completion_is_read_as_a_marker_would"]
+REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles"]
 KL, TILT = ["tests/unit/test_kl.py"], ["tests/unit/test_tilt.py"]
 SCORER = ["tests/unit/test_policy_and_rollout.py"]
 MICROBATCHES = ["tests/unit/test_microbatches.py"]
@@ -45,6 +44,8 @@ LOOPS = ["tests/exact/test_loops.py"]
 STEP = ["tests/parity/test_trl_grpo_step.py"]
 CALIBRATION = ["tests/unit/test_calibration.py"]
 OVEROPTIMIZATION = ["tests/unit/test_overoptimization.py"]
+INTERVALS = ["tests/unit/test_intervals.py"]
+CHECKS = ["tests/unit/test_checks.py"]
 MEMORY = ["tests/unit/test_memory.py"]
 
 MUTANTS = [
@@ -450,22 +451,22 @@ MUTANTS = [
         BANDIT,
     ),
     Mutant(
-        "microscope-word-not-left-out",
-        "seeing/widgets/reward_microscope.py",
+        "word-not-left-out",
+        "models/rewards.py",
         "word_scores",
         "(pieces[:i] + pieces[i + 1:])",
         "(pieces[:i + 1] + pieces[i + 1:])",
         "leaves nothing out: every contribution is 0",
-        MICROSCOPE,
+        WORD_SCORES,
     ),
     Mutant(
-        "microscope-sign",
-        "seeing/widgets/reward_microscope.py",
+        "word-score-sign",
+        "models/rewards.py",
         "word_scores",
         "[score - other for other in others[:n]]",
         "[other - score for other in others[:n]]",
-        "what the reply gains without the word",
-        MICROSCOPE,
+        "what the completion gains without the word",
+        WORD_SCORES,
     ),
     Mutant(
         "microscope-late-answer-shown",
@@ -507,37 +508,37 @@ MUTANTS = [
         "group-explorer-longest-for-limit",
         "seeing/widgets/group_explorer.py",
         "GroupExplorer.result",
-        "config.aggregate_over, self.budget)",
-        "config.aggregate_over, max(self.lengths))",
+        "c.aggregate_over, self.budget)",
+        "c.aggregate_over, max(self.lengths))",
         "Dr. GRPO's weight depends on the batch again",
         GROUP_EXPLORER,
     ),
     Mutant(
-        "group-explorer-another-group",
+        "group-explorer-never-whitened",
         "seeing/widgets/group_explorer.py",
         "GroupExplorer.result",
-        "num_generations=len(rewards))",
-        "num_generations=1)",
-        "each completion is compared with itself",
+        '"num_generations": G',
+        '"num_generations": G, "advantage": "group"',
+        "REINFORCE++ compares within the group, as GRPO does",
         GROUP_EXPLORER,
     ),
     Mutant(
-        "replay-endless-working-unread",
-        "seeing/widgets/reasoning_replay.py",
-        "read_reply",
-        'closed = ">" in reply or not reply.startswith("<")',
+        "endless-working-unread",
+        "worlds/sums.py",
+        "read",
+        'closed = ">" in completion or not completion.startswith("<")',
         "closed = True",
         "a working that never ends passes for none",
-        REPLAY,
+        READING,
     ),
     Mutant(
-        "replay-step-too-many",
-        "seeing/widgets/reasoning_replay.py",
-        "read_reply",
+        "step-too-many-passes",
+        "worlds/sums.py",
+        "read",
         "expected[k] if k < len(expected) else None",
         "expected[min(k, len(expected) - 1)]",
         "the last column may be written again and again",
-        REPLAY,
+        READING,
     ),
     Mutant(
         "replay-settled-with-the-habit",
@@ -709,6 +710,15 @@ MUTANTS = [
         "return torch.expm1(-log_ratio) + log_ratio",
         "return torch.exp(-log_ratio) - 1 + log_ratio",
         "zero for small ratios in fp32",
+        KL,
+    ),
+    Mutant(
+        "exact-kl-in-single-precision",
+        "mathematics/kl.py",
+        "exact_kl",
+        "x if x.dtype == torch.float64 else x.float()",
+        "x.float()",
+        "what came in double precision is rounded",
         KL,
     ),
     Mutant(
@@ -1619,11 +1629,74 @@ MUTANTS = [
     ),
     Mutant(
         "interval-one-degree-too-many",
-        "mathematics/overoptimization.py",
+        "mathematics/intervals.py",
         "mean_interval",
         "STUDENT[len(values) - 2]",
         "STUDENT[min(len(values) - 1, len(STUDENT) - 1)]",
         "t for one seed more than there is",
+        INTERVALS,
+    ),
+    Mutant(
+        "wilson-without-its-width",
+        "mathematics/intervals.py",
+        "wilson",
+        "+ z * z / (4 * n * n)",
+        "",
+        "an interval without width where nothing was seen",
+        INTERVALS,
+    ),
+    Mutant(
+        "wilson-around-the-share",
+        "mathematics/intervals.py",
+        "wilson",
+        "centre = share + z * z / (2 * n)",
+        "centre = share",
+        "centred on the share, as a normal interval is",
+        INTERVALS,
+    ),
+    Mutant(
+        "curve-chosen-by-gold",
+        "mathematics/overoptimization.py",
+        "best_of_n_curve",
+        "order = scores.argsort(",
+        "order = values.argsort(",
+        "the best by gold, which nobody could have chosen",
         OVEROPTIMIZATION,
+    ),
+    Mutant(
+        "curve-with-replacement",
+        "mathematics/overoptimization.py",
+        "best_of_n_curve",
+        "(n - j - k + 1).clamp(min=0)",
+        "(n - j - k + 2).clamp(min=0)",
+        "subsets that are no subsets: the weights do not sum to 1",
+        OVEROPTIMIZATION,
+    ),
+    Mutant(
+        "a-distribution-of-any-sum",
+        "mathematics/checks.py",
+        "distribution",
+        "abs(total - 1.0) > SUM_TOLERANCE",
+        "total - 1.0 > 10 * SUM_TOLERANCE",
+        "what sums to less than 1, or nearly to 1, passes for a distribution",
+        CHECKS,
+    ),
+    Mutant(
+        "completions-without-a-token",
+        "mathematics/checks.py",
+        "check_rows",
+        "if not mask.any(dim=1).all():",
+        "if not mask.any():",
+        "a completion without a token divides by 0",
+        CHECKS,
+    ),
+    Mutant(
+        "only-neighbours-compared",
+        "mathematics/checks.py",
+        "check_same_length",
+        "expected != found",
+        "expected[:1] != found[:1]",
+        "tables of different widths pass",
+        CHECKS,
     ),
 ]

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rlhf_lib.seeing.widgets import ReasoningReplay
-from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES, read_reply
+from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES
 from rlhf_lib.worlds import sums
 from tests.site.alone import assert_fits, assert_readable, redraw, show
 from tests.unit.test_reasoning_replay import ROWS, TWO, recorded, row
@@ -46,7 +46,7 @@ ALL = (
 
 def check_card(card: dict, step: int, prompt: str, reply: str) -> None:
     """A card shows a reply, and reads it as Python does."""
-    reading = read_reply(prompt, reply)
+    reading = sums.read(prompt, reply)
     assert (card["step"], card["reply"]) == (step, reply)
     assert card["written"] == reading.steps, reply
     absent = len(reading.expected) - len(reading.steps)
@@ -115,7 +115,7 @@ class Shown:
             here["replies"],
             strict=True,
         ):
-            mark = "✓" if read_reply(prompt, reply).right else "✗"
+            mark = "✓" if sums.read(prompt, reply).right else "✗"
             assert button.text_content() == f"{prompt[:-1]} {mark}"
         cards = self.root.evaluate(CARDS)
         rows = {at["step"]: at["replies"][k] for at in self.demo.measured}

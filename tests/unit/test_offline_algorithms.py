@@ -3,7 +3,6 @@ that it can be stopped, and what is refused."""
 
 import copy
 import dataclasses
-import itertools
 import json
 import math
 
@@ -12,12 +11,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
 
-from rlhf_lib.algorithms.best_of_n import (
-    RejectionSampling,
-    RejectionSamplingConfig,
-    best_of_n,
-    best_of_n_curve,
-)
+from rlhf_lib.algorithms.best_of_n import RejectionSampling, RejectionSamplingConfig, best_of_n
 from rlhf_lib.algorithms.dpo import DPO, DPOConfig
 from rlhf_lib.algorithms.reward_training import (
     RewardConfig,
@@ -346,30 +340,6 @@ def test_a_round_of_rejection_sampling_by_hand():
 # ---------------------------------------------------------------------------------- best of n
 
 
-def test_the_curve_is_the_mean_over_all_subsets():
-    """Every subset of 7 samples, one by one; in the second row three proxies are tied."""
-    scores = torch.tensor(
-        [[3.0, 1.0, 4.0, 1.5, 9.0, 2.0, 6.0], [1.0, 1.0, 0.0, 1.0, -1.0, -2.0, -3.0]]
-    )
-    gold = torch.tensor([[1.0, 2.0, 3.0, 4.0, -5.0, 6.0, 0.0], [7.0, 0.0, 1.0, 5.0, 2.0, 2.0, 9.0]])
-    curve, proxy_curve = best_of_n_curve(scores, gold), best_of_n_curve(scores)
-    for p, k in itertools.product(range(2), range(1, 8)):
-        subsets = list(itertools.combinations(range(7), k))
-        best = [max(subset, key=lambda i: scores[p, i].item()) for subset in subsets]
-        assert curve[p, k - 1].item() == pytest.approx(gold[p, best].mean().item(), abs=1e-6)
-        expected = scores[p, best].mean().item()
-        assert proxy_curve[p, k - 1].item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_curve_is_right_for_many_samples():
-    """Uniform scores at their quantiles: the best of k averages k / (k + 1), nearly."""
-    n = 1_000
-    curve = best_of_n_curve(((torch.arange(n) + 0.5) / n)[None])[0]
-    k = torch.arange(1, n + 1)
-    assert torch.allclose(curve, k.double() / (k + 1), atol=1e-3)
-    assert (best_of_n_curve(torch.ones(1, n)) - 1).abs().max() < 1e-9  # the weights sum to 1
-
-
 def test_best_of_n_chooses_the_first_of_the_best():
     model = can_end()
     result = best_of_n(
@@ -633,11 +603,7 @@ def test_a_reward_model_with_two_outputs_is_refused():
         make_reward_training(AutoModelForSequenceClassification.from_config(config))
 
 
-def test_scores_and_values_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"scores has shape \(2, 3\) and values \(3, 2\)"):
-        best_of_n_curve(torch.zeros(2, 3), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match=r"scores has shape \(3,\)"):
-        best_of_n_curve(torch.zeros(3))
+def test_no_samples_at_all_are_refused():
     with pytest.raises(ValueError, match="n is 0"):
         best_of_n(policy(), tokenizer(), RAGGED, count_words, n=0)
 

@@ -1,11 +1,14 @@
-"""Gao's forms: hand-computed values, fits that find known coefficients, peaks, and equal KL."""
+"""Gao's forms: hand-computed values, fits that find known coefficients, peaks, and equal KL.
+The curve of best-of-n against every subset."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from rlhf_lib.mathematics import overoptimization as o
 
@@ -88,15 +91,35 @@ def test_equal_kl_by_hand():
     assert o.at_kl([0.0, 9.0, 1.0, 9.0], [0.0, 3.0, 7.0, 7.0], 4.0) == pytest.approx(2)
 
 
-def test_intervals_by_hand():
-    mean, half = o.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (mean, half) == pytest.approx((3.0, 2.776 * math.sqrt(2.5 / 5)))
+def test_the_curve_by_hand():
+    """Proxies 3, 2, 1 of gold 1, 5, 0. Of two the best is first in two pairs of three, else second;
+    of one it is anyone, of three the first."""
+    scores, gold = torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[5.0, 0.0, 1.0]])
+    assert o.best_of_n_curve(scores, gold)[0].tolist() == pytest.approx([2, 7 / 3, 1])
 
 
-def test_intervals_cover_as_they_say():
-    draws = np.random.default_rng(1).normal(size=(4_000, 3))
-    covered = [abs(mean) <= half for mean, half in map(o.mean_interval, draws)]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
+def test_the_curve_is_the_mean_over_all_subsets():
+    """Every subset of 7 samples, one by one; in the second row three proxies are tied."""
+    scores = torch.tensor(
+        [[3.0, 1.0, 4.0, 1.5, 9.0, 2.0, 6.0], [1.0, 1.0, 0.0, 1.0, -1.0, -2.0, -3.0]]
+    )
+    gold = torch.tensor([[1.0, 2.0, 3.0, 4.0, -5.0, 6.0, 0.0], [7.0, 0.0, 1.0, 5.0, 2.0, 2.0, 9.0]])
+    curve, proxy_curve = o.best_of_n_curve(scores, gold), o.best_of_n_curve(scores)
+    for p, k in itertools.product(range(2), range(1, 8)):
+        subsets = list(itertools.combinations(range(7), k))
+        best = [max(subset, key=lambda i: scores[p, i].item()) for subset in subsets]
+        assert curve[p, k - 1].item() == pytest.approx(gold[p, best].mean().item(), abs=1e-6)
+        expected = scores[p, best].mean().item()
+        assert proxy_curve[p, k - 1].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_curve_is_right_for_many_samples():
+    """Uniform scores at their quantiles: the best of k averages k / (k + 1), nearly."""
+    n = 1_000
+    curve = o.best_of_n_curve(((torch.arange(n) + 0.5) / n)[None])[0]
+    k = torch.arange(1, n + 1)
+    assert torch.allclose(curve, k.double() / (k + 1), atol=1e-3)
+    assert (o.best_of_n_curve(torch.ones(1, n)) - 1).abs().max() < 1e-9  # the weights sum to 1
 
 
 @pytest.mark.parametrize(
@@ -117,8 +140,12 @@ def test_intervals_cover_as_they_say():
             lambda: o.fit("rl", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], se=[1.0, 0.0, 1.0]),
             "se has an entry",
         ),
+        (
+            lambda: o.best_of_n_curve(torch.zeros(2, 3), torch.zeros(3, 2)),
+            r"scores has shape \(2, 3\) and values \(3, 2\)",
+        ),
+        (lambda: o.best_of_n_curve(torch.zeros(3)), r"scores has shape \(3,\)"),
         (lambda: o.at_kl([0.0, 1.0], [0.0], 1.0), "values has 1 entries; expected 2"),
-        (lambda: o.mean_interval([1.0]), "values has 1 entries; expected 2 to 11"),
     ],
 )
 def test_bad_input_is_named(call, message):

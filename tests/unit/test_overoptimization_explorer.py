@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from rlhf_lib.mathematics import overoptimization
+from rlhf_lib.mathematics.intervals import STUDENT, Z
 from rlhf_lib.seeing.widgets import OveroptimizationExplorer
 from rlhf_lib.seeing.widgets.base import browser_code
-from rlhf_lib.seeing.widgets.overoptimization_explorer import Z
 
 
 def run(method="PPO", form="rl", pairs=1_000, seed=1, alpha=1.0, beta=1.0, **changes) -> dict:
@@ -139,12 +139,12 @@ def test_repr_is_stable():
 def test_the_browser_has_pythons_table_of_t():
     code = browser_code("overoptimization_explorer")
     listed = re.search(r"const STUDENT = \[(.*)\]", code)[1]
-    assert tuple(map(float, listed.split(","))) == overoptimization.STUDENT
+    assert tuple(map(float, listed.split(","))) == STUDENT
 
 
 def test_students_table_is_students():
     """Each t leaves .025 above it, by integrating the density."""
-    for df, t in enumerate(overoptimization.STUDENT, 1):
+    for df, t in enumerate(STUDENT, 1):
         x = np.linspace(0, t, 200_001)
         density = (
             math.gamma((df + 1) / 2)

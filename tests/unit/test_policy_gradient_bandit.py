@@ -11,7 +11,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
+from rlhf_lib.mathematics.advantages import group_advantages, optimal_baseline
 from rlhf_lib.seeing.widgets import PolicyGradientBandit
 from rlhf_lib.seeing.widgets.base import browser_code
 from rlhf_lib.seeing.widgets.estimator_explorer import uniforms
@@ -48,6 +50,18 @@ def test_baselines_by_hand():
     np.testing.assert_allclose(squared_norms(POLICY), norms)
     best = (POLICY * norms * REWARDS).sum() / (POLICY * norms).sum()
     np.testing.assert_allclose(advantages_of(POLICY, REWARDS, counts, "optimal"), REWARDS - best)
+
+
+def test_baselines_are_the_librarys():
+    drawn = [0, 0, 1, 2]
+    counts, rewards = np.bincount(drawn), torch.tensor(REWARDS)
+    for baseline in ("mean", "leave_one_out"):
+        expected = group_advantages(rewards[drawn], len(drawn), baseline, "none")
+        found = advantages_of(POLICY, REWARDS, counts, baseline)[drawn]
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-15)
+    level = optimal_baseline(rewards, torch.tensor(POLICY * squared_norms(POLICY))).item()
+    found = advantages_of(POLICY, REWARDS, counts, "optimal")
+    np.testing.assert_allclose(found, REWARDS - level, atol=1e-15)
 
 
 @pytest.mark.parametrize("n", [2, 8])

@@ -1,6 +1,6 @@
-"""The reasoning replay in Python: how it reads a reply, what it refuses, what it saves.
+"""The reasoning replay in Python: its numbers, what it refuses, what it saves.
 
-How it behaves in a page, and that the browser reads every reply the same way, is tested in
+How it behaves in a page, and that the browser reads every reply as `sums.read` does, is tested in
 tests/site.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lib.seeing.widgets import ReasoningReplay
-from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES, read_reply
+from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES
 from rlhf_lib.worlds import sums
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "grpo_replay.jsonl"
@@ -44,83 +44,6 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "reply, faults, closed, answer, right",
-    [
-        ("112", [], True, "112", True),
-        ("102", [], True, "102", False),
-        ("", [], True, "", False),
-        (" 112", [], True, " 112", False),
-        ("<7+5=12,6+4+1=11>112", ["", ""], True, "112", True),
-        ("<7+5=12,6+4=10>102", ["", "carry forgotten"], True, "102", False),
-        ("<7+5+1=13,6+4+1=11>112", ["no carry here", ""], True, "112", True),
-        ("<7+5=13,6+4+1=11>112", ["added wrongly", ""], True, "112", True),
-        ("<7+4=11,6+4+1=11>112", ["other digits", ""], True, "112", True),
-        ("<7+5=12>112", [""], True, "112", True),  # one step is missing
-        ("<6+4=10,7+5=12>112", ["other digits", "other digits"], True, "112", True),
-        ("<7+5=12,6+4+1=11,0+0+1=1>112", ["", "", "no such column"], True, "112", True),
-        ("<>112", ["not a step"], True, "112", True),
-        ("<7+5=12,>112", ["", "not a step"], True, "112", True),
-        ("<7+5,6+4+2=11>112", ["not a step", "not a step"], True, "112", True),
-        ("7+5=12>112", [""], True, "112", True),  # never opened: read as `sums.split` reads it
-        ("<7+5=12,6+4+1=11", ["", ""], False, "<7+5=12,6+4+1=11", False),
-        (
-            "<7+5=12,7+5=12,7+5",
-            ["", "other digits", "no such column"],
-            False,
-            "<7+5=12,7+5=12,7+5",
-            False,
-        ),
-        ("<", ["not a step"], False, "<", False),
-        (
-            "<7+5=12>6+4+1=11>112",
-            ["not a step"],
-            True,
-            "112",
-            True,
-        ),  # what follows the last ">" counts
-        ("<7+5=12,6+4+1=11>", ["", ""], True, "", False),
-    ],
-)
-def test_a_reply_is_read_as_a_marker_would(reply, faults, closed, answer, right):
-    assert read_reply("67+45=", reply) == (
-        read_reply("67+45=", reply).steps,
-        ["7+5=12", "6+4+1=11"],
-        faults,
-        closed,
-        answer,
-        right,
-    )
-
-
-ODD = [
-    "",
-    "112",
-    "<",
-    ">",
-    "<>",
-    "<,>",
-    "<7+5=12,6+4=10>102",
-    "<7+5=12,6+4+1=11",
-    "<<7+5=12>112",
-    "7+5=12,6+4+1=11>112",
-    "<7+5=12\n>112",
-    "<７+5=12>112",
-]
-
-
-def test_it_marks_what_the_world_marks():
-    run = recorded()
-    for prompt, reply in [
-        *(("67+45=", reply) for reply in ODD),
-        *(pair for at in run["measured"] for pair in zip(run["prompts"], at["replies"])),
-    ]:
-        reading = read_reply(prompt, reply)
-        assert [fault == "" for fault in reading.faults] == sums.steps(prompt, reply), reply
-        assert [float(reading.right)] == sums.strict_verifier([prompt], [reply]), reply
-        assert reading.answer == sums.split(reply)[1]
-
-
 def test_the_recorded_run():
     run = recorded()
     demo = ReasoningReplay(run["prompts"], run["measured"])
@@ -134,7 +57,7 @@ def test_the_recorded_run():
         for i, prompt in enumerate(run["prompts"]):
             demo.sum = i
             assert demo.result.readings == [
-                read_reply(prompt, at["replies"][i])
+                sums.read(prompt, at["replies"][i])
                 for at in (run["measured"][0], measured, run["measured"][-1])
             ]
 

@@ -6,12 +6,12 @@ How it behaves in a page is tested in tests/site.
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
+from rlhf_lib.models.rewards import word_scores
 from rlhf_lib.seeing.widgets import RewardMicroscope
-from rlhf_lib.seeing.widgets.reward_microscope import letters_edits, word_scores
+from rlhf_lib.seeing.widgets.reward_microscope import letters_edits
 from rlhf_lib.worlds import letters
 
 PROMPT = "write to ben. ask for a refund: the lamp, friday. reply:"
@@ -27,60 +27,8 @@ def additive(prompts, completions):
     return [sum(WORTH.get(word, 0.125) for word in letters.words(c)) for c in completions]
 
 
-def pairs(prompts, completions):
-    """Words act together: 1 for every word after a longer one."""
-    return [
-        float(sum(len(a) > len(b) for a, b in zip(w, w[1:])))
-        for w in (letters.words(c) for c in completions)
-    ]
-
-
 def small(reward=additive, gold=None) -> RewardMicroscope:
     return RewardMicroscope(reward, [(PROMPT, REPLY), (PROMPT, SHORT)], gold=gold)
-
-
-def test_contributions_of_a_sum_are_its_parts():
-    scores = word_scores(additive, "p", "hello ben, thanks")
-    assert scores.pieces == ["hello", " ben", ",", " thanks"] and scores.score == 0.875
-    assert scores.contributions == [1.0, -0.5, 0.125, 0.25]
-    assert scores.running == [0.0, 1.0, 0.5, 0.625, 0.875]
-
-
-def test_each_number_is_the_reward_of_a_whole_reply():
-    words = letters.words(REPLY)
-    scores = word_scores(pairs, PROMPT, REPLY)
-    for i, contribution in enumerate(scores.contributions):
-        without = letters.join(words[:i] + words[i + 1 :])
-        assert contribution == pairs([PROMPT], [REPLY])[0] - pairs([PROMPT], [without])[0]
-    assert scores.running == [
-        pairs([PROMPT], [letters.join(words[:n])])[0] for n in range(len(words) + 1)
-    ]
-    assert sum(scores.contributions) != scores.score - scores.running[0]
-
-
-@pytest.mark.parametrize("reply", ["I don't – know!  Ünïcode\nword-wise, 3.5%…", "?!", "  one "])
-def test_pieces_are_the_reply(reply):
-    assert "".join(word_scores(additive, "p", reply).pieces) == reply.strip()
-    assert word_scores(additive, "p", "don't").pieces == ["don't"]
-
-
-def fails(prompts, completions):
-    raise ValueError("217 tokens; expected at most 128, the context of this model")
-
-
-@pytest.mark.parametrize(
-    "reward, reply, error, message",
-    [
-        (additive, "", ValueError, "the reply is empty; expected at least one word"),
-        (additive, " \n", ValueError, "the reply is empty"),
-        (lambda prompts, completions: [math.nan] * len(prompts), "a", ValueError, "finite number"),
-        (lambda prompts, completions: [1.0], "a b", ValueError, "1 rewards; expected 5"),
-        (fails, "a", RuntimeError, "217 tokens; expected at most 128"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused(reward, reply, error, message):
-    with pytest.raises(error, match=message):
-        word_scores(reward, "p", reply)
 
 
 def test_edits_do_what_their_names_say():
@@ -133,8 +81,8 @@ def test_edits_can_be_given():
     "replies, edits, message",
     [
         ([], letters_edits, "replies is empty"),
-        ([(PROMPT, "")], [{}], "the reply is empty"),
-        ([("p", "a")], [{"none": ""}], "the reply is empty"),
+        ([(PROMPT, "")], [{}], "the completion is empty"),
+        ([("p", "a")], [{"none": ""}], "the completion is empty"),
         ([("p", "a")], [], "edits has 0 entries; expected 1"),
         ([("p", "a")], letters_edits, "prompt"),
     ],
@@ -172,7 +120,7 @@ def test_a_reply_of_your_own():
     assert demo.edit == "your own" and demo.result.scores.score == 1.0
     assert demo.result.change == 1.0 - additive([PROMPT], [REPLY])[0]
     assert demo.typed["unknown"] == [",", "wrzl"]
-    with pytest.raises(ValueError, match="the reply is empty"):
+    with pytest.raises(ValueError, match="the completion is empty"):
         demo.try_reply(" ")
     assert demo.result.reply == "hello ben, wrzl thanks"
     demo.case = 1  # the reply was to the other prompt

@@ -32,6 +32,7 @@ from rlhf_lib.models.rewards import (
     rule_reward,
     soft_overlong_punishment,
     weighted_sum,
+    word_scores,
 )
 from rlhf_lib.models.tokens import completion_logits, encode
 from rlhf_lib.worlds import letters
@@ -623,3 +624,72 @@ def test_an_encoder_is_refused_as_a_reward_model():
 def test_rewards_that_carry_a_graph_are_cut_from_it():
     weight = torch.ones(2, requires_grad=True)
     assert not call_reward(lambda prompts, completions: weight, ["a"] * 2, ["b"] * 2).requires_grad
+
+
+# ---------------------------------------------------------------------------------- word by word
+
+PROMPT = "write to ben. ask for a refund: the lamp, friday. reply:"
+LETTER = (
+    "hello ben, i would like a refund for the lamp bought on friday because it arrived "
+    "broken. kind regards"
+)
+WORTH = {"hello": 1.0, "ben": -0.5, "thanks": 0.25}
+
+
+def additive(prompts, completions):
+    return [sum(WORTH.get(word, 0.125) for word in letters.words(c)) for c in completions]
+
+
+def after_a_longer_one(prompts, completions):
+    """Words act together: 1 for every word after a longer one."""
+    return [
+        float(sum(len(a) > len(b) for a, b in zip(w, w[1:])))
+        for w in (letters.words(c) for c in completions)
+    ]
+
+
+def test_word_scores_of_a_sum_are_its_parts():
+    scores = word_scores(additive, "p", "hello ben, thanks")
+    assert scores.pieces == ["hello", " ben", ",", " thanks"] and scores.score == 0.875
+    assert scores.contributions == [1.0, -0.5, 0.125, 0.25]
+    assert scores.running == [0.0, 1.0, 0.5, 0.625, 0.875]
+
+
+def test_each_word_score_is_the_reward_of_a_whole_completion():
+    def reward(text):
+        return after_a_longer_one([PROMPT], [text])[0]
+
+    words = letters.words(LETTER)
+    scores = word_scores(after_a_longer_one, PROMPT, LETTER)
+    for i, contribution in enumerate(scores.contributions):
+        without = letters.join(words[:i] + words[i + 1 :])
+        assert contribution == reward(LETTER) - reward(without)
+    assert scores.running == [reward(letters.join(words[:n])) for n in range(len(words) + 1)]
+    assert sum(scores.contributions) != scores.score - scores.running[0]
+
+
+@pytest.mark.parametrize(
+    "completion", ["I don't – know!  Ünïcode\nword-wise, 3.5%…", "?!", "  one "]
+)
+def test_its_pieces_are_the_completion(completion):
+    assert "".join(word_scores(additive, "p", completion).pieces) == completion.strip()
+    assert word_scores(additive, "p", "don't").pieces == ["don't"]
+
+
+def too_long(prompts, completions):
+    raise ValueError("217 tokens; expected at most 128, the context of this model")
+
+
+@pytest.mark.parametrize(
+    "reward, completion, error, message",
+    [
+        (additive, "", ValueError, "the completion is empty; expected at least one word"),
+        (additive, " \n", ValueError, "the completion is empty"),
+        (lambda prompts, completions: [math.nan] * len(prompts), "a", ValueError, "finite number"),
+        (lambda prompts, completions: [1.0], "a b", ValueError, "1 rewards; expected 5"),
+        (too_long, "a", RuntimeError, "217 tokens; expected at most 128"),
+    ],
+)
+def test_what_has_no_word_scores_is_refused(reward, completion, error, message):
+    with pytest.raises(error, match=message):
+        word_scores(reward, "p", completion)

@@ -12,9 +12,9 @@ import re
 import numpy as np
 import pytest
 
+from rlhf_lib.mathematics.intervals import wilson
 from rlhf_lib.seeing.widgets import SampleExplorer
 from rlhf_lib.seeing.widgets.base import browser_code
-from rlhf_lib.seeing.widgets.sample_explorer import wilson
 
 STAGES, TEMPERATURES = ("base", "sft"), (0.5, 1.0)
 
@@ -82,38 +82,6 @@ def test_each_cell_has_its_own_numbers():
             means[stage, temperature] = demo.result.gold
             assert demo.result.replies[0][0] == f"a {stage} {temperature}"
     assert means == {("base", 0.5): 3.5, ("base", 1.0): 1.5, ("sft", 0.5): 7.5, ("sft", 1.0): 5.5}
-
-
-@pytest.mark.parametrize("count, n", [(0, 10), (3, 10), (10, 10), (150, 300)])
-def test_wilson_ends_solve_its_quadratic(count, n):
-    """At an end p of the interval, |share - p| is exactly z standard errors computed with p."""
-    for p in wilson(count, n):
-        assert (count / n - p) ** 2 == pytest.approx(1.96**2 * p * (1 - p) / n, abs=1e-15)
-
-
-def test_wilson_covers():
-    """At a share of 5 % of 100, the interval contains it in about 95 % of all data sets."""
-    n, p = 100, 0.05
-    covered = sum(
-        math.comb(n, k) * p**k * (1 - p) ** (n - k)
-        for k in range(n + 1)
-        if wilson(k, n)[0] <= p <= wilson(k, n)[1]
-    )
-    assert 0.93 < covered < 0.98
-
-
-@pytest.mark.parametrize(
-    "count, n, message",
-    [
-        (1, 0, "n is 0; expected at least 1"),
-        (5, 4, "count is 5; expected a number from 0 to n=4"),
-        (-1, 4, "count is -1"),
-        (math.nan, 4, "count is nan"),
-    ],
-)
-def test_wilson_refuses(count, n, message):
-    with pytest.raises(ValueError, match=message):
-        wilson(count, n)
 
 
 @pytest.mark.parametrize(

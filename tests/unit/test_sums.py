@@ -104,6 +104,58 @@ def test_each_step_is_checked(completion, right):
     assert found["working"] == completion.startswith("<")
 
 
+@pytest.mark.parametrize(
+    "completion, faults, closed, answer, right",
+    [
+        ("112", [], True, "112", True),
+        ("102", [], True, "102", False),
+        ("", [], True, "", False),
+        (" 112", [], True, " 112", False),
+        ("<7+5=12,6+4+1=11>112", ["", ""], True, "112", True),
+        ("<7+5=12,6+4=10>102", ["", "carry forgotten"], True, "102", False),
+        ("<7+5+1=13,6+4+1=11>112", ["no carry here", ""], True, "112", True),
+        ("<7+5=13,6+4+1=11>112", ["added wrongly", ""], True, "112", True),
+        ("<7+4=11,6+4+1=11>112", ["other digits", ""], True, "112", True),
+        ("<7+5=12>112", [""], True, "112", True),  # one step is missing
+        ("<6+4=10,7+5=12>112", ["other digits", "other digits"], True, "112", True),
+        ("<7+5=12,6+4+1=11,0+0+1=1>112", ["", "", "no such column"], True, "112", True),
+        ("<>112", ["not a step"], True, "112", True),
+        ("<7+5=12,>112", ["", "not a step"], True, "112", True),
+        ("<7+5,6+4+2=11>112", ["not a step", "not a step"], True, "112", True),
+        ("7+5=12>112", [""], True, "112", True),  # never opened: read as `sums.split` reads it
+        ("<7+5=12,6+4+1=11", ["", ""], False, "<7+5=12,6+4+1=11", False),
+        (
+            "<7+5=12,7+5=12,7+5",
+            ["", "other digits", "no such column"],
+            False,
+            "<7+5=12,7+5=12,7+5",
+            False,
+        ),
+        ("<", ["not a step"], False, "<", False),
+        (">", ["not a step"], True, "", False),
+        ("<,>", ["not a step", "not a step"], True, "", False),
+        ("<<7+5=12>112", ["not a step"], True, "112", True),
+        ("<７+5=12>112", ["not a step"], True, "112", True),
+        ("<7+5=12\n>112", ["not a step"], True, "112", True),
+        (
+            "<7+5=12>6+4+1=11>112",
+            ["not a step"],
+            True,
+            "112",
+            True,
+        ),  # what follows the last ">" counts
+        ("<7+5=12,6+4+1=11>", ["", ""], True, "", False),
+    ],
+)
+def test_a_completion_is_read_as_a_marker_would(completion, faults, closed, answer, right):
+    reading = sums.read("67+45=", completion)
+    assert (reading.expected, reading.faults) == (["7+5=12", "6+4+1=11"], faults)
+    assert (reading.closed, reading.answer, reading.right) == (closed, answer, right)
+    working = completion.rpartition(">")[0] if ">" in completion else completion
+    assert reading.steps == (working.removeprefix("<").split(",") if faults else [])
+    assert sums.strict_verifier(["67+45="], [completion]) == [right]
+
+
 def test_no_data_but_the_held_out_prompts_shows_a_held_out_sum():
     kept = sums.prompts(3_000, seed=3, held_out=True)["prompt"]
     assert all(sums.held_out(*sums.parse(prompt)) for prompt in kept)

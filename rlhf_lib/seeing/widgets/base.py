@@ -7,6 +7,8 @@ beside the one it is given.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
@@ -36,6 +38,14 @@ def browser_code(name: str) -> str:
 def styles() -> str:
     """The one stylesheet of all demos. Every class in it begins with `rlhf-`."""
     return (_HERE / "common.css").read_text(encoding="utf-8")
+
+
+def clamp(name: str, value: float, limits: Sequence[float]) -> float:
+    """The number itself, or the limit that it is beyond; what is no number is refused."""
+    low, high = limits
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+    return min(max(value, low), high)
 
 
 class Demo(anywidget.AnyWidget):

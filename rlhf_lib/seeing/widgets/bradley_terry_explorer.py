@@ -17,7 +17,8 @@ import numpy as np
 import traitlets
 
 from ...mathematics import bradley_terry
-from .base import Demo, browser_code, styles
+from ...mathematics.checks import win_counts
+from .base import Demo, browser_code, clamp, styles
 
 SCORE_RANGE = (-6.0, 6.0)  # of the sliders; gradient steps may leave it
 RIDGE_RANGE = (0.0, 2.0)
@@ -120,7 +121,7 @@ class BradleyTerryExplorer(Demo):
 
     @traitlets.validate("wins")
     def _check_wins(self, proposal) -> list[list[int]]:
-        table = bradley_terry._check_wins(proposal["value"])
+        table = win_counts(proposal["value"])
         if len(table) > MOST_ITEMS:
             raise ValueError(f"wins has {len(table)} items; expected 2 to {MOST_ITEMS}")
         return table.astype(int).tolist()
@@ -133,9 +134,7 @@ class BradleyTerryExplorer(Demo):
 
     @traitlets.validate("ridge")
     def _check_ridge(self, proposal) -> float:
-        if not math.isfinite(proposal["value"]):
-            raise ValueError(f"ridge is {proposal['value']}; expected a number from 0 to 2")
-        return min(max(proposal["value"], RIDGE_RANGE[0]), RIDGE_RANGE[1])
+        return clamp("ridge", proposal["value"], RIDGE_RANGE)
 
     @property
     def result(self) -> BradleyTerryNumbers:

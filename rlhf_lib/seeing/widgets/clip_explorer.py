@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import traitlets
 
-from .base import Demo, browser_code, styles
+from .base import Demo, browser_code, clamp, styles
 
 RANGES = {
     "ratio": (0.05, 4.0),
@@ -108,12 +108,9 @@ class ClipExplorer(Demo):
         )
 
     @traitlets.validate(*RANGES)
-    def _clamp(self, proposal) -> float:
+    def _check_setting(self, proposal) -> float:
         name, value = proposal["trait"].name, proposal["value"]
-        low, high = RANGES[name]
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
-        return min(max(value, low), high)
+        return clamp(name, value, RANGES[name])
 
     @property
     def result(self) -> ClipNumbers:

@@ -21,7 +21,8 @@ import numpy as np
 import traitlets
 
 from ...mathematics import tilt
-from .base import Demo, browser_code, styles
+from ...mathematics.checks import check_same_length, distribution
+from .base import Demo, browser_code, clamp, styles
 
 RUNS = 1_000  # means in each histogram
 BINS = 40
@@ -29,12 +30,6 @@ SAMPLES = [2**i for i in range(9)]  # a run's sizes: 1 to 256
 SEEDS = 2**31  # a seed is below this
 K2_SHOWN = 0.98  # the axis covers this share of the runs of k2
 HAIR = 1e-9  # averages this near to a limit count as on it, so that rounding decides nothing
-
-_ESTIMATORS = {
-    "k1": lambda log_ratio: log_ratio,
-    "k2": lambda log_ratio: log_ratio**2 / 2,
-    "k3": lambda log_ratio: np.expm1(-log_ratio) + log_ratio,
-}
 
 
 def bell_curves(shift: float = 1.0, step: float = 0.1) -> tuple[list[float], list[float]]:
@@ -126,7 +121,7 @@ class EstimatorNumbers(NamedTuple):
 
 
 def _positive(name: str, values) -> list[float]:
-    array = tilt._distribution(name, values)
+    array = distribution(name, values)
     if (array == 0).any():
         raise ValueError(
             f"{name}[{int((array == 0).argmax())}] is 0; expected positive probabilities"
@@ -195,10 +190,7 @@ class EstimatorExplorer(Demo):
         if reference is None:
             reference, policy = bell_curves()
         reference, policy = _positive("reference", reference), _positive("policy", policy)
-        if len(policy) != len(reference):
-            raise ValueError(
-                f"policy has {len(policy)} entries; expected {len(reference)}, as reference has"
-            )
+        check_same_length("reference", reference, "policy", policy)
         super().__init__(
             reference=reference,
             policy=policy,
@@ -224,10 +216,7 @@ class EstimatorExplorer(Demo):
 
     @traitlets.validate("distance")
     def _check_distance(self, proposal) -> float:
-        value, (low, high) = proposal["value"], self.distance_range
-        if not math.isfinite(value):
-            raise ValueError(f"distance is {value}; expected a number from {low:g} to {high:g}")
-        return min(max(value, low), high)
+        return clamp("distance", proposal["value"], self.distance_range)
 
     @traitlets.validate("samples")
     def _check_samples(self, proposal) -> int:
@@ -252,14 +241,14 @@ class EstimatorExplorer(Demo):
         ValueError
             If the two lists were set to different lengths, or a deviation is beyond a float.
         """
-        if len(self.policy) != len(self.reference):
-            raise ValueError(
-                f"policy has {len(self.policy)} entries; "
-                f"expected {len(self.reference)}, as reference has"
-            )
+        import torch
+
+        from ...mathematics.kl import k1, k2, k3
+
+        check_same_length("reference", self.reference, "policy", self.policy)
         log_reference = np.log(self.reference)
         step = self.distance * (np.log(self.policy) - log_reference)
-        log_ratio = step - tilt._logsumexp(log_reference + step)
+        log_ratio = step - tilt.log_partition(self.reference, step, 1.0)
         p = np.exp(log_reference + log_ratio)  # pi_s
         cumulative = np.cumsum(p)
         draws = uniforms(self.seed, RUNS * self.samples) * cumulative[-1]
@@ -267,8 +256,8 @@ class EstimatorExplorer(Demo):
         tokens = tokens.reshape(RUNS, self.samples)
         exact, means = {}, {}
         with np.errstate(over="ignore", invalid="ignore"):
-            for name, estimate in _ESTIMATORS.items():
-                values = estimate(log_ratio)
+            for name, estimate in (("k1", k1), ("k2", k2), ("k3", k3)):
+                values = estimate(torch.from_numpy(log_ratio)).numpy()
                 expected = float((p * values).sum())
                 exact[name] = expected, math.sqrt((p * (values - expected) ** 2).sum())
                 means[name] = values[tokens].mean(axis=1)

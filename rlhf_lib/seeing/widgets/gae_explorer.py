@@ -8,7 +8,6 @@ Chapter: ppo-mechanics.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import traitlets
 
-from .base import Demo, browser_code, styles
+from .base import Demo, browser_code, clamp, styles
 
 RANGES = {"score": (-5.0, 5.0), "beta": (0.0, 1.0), "gamma": (0.0, 1.0), "lam": (0.0, 1.0)}
 CELL_RANGES = {"log_ratios": (-4.0, 4.0), "values": (-6.0, 6.0)}
@@ -166,13 +165,13 @@ class GAEExplorer(Demo):
     @traitlets.validate(*RANGES)
     def _check_setting(self, proposal) -> float:
         name = proposal["trait"].name
-        return _clamp(name, proposal["value"], RANGES[name])
+        return clamp(name, proposal["value"], RANGES[name])
 
     @traitlets.validate(*CELL_RANGES)
     def _check_cells(self, proposal) -> list[float]:
         name = proposal["trait"].name
         return [
-            _clamp(f"{name}[{i}]", value, CELL_RANGES[name])
+            clamp(f"{name}[{i}]", value, CELL_RANGES[name])
             for i, value in enumerate(proposal["value"])
         ]
 
@@ -237,10 +236,3 @@ class GAEExplorer(Demo):
 
 def _floats(values) -> list[float]:
     return [float(value) for value in values]
-
-
-def _clamp(name: str, value: float, limits: tuple[float, float]) -> float:
-    low, high = limits
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
-    return min(max(value, low), high)

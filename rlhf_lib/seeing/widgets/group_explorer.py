@@ -1,18 +1,16 @@
 """The group explorer: the rewards and lengths of a group, and how hard each token is pulled.
 
 The browser side is group_explorer.js. Both sides compute the same numbers; `GroupExplorer.result`
-has Python's, by the methods of `rlhf_lib.algorithms.grpo.GRPO` itself.
+has Python's, by the functions that `rlhf_lib.algorithms.grpo.GRPO` trains with.
 
 Chapter: grpo-variants.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -191,31 +189,27 @@ class GroupExplorer(Demo):
         """
         import torch
 
-        from ...algorithms import GRPO, VARIANTS, GRPOConfig
+        from ...algorithms import VARIANTS, GRPOConfig
+        from ...algorithms.grpo import advantages
         from ...mathematics.advantages import all_equal
-        from ...mathematics.losses import aggregate
+        from ...mathematics.losses import aggregate, surrogate_loss
 
         self._check_group()
-        lengths = torch.tensor(self.lengths)
+        G, lengths = len(self.rewards), torch.tensor(self.lengths)
         mask = (torch.arange(max(self.lengths)) < lengths[:, None]).double()
         rewards, start = torch.tensor(self.rewards, dtype=torch.float64), torch.zeros_like(mask)
-        config = dataclasses.replace(
-            GRPOConfig(**VARIANTS[self.method]), num_generations=len(rewards)
+        # a batch that is this group, before the policy has moved: every ratio is 1
+        c = GRPOConfig(
+            **{**VARIANTS[self.method], "num_generations": G}, batch_size=G, mini_batch_size=G
         )
-        # the loop's own code, on a batch that is this group, before the policy has moved
-        loop = SimpleNamespace(config=config, beta=0.0)
-        advantages = GRPO.advantages(loop, SimpleNamespace(completion_mask=mask), rewards, start)
+        A = advantages(c, rewards, start, mask, beta=0.0)
         logprobs = start.clone().requires_grad_()
-        loss = aggregate(
-            GRPO.policy_loss(loop, logprobs, start, advantages, mask),
-            mask,
-            config.aggregate_over,
-            self.budget,
-        )
+        loss = surrogate_loss(c.loss, logprobs, start, A, mask, c.epsilon, c.epsilon_high)
+        loss = aggregate(loss, mask, c.aggregate_over, self.budget)
         weights = -torch.autograd.grad(loss, logprobs)[0][:, 0]  # those of one completion agree
         pulls = weights * lengths
         return GroupNumbers(
-            advantages[:, 0].numpy(),
+            A[:, 0].numpy(),
             weights.numpy(),
             pulls.numpy(),
             rewards.std().item(),

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import traitlets
 
 from ...mathematics import overoptimization
+from ...mathematics.intervals import Z, mean_interval
 from .base import Demo, browser_code, styles
-
-Z = 1.96  # standard errors each side of a 95 % interval
 
 #: What each recorded run says.
 KEYS = ("method", "form", "pairs", "seed", "where", "d", "gold", "gold_se", "proxy", "replies")
@@ -90,7 +89,7 @@ def _run(i: int, run: dict) -> dict:
 def _interval(values: list[float]) -> tuple[float, float | None]:
     if len(values) == 1:  # one run says nothing of how others would differ
         return values[0], None
-    return overoptimization.mean_interval(values)
+    return mean_interval(values)
 
 
 class OveroptimizationExplorer(Demo):

@@ -22,7 +22,7 @@ import numpy as np
 import traitlets
 
 from ...mathematics import tilt
-from .base import Demo, browser_code, styles
+from .base import Demo, browser_code, clamp, styles
 from .estimator_explorer import SEEDS, uniforms
 
 ARMS = 3
@@ -232,11 +232,8 @@ class PolicyGradientBandit(Demo):
 
     @traitlets.validate("reward_shift", "learning_rate")
     def _check_number(self, proposal) -> float:
-        name, value = proposal["trait"].name, proposal["value"]
-        low, high = SHIFTS if name == "reward_shift" else RATES
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
-        return min(max(value, low), high)
+        name = proposal["trait"].name
+        return clamp(name, proposal["value"], SHIFTS if name == "reward_shift" else RATES)
 
     @traitlets.validate("batch_size")
     def _check_batch_size(self, proposal) -> int:

@@ -3,7 +3,7 @@
 A page cannot train. It can show what was recorded (accuracy, length, the share of replies with
 working) with a cursor, and the replies to the same held-out sums before training, at a step, and
 after it. The browser reads each reply itself: columns, carries, answer. Its side is
-reasoning_replay.js; `read_reply` is Python's, on top of `rlhf_lib.worlds.sums`.
+reasoning_replay.js; Python's is `rlhf_lib.worlds.sums.read`.
 
 Chapter: rlvr.
 """
@@ -11,7 +11,6 @@ Chapter: rlvr.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,89 +23,6 @@ from .base import Demo, browser_code, styles
 #: What a measured step has, beside its replies, and the largest value of each.
 MEASURES = {"greedy": 1.0, "sampled": 1.0, "working": 1.0, "length": math.inf}
 
-STEP_PATTERN = re.compile(r"([0-9]+)\+([0-9]+)(\+1)?=([0-9]+)")
-
-
-class Reading(NamedTuple):
-    """What a verifier of processes finds in a reply.
-
-    Attributes
-    ----------
-    steps : list of str
-        The steps of its working as written; empty if it has none.
-    expected : list of str
-        The step that belongs into each column of the sum, ones first.
-    faults : list of str
-        For each written step what is wrong with it, in words; "" if it is right.
-    closed : bool
-        Whether the working ends. Where it does not, all of the text counts as the answer.
-    answer : str
-    right : bool
-        Whether the answer is right, which is all that `sums.strict_verifier` pays for.
-    """
-
-    steps: list[str]
-    expected: list[str]
-    faults: list[str]
-    closed: bool
-    answer: str
-    right: bool
-
-
-def fault(step: str, expected: str | None) -> str:
-    """What is wrong with a step of the working: the first thing that a reader would mark.
-
-    Parameters
-    ----------
-    step : str
-    expected : str or None
-        The step that belongs in its place; None if the sum has no such column.
-
-    Examples
-    --------
-    >>> fault("6+4=10", "6+4+1=11")
-    'carry forgotten'
-    >>> fault("6+4+1=10", "6+4+1=11")
-    'added wrongly'
-    """
-    if step == expected:
-        return ""
-    if expected is None:
-        return "no such column"
-    found, wanted = STEP_PATTERN.fullmatch(step), STEP_PATTERN.fullmatch(expected)
-    if not found:
-        return "not a step"
-    if found.group(1, 2) != wanted.group(1, 2):
-        return "other digits"
-    if found[3] != wanted[3]:
-        return "carry forgotten" if wanted[3] else "no carry here"
-    return "added wrongly"
-
-
-def read_reply(prompt: str, reply: str) -> Reading:
-    """Read a reply to a sum, column by column.
-
-    Raises
-    ------
-    ValueError
-        If the prompt is no sum.
-
-    Examples
-    --------
-    >>> reading = read_reply("67+45=", "<7+5=12,6+4=10>102")
-    >>> reading.faults, reading.answer, reading.right
-    (['', 'carry forgotten'], '102', False)
-    """
-    expected = sums.columns(*sums.parse(prompt))
-    steps, answer = sums.split(reply)
-    closed = ">" in reply or not reply.startswith("<")
-    if not closed:  # read as far as it goes, as `sums.steps` does
-        steps = reply[1:].split(",")
-    faults = [
-        fault(step, expected[k] if k < len(expected) else None) for k, step in enumerate(steps)
-    ]
-    return Reading(steps, expected, faults, closed, answer, answer == sums.answer(prompt))
-
 
 class ReasoningNumbers(NamedTuple):
     """What is on display.
@@ -116,7 +32,7 @@ class ReasoningNumbers(NamedTuple):
     step : int
     measures : dict of str to float
         Those of `MEASURES` at that step.
-    readings : list of Reading
+    readings : list of sums.Reading
         Of the chosen sum before training, at that step, and after training.
     working_from : int or None
         The measured step from which on every greedy reply to the sum has working; None if the
@@ -127,7 +43,7 @@ class ReasoningNumbers(NamedTuple):
 
     step: int
     measures: dict[str, float]
-    readings: list[Reading]
+    readings: list[sums.Reading]
     working_from: int | None
     settled_from: int
 
@@ -265,7 +181,7 @@ class ReasoningReplay(Demo):
             self.step,
             {name: here[name] for name in MEASURES},
             [
-                read_reply(prompt, reply)
+                sums.read(prompt, reply)
                 for reply in (replies[0], here["replies"][self.sum], replies[-1])
             ],
             working_from,

@@ -8,87 +8,20 @@ Chapter: reward-model.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import traitlets
 
 from ...worlds import letters
 from .base import Demo, browser_code, styles
 
+if TYPE_CHECKING:  # the other demos need no PyTorch, so it is loaded by what uses it
+    from ...models.rewards import WordScores
+
 DIGITS = 4  # what is kept of a score
 UNCHANGED, TYPED = "as written", "your own"
-_WORD = re.compile(r"\s*(?:\w+(?:['’-]\w+)*|[^\w\s])")  # with the white space before it
-
-
-class WordScores(NamedTuple):
-    """What each word of a reply does to its score. Everything is in units of reward.
-
-    Attributes
-    ----------
-    pieces : list of N strings
-        The words and punctuation marks, each with the white space before it; together, the reply.
-    score : float
-        r(y) of the whole reply.
-    contributions : list of N floats
-        r(y) − r(y without word i). Exact for any reward function. The words act together, so these
-        need not add up to anything.
-    running : list of N + 1 floats
-        The reward of the first 0, 1, …, N words, each as a whole reply. The steps add up to
-        r(y) − r(empty). A reward model learns from whole replies, though.
-    """
-
-    pieces: list[str]
-    score: float
-    contributions: list[float]
-    running: list[float]
-
-
-def word_scores(reward: Callable, prompt: str, reply: str) -> WordScores:
-    """Score a reply, the reply without each of its words, and each of its beginnings.
-
-    Every number is the reward of a complete reply, with its end token: the head of a reward model
-    is trained at the last token alone, so what it gives at an earlier one is not used.
-
-    Definition: leave one out, r(y) − r(y without word i). Chapter: reward-model.
-
-    Parameters
-    ----------
-    reward : callable
-        A reward function: takes `prompts` and `completions`, returns a float for each.
-    prompt, reply : str
-        The reply has at least one word.
-
-    Returns
-    -------
-    WordScores
-
-    Raises
-    ------
-    ValueError
-        If the reply has no word, or a score is not finite.
-    RuntimeError
-        If the reward function raises, as a reply over the model's context makes it.
-
-    Examples
-    --------
-    >>> commas = lambda prompts, completions: [float(c.count(",")) for c in completions]
-    >>> word_scores(commas, "say hello", "hello, you").contributions
-    [0.0, 1.0, 0.0]
-    """
-    from ...models.rewards import call_reward
-
-    pieces = _WORD.findall(reply.strip())
-    if not pieces:
-        raise ValueError("the reply is empty; expected at least one word")
-    n = len(pieces)
-    without = ["".join(pieces[:i] + pieces[i + 1 :]).strip() for i in range(n)]
-    beginnings = ["".join(pieces[:i]) for i in range(n)]
-    texts = ["".join(pieces), *without, *beginnings]
-    score, *others = call_reward(reward, [prompt] * len(texts), texts).double().tolist()
-    return WordScores(pieces, score, [score - other for other in others[:n]], [*others[n:], score])
 
 
 def letters_edits(prompt: str, reply: str) -> dict[str, str]:
@@ -243,11 +176,11 @@ class RewardMicroscope(Demo):
 
     def _row(self, prompt: str, name: str, reply: str) -> dict:
         """A reply as it is stored: scores rounded, so that the page stays small."""
+        from ...models.rewards import call_reward, word_scores
+
         scores = word_scores(self.reward, prompt, reply)
         gold = None
         if self.gold is not None:
-            from ...models.rewards import call_reward
-
             gold = round(call_reward(self.gold, [prompt], ["".join(scores.pieces)]).item(), DIGITS)
         return {
             "name": name,
@@ -316,6 +249,8 @@ class RewardMicroscope(Demo):
     @property
     def result(self) -> MicroscopeNumbers:
         """The numbers on display; of the reply as written where it has no edit of that name."""
+        from ...models.rewards import WordScores
+
         rows = self.rows[self.case]
         if self.typed.get("case") == self.case:
             rows = [*rows, self.typed]

@@ -17,58 +17,11 @@ from typing import NamedTuple
 
 import traitlets
 
+from ...mathematics.intervals import Z, wilson
 from .base import Demo, browser_code, styles
-
-Z = 1.96  # standard errors each side of a 95 % interval
 
 #: What each recorded sample says.
 KEYS = ("stage", "temperature", "prompt", "completion", "style", "gold", "asked")
-
-
-def wilson(count: float, n: int, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval for a share of which `count` in `n` independent trials were seen.
-
-    It stays inside 0 and 1, and has a width where the count is 0 or n; a normal interval,
-    share ± z·standard error, has neither property.
-
-    Parameters
-    ----------
-    count : float
-        From 0 to n.
-    n : int
-        Number of trials, at least 1.
-    z : float
-        Standard errors each side; 1.96 for 95 %.
-
-    Returns
-    -------
-    tuple of two floats
-        The ends of the interval.
-
-    Raises
-    ------
-    ValueError
-        If n is below 1, or count is not from 0 to n.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953. Chapter: alignment-problem.
-
-    Examples
-    --------
-    >>> low, high = wilson(0, 300)
-    >>> round(low, 4), round(high, 4)
-    (0.0, 0.0126)
-    """
-    if not n >= 1:
-        raise ValueError(f"n is {n}; expected at least 1 trial")
-    if not 0 <= count <= n:
-        raise ValueError(f"count is {count}; expected a number from 0 to n={n}")
-    share = count / n
-    centre = share + z * z / (2 * n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (
-        max(0.0, (centre - reach) / (1 + z * z / n)),
-        min(1.0, (centre + reach) / (1 + z * z / n)),
-    )
 
 
 class SampleNumbers(NamedTuple):

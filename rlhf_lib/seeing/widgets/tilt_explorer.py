@@ -16,7 +16,8 @@ import numpy as np
 import traitlets
 
 from ...mathematics import tilt
-from .base import Demo, browser_code, styles
+from ...mathematics.checks import check_same_length, distribution, finite_vector, positive
+from .base import Demo, browser_code, clamp, styles
 
 _LOGITS = (1.2, 0.5, 1.0, 0.3, 1.5, 1.1, 0.8, 0.9)
 
@@ -70,14 +71,7 @@ class TiltNumbers(NamedTuple):
 
 
 def _numbers(name: str, values) -> list[float]:
-    return [float(value) for value in tilt._vector(name, values)]
-
-
-def _clamp(name: str, value: float, limits: Sequence[float]) -> float:
-    if not math.isfinite(value):
-        low, high = limits
-        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
-    return min(max(value, limits[0]), limits[1])
+    return [float(value) for value in finite_vector(name, values)]
 
 
 class TiltExplorer(Demo):
@@ -163,17 +157,14 @@ class TiltExplorer(Demo):
         labels = [f"reply {i + 1}" for i in range(count)] if labels is None else list(labels)
         bias = [0.0] * count if bias is None else _numbers("bias", bias)
         for name, values in (("rewards", rewards), ("labels", labels), ("bias", bias)):
-            if len(values) != count:
-                raise ValueError(
-                    f"{name} has {len(values)} entries; expected {count}, as reference has"
-                )
+            check_same_length("reference", reference, name, values)
         super().__init__(
             labels=[str(label) for label in labels],
             reference=reference,
             rewards=rewards,
             bias=bias,
             beta_range=[float(end) for end in beta_range],
-            beta=tilt._beta(beta),
+            beta=positive("beta", beta),
             reward_shift=float(reward_shift),
             proxy_gap=float(proxy_gap),
             compact=bool(compact),
@@ -187,7 +178,7 @@ class TiltExplorer(Demo):
 
     @traitlets.validate("reference")
     def _check_reference(self, proposal) -> list[float]:
-        return tilt._distribution("reference", proposal["value"]).tolist()
+        return distribution("reference", proposal["value"]).tolist()
 
     @traitlets.validate("rewards", "bias")
     def _check_finite(self, proposal) -> list[float]:
@@ -204,15 +195,15 @@ class TiltExplorer(Demo):
 
     @traitlets.validate("beta")
     def _check_beta(self, proposal) -> float:
-        return _clamp("beta", tilt._beta(proposal["value"]), self.beta_range)
+        return clamp("beta", positive("beta", proposal["value"]), self.beta_range)
 
     @traitlets.validate("reward_shift")
     def _check_shift(self, proposal) -> float:
-        return _clamp("reward_shift", proposal["value"], SHIFT_RANGE)
+        return clamp("reward_shift", proposal["value"], SHIFT_RANGE)
 
     @traitlets.validate("proxy_gap")
     def _check_gap(self, proposal) -> float:
-        return _clamp("proxy_gap", proposal["value"], GAP_RANGE)
+        return clamp("proxy_gap", proposal["value"], GAP_RANGE)
 
     @property
     def result(self) -> TiltNumbers:
@@ -224,11 +215,7 @@ class TiltExplorer(Demo):
             If the lists were set to different lengths.
         """
         for name in ("rewards", "bias", "labels"):
-            if len(getattr(self, name)) != len(self.reference):
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries; "
-                    f"expected {len(self.reference)}, as reference has"
-                )
+            check_same_length("reference", self.reference, name, getattr(self, name))
         true = np.array(self.rewards) + self.reward_shift
         optimised = true + self.proxy_gap * np.array(self.bias)
         policy = tilt.tilt(self.reference, optimised, self.beta)
