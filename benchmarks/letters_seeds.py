@@ -1,7 +1,7 @@
 """The letters experiment from nothing, over fresh seeds: pretraining to over-optimisation.
 
-    python benchmarks/letters_seeds.py --seeds 1 2 3 4 5      # about 7 minutes a seed on one core
-    python benchmarks/letters_seeds.py --check                # assert the floors on what is recorded
+    python benchmarks/letters_seeds.py --seeds 1 2 3 4 5     # about 7 minutes a seed on one core
+    python benchmarks/letters_seeds.py --check               # assert the floors on what is recorded
 
 Each seed trains its own base model, SFT model, annotator pool, reward model and policies, and is
 measured on 400 held-out prompts. One line a seed goes to `results/letters_seeds.jsonl`, with the
@@ -94,10 +94,10 @@ def run_seed(seed: int) -> dict:
         else:
             loop = GRPO(policy, sft, tokenizer, reward, prompts, config)
         curve = []
-        for record in loop:
+        for step in loop:
             gold = letters.gold_reward(loop.rollout.prompts, loop.rollout.completions)
-            record["gold"] = sum(gold) / len(gold)
-            curve.append({k: round(record[k], 4) for k in KEPT})
+            step["gold"] = sum(gold) / len(gold)
+            curve.append({k: round(step[k], 4) for k in KEPT})
         found["runs"][name] = {
             "settings": dataclasses.asdict(config),
             "curve": curve,

@@ -1,7 +1,7 @@
 """Plain REINFORCE on the sums world over fresh seeds: gradient variance and training, by baseline.
 
-    python benchmarks/policy_gradient_seeds.py --seeds 1 2 3 4 5    # about a minute a seed, one core
-    python benchmarks/policy_gradient_seeds.py --check              # assert what the chapter relies on
+    python benchmarks/policy_gradient_seeds.py --seeds 1 2 3 4 5    # a minute a seed, one core
+    python benchmarks/policy_gradient_seeds.py --check              # assert the chapter's claims
 
 Every run starts from the shipped base model; the seed draws the prompts and the samples. `train`
 takes 30 steps of 64 completions with the strict verifier's reward of 0 or 1 and no baseline, with

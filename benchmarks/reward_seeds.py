@@ -121,7 +121,7 @@ def on_pairs(score, pool, prompts, first, second) -> dict[str, float]:
 
 
 class World:
-    """What both parts of a seed measure on: the pool, its pairs, and replies to held-out prompts."""
+    """What both parts of a seed measure on: the pool, its pairs, replies to held-out prompts."""
 
     def __init__(self, seed: int):
         self.seed, self.start = seed, time.perf_counter()
@@ -160,7 +160,7 @@ class World:
         return LearnedReward(load_reward_model(folder), self.tokenizer)
 
     def measured(self, model: LearnedReward) -> dict:
-        """How well its scores foresee the pool, on each kind of replies, and how they are spread."""
+        """How well its scores foresee the pool, on each kind of replies, and their spread."""
         first, second = self.written["sft"]
         scores = np.array(model(self.prompts, first))
         return {

@@ -83,7 +83,7 @@ def run_seed(seed: int) -> dict:
 
     def trained(model, data, config: SFTConfig, loop=SFT):
         model = copy.deepcopy(model)
-        for record in loop(model, tokenizer, data, dataclasses.replace(config, seed=seed)):
+        for _ in loop(model, tokenizer, data, dataclasses.replace(config, seed=seed)):
             pass
         return model
 
@@ -121,13 +121,13 @@ def run_seed(seed: int) -> dict:
 
     few, recite = demos.select(range(64)), copy.deepcopy(base)
     curve = []
-    for record in SFT(recite, tokenizer, few, dataclasses.replace(FEW, seed=seed)):
-        if record["step"] in MEASURED_AT:
+    for step in SFT(recite, tokenizer, few, dataclasses.replace(FEW, seed=seed)):
+        if step["step"] in MEASURED_AT:
             curve.append(
                 {
-                    "step": record["step"],
+                    "step": step["step"],
                     "seen_nats": nats(recite, few),
-                    **measured(f"64 demonstrations, step {record['step']}", recite),
+                    **measured(f"64 demonstrations, step {step['step']}", recite),
                 }
             )
 

@@ -109,8 +109,9 @@ def step_by_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Draw token after token until every row has ended, leaving those behind that have.
 
-    Row i of the batch continues row `rows[i]` of what the decoder has read, after `logits[rows[i]]`.
-    Returns tokens, mask, log-probabilities and entropies, each (B, T), and which rows ended, (B,).
+    Row i of the batch continues row `rows[i]` of what the decoder has read, after
+    `logits[rows[i]]`. Returns tokens, mask, log-probabilities and entropies, each (B, T), and which
+    rows ended, (B,).
     Chapter: gpt2-on-a-gpu.
     """
     B, device = len(rows), rows.device

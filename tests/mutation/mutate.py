@@ -72,7 +72,12 @@ def bare(code: list[Token]) -> tuple[list[Token], list]:
             opened = stack.pop()
             before = code[opened - 1].text if opened else ""
             after = code[at + 1].text if at + 1 < len(code) else ""
-            if before in WHOLE and after in ("\n", ":", "") and token.text == ")" and at > opened + 1:
+            if (
+                before in WHOLE
+                and after in ("\n", ":", "")
+                and token.text == ")"
+                and at > opened + 1
+            ):
                 drop[opened] = at
     gone = set(drop) | set(drop.values())
     index, kept = {}, []

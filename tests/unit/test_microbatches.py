@@ -1,4 +1,4 @@
-"""A minibatch cut for memory: the same numbers, whatever fits, and what happens when it does not."""
+"""A minibatch cut for memory: the same numbers, whatever fits, and what happens if it does not."""
 
 import copy
 from dataclasses import replace

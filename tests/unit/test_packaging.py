@@ -1,4 +1,4 @@
-"""The files that make this a project: pins, bounds, licences, verbs, and the package as installed."""
+"""The files that make this a project: pins, bounds, licences, verbs, the package as installed."""
 
 from __future__ import annotations
 

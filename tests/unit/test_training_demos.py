@@ -1,7 +1,7 @@
 """The training replay and the live dashboard, without a browser.
 
 The dashboard runs a small model in its thread, and everything is done to it that a reader can do:
-controls at any moment, a page that is gone, bad values of β, NaN in a step, an interpreter that ends.
+controls at any moment, a page that is gone, bad values of β, NaN in a step, the interpreter's end.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ def test_saved_while_it_runs_a_checkpoint_is_whole(dashboard, tmp_path):
     demo.start()
     for name in ("one", "two"):
         demo.save(tmp_path / name)
-        seen = len(demo.records)
-        until(lambda: len(demo.records) > seen)
+        saved_at = len(demo.records)
+        until(lambda earlier=saved_at: len(demo.records) > earlier)
     demo.stop()
     demo.wait(20)
     other = ppo(max_steps=LONG)
@@ -435,7 +435,7 @@ def test_nan_in_a_step_is_refused_shown_and_raised_and_the_state_is_saved(dashbo
     with pytest.raises(FloatingPointError, match="the update was refused"):
         demo.wait(20)
     with pytest.raises(FloatingPointError):
-        demo.result
+        _ = demo.result
     assert demo.status == "failed" and len(demo.records) == 2
     assert demo.message.startswith("Step 3 was refused. The run has stopped after step 2. Floating")
     assert "saved in run" in demo.message
