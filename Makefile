@@ -19,7 +19,7 @@ test: test-env ## run every test: unit, identity, notebooks, site
 	@$(PY) -m pytest
 
 mutants: test-env ## break the library in many small ways and see that the tests notice
-	@$(PY) tests/mutation/run.py
+	@$(PY) -m tests.mutation.run
 
 execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=book/ppo/ppo-live.ipynb
 	@$(PY) book/build.py execute "$(CHAPTER)"
