@@ -189,7 +189,7 @@ def losses_at(monkeypatch, full: int):
         return logprobs
 
     for module in ("ppo", "grpo"):
-        monkeypatch.setattr(f"rlhf_lib.{module}.token_logprobs", limited)
+        monkeypatch.setattr(f"rlhf_lib.algorithms.{module}.token_logprobs", limited)
     return calls
 
 

@@ -65,7 +65,7 @@ BARE = """
 import copy, sys
 import rlhf_lib
 assert "transformers" not in sys.modules and "torch" not in sys.modules  # importing is light
-from rlhf_lib import artifacts
+from rlhf_lib.running import artifacts
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.worlds import letters
