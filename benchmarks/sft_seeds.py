@@ -1,7 +1,7 @@
 """What supervised fine-tuning does to the letters base model, over seeds.
 
-    python benchmarks/sft_seeds.py --seeds 1 2 3 4 5      # about 2 minutes a seed on one core
-    python benchmarks/sft_seeds.py --check                # assert the floors on what is recorded
+    python -m benchmarks.sft_seeds --seeds 1 2 3 4 5      # about 2 minutes a seed on one core
+    python -m benchmarks.sft_seeds --check                # assert the floors on what is recorded
 
 Every seed starts from the shipped base model and has its own demonstrations, order of the data,
 held-out prompts and samples. The runs: SFT as usual; the loss on the whole text, prompt included;
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,6 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record

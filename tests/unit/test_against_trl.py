@@ -20,7 +20,6 @@ from benchmarks.against_trl import (
     FLOOR_THREADS,
     FLOORS,
     GROUP,
-    HERE,
     NAMES,
     RESULTS,
     VERSIONS,
@@ -29,6 +28,7 @@ from benchmarks.against_trl import (
     centre,
     decode,
     environment,
+    environment_mark,
     growth,
     plan,
     prepare,
@@ -153,9 +153,9 @@ def test_the_rollout_of_trl_draws_from_the_policy_itself(folder):
 
 
 def test_the_worker_of_the_last_ppo_of_trl_makes_steps(folder):
-    if not (HERE / f".trl-{VERSIONS['ppo']}" / "made-for.txt").exists():
+    if not environment_mark(VERSIONS["ppo"]).exists():
         pytest.skip(
-            "python benchmarks/against_trl.py has not made the environment of TRL "
+            "python -m benchmarks.against_trl has not made the environment of TRL "
             f"{VERSIONS['ppo']} here"
         )
     for step in steps(worker(folder, "trl", "ppo", environment(VERSIONS["ppo"]))):
