@@ -142,7 +142,11 @@ def step_by_step(
         logits = decoder.step(token, going)
     finished = torch.ones(B, dtype=torch.bool, device=device)
     finished[running] = False
-    return *(table[:, : t + 1] for table in (tokens, mask, logprobs, entropies)), finished
+    used = int(mask.any(dim=0).sum())
+    tokens, mask, logprobs, entropies = (
+        table[:, :used] for table in (tokens, mask, logprobs, entropies)
+    )
+    return tokens, mask, logprobs, entropies, finished
 
 
 @torch.no_grad()
@@ -210,7 +214,8 @@ def sample(
     decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
     with plain_layers(policy):
         logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
-        if fixed:  # prompts of about the same length share a recording
+        if isinstance(decoder, GPT2Decoder) and fixed:
+            # prompts of about the same length share a recording
             slots = 16 * math.ceil(P / 16)
             tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(
                 decoder, rows, logits, generator
