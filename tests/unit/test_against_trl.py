@@ -7,13 +7,14 @@ import gc
 import importlib.metadata
 import json
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config
 
 import rlhf_lib.algorithms.ppo
+from benchmarks import against_trl_worker
 from benchmarks.against_trl import (
     ALGORITHMS,
     CENTRE,
@@ -178,24 +179,44 @@ def test_a_step_that_sampled_less_is_refused():
         made.step(80)
 
 
-def test_the_clock_times_the_last_call_and_counts_its_tokens():
-    clock = RolloutClock(lambda x: [x, x], len, "cpu")
-    assert clock(3) == [3, 3]
-    assert clock.made == 2 and clock.seconds > 0
+@pytest.fixture
+def watch(monkeypatch):
+    """The watch that the worker looks at; it stands still unless a test moves it."""
+    watch = SimpleNamespace(now=100.0, perf_counter=lambda: watch.now)
+    monkeypatch.setattr(against_trl_worker, "time", watch)
+    return watch
 
 
-def test_the_time_of_garbage_collections_since_the_last_reset():
+def test_the_clock_times_the_last_call_and_counts_its_tokens(watch):
+    def sample(seconds):
+        watch.now += seconds
+        return [seconds] * 2
+
+    clock = RolloutClock(sample, len, "cpu")
+    for seconds in (3.0, 2.0):
+        assert clock(seconds) == [seconds, seconds]
+        watch.now += 50.0
+        assert clock.made == 2 and clock.seconds == seconds
+
+
+def test_the_time_of_garbage_collections_since_the_last_reset(watch):
+    def collect(phase, info):
+        watch.now += 3.0 if phase == "stop" else 0.0
+
+    gc.callbacks.append(collect)  # called before the clock is
     clock = CollectionClock()
+    gc.disable()  # none but those that the test asks for
     try:
-        gc.collect()
-        assert clock.seconds > 0
+        for seconds in (3.0, 6.0):
+            gc.collect()
+            watch.now += 50.0
+            assert clock.seconds == seconds
         clock.reset()
         assert clock.seconds == 0.0
-        begun = time.perf_counter()
-        gc.collect()
-        assert 0 < clock.seconds < time.perf_counter() - begun
     finally:
+        gc.enable()
         gc.callbacks.remove(clock)
+        gc.callbacks.remove(collect)
 
 
 # ---------------------------------------------------------------------------------- arithmetic
