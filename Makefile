@@ -5,7 +5,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test mutants execute address artifacts floors clean venv book-env test-env
+.PHONY: help book test format mutants execute address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -18,8 +18,13 @@ test: test-env ## run every test: unit, identity, notebooks, site
 	@$(PY) tests/site/browser.py
 	@$(PY) -m pytest
 
+format: test-env ## lay out Python (ruff) and the browser's code (biome) as the tests want it
+	@$(PY) -m ruff check --quiet --select I --fix .
+	@$(PY) -m ruff format --quiet .
+	@.venv/bin/biome format --write rlhf_lib/seeing/widgets book/static/*.js
+
 mutants: test-env ## break the library in many small ways and see that the tests notice
-	@$(PY) tests/mutation/run.py
+	@$(PY) -m tests.mutation.run
 
 execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=book/ppo/ppo-live.ipynb
 	@$(PY) book/build.py execute "$(CHAPTER)"
@@ -37,7 +42,8 @@ floors: test-env ## run the unit tests with the oldest packages that pyproject.t
 	@cmp -s .venv-floors/floors.txt .venv-floors/installed.txt || { \
 	  .venv-floors/bin/python -m pip install --quiet -r .venv-floors/floors.txt && \
 	  cp .venv-floors/floors.txt .venv-floors/installed.txt; }
-	@.venv-floors/bin/python -m pytest rlhf_lib tests/unit --ignore tests/unit/test_packaging.py
+	@.venv-floors/bin/python -m pytest rlhf_lib tests/unit \
+	  --ignore tests/unit/test_packaging.py --ignore tests/unit/test_style.py
 
 clean: ## remove what was built and installed
 	rm -rf .venv .venv-floors benchmarks/.trl-* book/_build build .pytest_cache

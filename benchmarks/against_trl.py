@@ -1,8 +1,8 @@
 """How fast the loops are, measured side by side with TRL's: GRPO 1.16, and PPO 1.12, its last.
 
-    python benchmarks/against_trl.py                  # on a CPU with two threads: about 10 minutes
-    python benchmarks/against_trl.py --device cuda    # GPT-2 124M in bf16
-    python benchmarks/against_trl.py --check          # assert the floors on what is recorded
+    python -m benchmarks.against_trl                  # on a CPU with two threads: about 10 minutes
+    python -m benchmarks.against_trl --device cuda    # GPT-2 124M in bf16
+    python -m benchmarks.against_trl --check          # assert the floors on what is recorded
 
 Two processes, each in an environment that the command makes (`benchmarks/.trl-VERSION/`: that
 TRL, and for all else the packages of the Python that runs this, so torch and transformers are the
@@ -55,15 +55,13 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks.bandwidth import decode_bytes
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record, recorded
 from rlhf_lib.models.policy import SCALES, count_parameters
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "against_trl.jsonl"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "against_trl.jsonl"
 VERSIONS = {"grpo": "1.16.0", "ppo": "1.12.0", "rollout": "1.16.0"}
 SIZES = {**SCALES, "6M": dict(n_embd=256, n_layer=8, n_head=8, n_positions=128, init_std=0.06)}
 WORDS, GROUP, PROMPT_LENGTH, PROMPTS = 256, 8, {"cpu": 16, "cuda": 64}, 4096
@@ -106,13 +104,18 @@ def plan(device: str, threads: int, algorithm: str) -> list[tuple]:
 # ---------------------------------------------------------------------------------- preparing
 
 
+def environment_mark(version: str) -> Path:
+    """A file in an environment's folder, there when all of it is; says what it was made for."""
+    return ROOT / "benchmarks" / f".trl-{version}" / "made-for.txt"
+
+
 def environment(version: str) -> Path:
     """The Python of an environment with that TRL and, for the rest, the packages of this one."""
-    folder = HERE / f".trl-{version}"
+    made_for, mark = f"{sys.prefix} {sys.version}", environment_mark(version)
+    folder = mark.parent
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    made_for, mark = f"{sys.prefix} {sys.version}", folder / "made-for.txt"
     if not mark.exists() or mark.read_text() != made_for:
-        print(f"making {folder.relative_to(HERE.parent)}", flush=True)
+        print(f"making {folder.relative_to(ROOT)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         own = subprocess.run(
             [python, "-c", "import site; print(site.getsitepackages()[0])"],
@@ -211,7 +214,8 @@ class Worker:
         }
         environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several, a trainer would take all
         self.process = subprocess.Popen(
-            [python, HERE / "against_trl_worker.py", json.dumps(spec)],
+            [python, "-m", "benchmarks.against_trl_worker", json.dumps(spec)],
+            cwd=ROOT,
             env=environ,
             text=True,
             stdin=subprocess.PIPE,

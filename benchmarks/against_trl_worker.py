@@ -1,10 +1,10 @@
 """One side of `against_trl.py`: a process that makes a step whenever it is asked for one.
 
-    python benchmarks/against_trl_worker.py '{"side": "trl", "algorithm": "grpo", ...}'
+    python -m benchmarks.against_trl_worker '{"side": "trl", "algorithm": "grpo", ...}'
 
 Reads a JSON object a line (`{"do": "step"}`) and answers each with one; the first line it writes
-tells that it is ready. It ends when its input does. `against_trl.py` starts it in the environment
-that the side needs, and says what a step contains.
+tells that it is ready. It ends when its input does. `against_trl.py` starts it from the project's
+root with the Python of the environment that the side needs, and says what a step contains.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 

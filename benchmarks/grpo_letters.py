@@ -1,7 +1,7 @@
 """GRPO and its relatives on the letters world: the learned reward, with a KL anchor, five seeds.
 
-    python benchmarks/grpo_letters.py            # about 45 s a run on one core
-    python benchmarks/grpo_letters.py --check    # assert the floors on what is recorded
+    python -m benchmarks.grpo_letters            # about 45 s a run on one core
+    python -m benchmarks.grpo_letters --check    # assert the floors on what is recorded
 
 The loops are those that the sums are trained with; only the reward and the anchor differ. Every
 run starts from the shipped SFT model, is paid by the shipped reward model, and takes `STEPS` steps
@@ -18,11 +18,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 

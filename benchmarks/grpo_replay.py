@@ -1,7 +1,7 @@
 """A GRPO run on sums to look back on: accuracy, length, and the same sums worked as it goes on.
 
-    python benchmarks/grpo_replay.py                # about 40 seconds on one core
-    python benchmarks/grpo_replay.py --check        # assert what is recorded, and run nothing
+    python -m benchmarks.grpo_replay                # about 40 seconds on one core
+    python -m benchmarks.grpo_replay --check        # assert what is recorded, and run nothing
 
 The run starts from the shipped base model and has the settings of `sums_seeds.py`, with a lower
 learning rate. In between, the policy answers the same 200 held-out sums, greedily and by sampling;
@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record

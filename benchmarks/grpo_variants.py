@@ -1,8 +1,8 @@
 """GRPO's relatives on the sums world at an equal budget of sampled tokens, over five seeds.
 
-    python benchmarks/grpo_variants.py                         # about 30 s a run on one core
-    python benchmarks/grpo_variants.py --rates 1e-4 4e-4 --seeds 11 --methods grpo gspo cispo
-    python benchmarks/grpo_variants.py --check                 # assert the floors
+    python -m benchmarks.grpo_variants                         # about 30 s a run on one core
+    python -m benchmarks.grpo_variants --rates 1e-4 4e-4 --seeds 11 --methods grpo gspo cispo
+    python -m benchmarks.grpo_variants --check                 # assert the floors
 
 Every run starts from the shipped base model and stops with the step that brings the completion
 tokens it has sampled to `TOKENS`. Tokens are what sampling and training both pay for: they are
@@ -19,14 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
 from itertools import product
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record

@@ -1,7 +1,7 @@
 """The letters experiment from nothing, over fresh seeds: pretraining to over-optimisation.
 
-    python benchmarks/letters_seeds.py --seeds 1 2 3 4 5      # about 7 minutes a seed on one core
-    python benchmarks/letters_seeds.py --check                # assert the floors on what is recorded
+    python -m benchmarks.letters_seeds --seeds 1 2 3 4 5     # about 7 minutes a seed on one core
+    python -m benchmarks.letters_seeds --check               # assert the floors on what is recorded
 
 Each seed trains its own base model, SFT model, annotator pool, reward model and policies, and is
 measured on 400 held-out prompts. One line a seed goes to `results/letters_seeds.jsonl`, with the
@@ -14,14 +14,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
@@ -96,10 +93,10 @@ def run_seed(seed: int) -> dict:
         else:
             loop = GRPO(policy, sft, tokenizer, reward, prompts, config)
         curve = []
-        for record in loop:
+        for step in loop:
             gold = letters.gold_reward(loop.rollout.prompts, loop.rollout.completions)
-            record["gold"] = sum(gold) / len(gold)
-            curve.append({k: round(record[k], 4) for k in KEPT})
+            step["gold"] = sum(gold) / len(gold)
+            curve.append({k: round(step[k], 4) for k in KEPT})
         found["runs"][name] = {
             "settings": dataclasses.asdict(config),
             "curve": curve,

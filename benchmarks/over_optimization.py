@@ -1,8 +1,8 @@
 """Over-optimisation in the letters world: gold and proxy against KL, and which remedies help.
 
-    python benchmarks/over_optimization.py                   # about an hour on one core
-    python benchmarks/over_optimization.py --seconds 200     # start nothing new after 200 seconds
-    python benchmarks/over_optimization.py --check           # assert the floors on what is recorded
+    python -m benchmarks.over_optimization                   # about an hour on one core
+    python -m benchmarks.over_optimization --seconds 200     # start nothing new after 200 seconds
+    python -m benchmarks.over_optimization --check           # assert the floors on what is recorded
 
 Every run starts from the shipped SFT model. A seed stands for its own pool of annotators, its own
 comparisons (the smaller sets are the first of the larger), reward models, held-out prompts and
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,8 +26,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded

@@ -1,7 +1,7 @@
 """Plain REINFORCE on the sums world over fresh seeds: gradient variance and training, by baseline.
 
-    python benchmarks/policy_gradient_seeds.py --seeds 1 2 3 4 5    # about a minute a seed, one core
-    python benchmarks/policy_gradient_seeds.py --check              # assert what the chapter relies on
+    python -m benchmarks.policy_gradient_seeds --seeds 1 2 3 4 5    # a minute a seed, one core
+    python -m benchmarks.policy_gradient_seeds --check              # assert the chapter's claims
 
 Every run starts from the shipped base model; the seed draws the prompts and the samples. `train`
 takes 30 steps of 64 completions with the strict verifier's reward of 0 or 1 and no baseline, with
@@ -15,13 +15,10 @@ there is not run again. Chapter policy-gradients reads that file.
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record

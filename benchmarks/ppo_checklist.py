@@ -1,9 +1,9 @@
 """The checklist of a PPO implementation: what leaving one item out does to a run.
 
-    python benchmarks/ppo_checklist.py --seeds 0 1 2     # 18 runs a seed, 45 s each on one core
-    python benchmarks/ppo_checklist.py --items dropout   # some of them
-    python benchmarks/ppo_checklist.py --table           # what is recorded, as a table
-    python benchmarks/ppo_checklist.py --check           # assert what is recorded
+    python -m benchmarks.ppo_checklist --seeds 0 1 2     # 18 runs a seed, 45 s each on one core
+    python -m benchmarks.ppo_checklist --items dropout   # some of them
+    python -m benchmarks.ppo_checklist --table           # what is recorded, as a table
+    python -m benchmarks.ppo_checklist --check           # assert what is recorded
 
 Every run starts from the shipped letters SFT and reward models and trains for 30 steps with the
 default settings, one item of the checklist left out: a setting, a starting point, or one function
@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,8 +30,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded

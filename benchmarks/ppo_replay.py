@@ -1,7 +1,7 @@
 """PPO runs to look back on: curves, and replies to the same held-out prompts as training goes on.
 
-    python benchmarks/ppo_replay.py                 # about 2 minutes a run on one core
-    python benchmarks/ppo_replay.py --check         # assert what is recorded, and run nothing
+    python -m benchmarks.ppo_replay                 # about 2 minutes a run on one core
+    python -m benchmarks.ppo_replay --check         # assert what is recorded, and run nothing
 
 Four ways to set β, from the shipped SFT and reward models: fixed at 0.1; fixed at a fifth of that;
 the same start with a controller that holds the KL at 3 nats; and turned by hand as the run goes
@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import command_line, record, recorded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import date
@@ -35,7 +36,9 @@ def provenance() -> dict:
             processor,
         )
     return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+        ),
         "date": date.today().isoformat(),
         "commit": shell("git", "rev-parse", "HEAD"),
         "processor": processor,

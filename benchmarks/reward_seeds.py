@@ -1,8 +1,8 @@
 """What a reward model learns from a noisy pool, over fresh pools, pairs and reward seeds.
 
-    python benchmarks/reward_seeds.py --seeds 1 2 3 4 5            # 2 minutes a seed on one core
-    python benchmarks/reward_seeds.py --part variants --seeds 1 2 3  # 5 more minutes a seed
-    python benchmarks/reward_seeds.py --check                      # assert the floors on the record
+    python -m benchmarks.reward_seeds --seeds 1 2 3 4 5            # 2 minutes a seed on one core
+    python -m benchmarks.reward_seeds --part variants --seeds 1 2 3  # 5 more minutes a seed
+    python -m benchmarks.reward_seeds --check                      # assert the floors on the record
 
 Each seed has its own annotator pool, 3,500 pairs and reward models; the shipped SFT model writes
 the replies and lends its trunk, and the shipped aligned model is the policy that has moved. All is
@@ -15,7 +15,6 @@ models are taken up from the system's temporary folder. Chapter reward-model rea
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 import time
 from itertools import product
@@ -23,8 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
@@ -121,7 +118,7 @@ def on_pairs(score, pool, prompts, first, second) -> dict[str, float]:
 
 
 class World:
-    """What both parts of a seed measure on: the pool, its pairs, and replies to held-out prompts."""
+    """What both parts of a seed measure on: the pool, its pairs, replies to held-out prompts."""
 
     def __init__(self, seed: int):
         self.seed, self.start = seed, time.perf_counter()
@@ -160,7 +157,7 @@ class World:
         return LearnedReward(load_reward_model(folder), self.tokenizer)
 
     def measured(self, model: LearnedReward) -> dict:
-        """How well its scores foresee the pool, on each kind of replies, and how they are spread."""
+        """How well its scores foresee the pool, on each kind of replies, and their spread."""
         first, second = self.written["sft"]
         scores = np.array(model(self.prompts, first))
         return {

@@ -1,7 +1,7 @@
 """The sources of reward of chapter reward-sources, over fresh seeds of data, models and samples.
 
-    python benchmarks/reward_sources_seeds.py --seeds 1 2 3 4 5   # 2 minutes a seed on one core
-    python benchmarks/reward_sources_seeds.py --check             # assert the floors on the record
+    python -m benchmarks.reward_sources_seeds --seeds 1 2 3 4 5   # 2 minutes a seed on one core
+    python -m benchmarks.reward_sources_seeds --check             # assert the floors on the record
 
 Every seed starts from the shipped SFT and sums models. It draws its own pairs, trains its own
 judge and its own two reward models (human labels, and the same pairs relabelled by principles),
@@ -16,14 +16,11 @@ import copy
 import logging
 import random
 import re
-import sys
 import time
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record

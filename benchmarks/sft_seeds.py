@@ -1,7 +1,7 @@
 """What supervised fine-tuning does to the letters base model, over seeds.
 
-    python benchmarks/sft_seeds.py --seeds 1 2 3 4 5      # about 2 minutes a seed on one core
-    python benchmarks/sft_seeds.py --check                # assert the floors on what is recorded
+    python -m benchmarks.sft_seeds --seeds 1 2 3 4 5      # about 2 minutes a seed on one core
+    python -m benchmarks.sft_seeds --check                # assert the floors on what is recorded
 
 Every seed starts from the shipped base model and has its own demonstrations, order of the data,
 held-out prompts and samples. The runs: SFT as usual; the loss on the whole text, prompt included;
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,6 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
@@ -84,7 +81,7 @@ def run_seed(seed: int) -> dict:
 
     def trained(model, data, config: SFTConfig, loop=SFT):
         model = copy.deepcopy(model)
-        for record in loop(model, tokenizer, data, dataclasses.replace(config, seed=seed)):
+        for _ in loop(model, tokenizer, data, dataclasses.replace(config, seed=seed)):
             pass
         return model
 
@@ -122,13 +119,13 @@ def run_seed(seed: int) -> dict:
 
     few, recite = demos.select(range(64)), copy.deepcopy(base)
     curve = []
-    for record in SFT(recite, tokenizer, few, dataclasses.replace(FEW, seed=seed)):
-        if record["step"] in MEASURED_AT:
+    for step in SFT(recite, tokenizer, few, dataclasses.replace(FEW, seed=seed)):
+        if step["step"] in MEASURED_AT:
             curve.append(
                 {
-                    "step": record["step"],
+                    "step": step["step"],
                     "seen_nats": nats(recite, few),
-                    **measured(f"64 demonstrations, step {record['step']}", recite),
+                    **measured(f"64 demonstrations, step {step['step']}", recite),
                 }
             )
 

@@ -1,7 +1,7 @@
 """Two fair comparisons on sums: PPO against GRPO, and our GRPO against TRL's.
 
-    python benchmarks/sums_methods.py --seeds 1 2 3 4 5     # about 3 minutes a seed on one core
-    python benchmarks/sums_methods.py --check               # assert the floors on what is recorded
+    python -m benchmarks.sums_methods --seeds 1 2 3 4 5     # about 3 minutes a seed on one core
+    python -m benchmarks.sums_methods --check               # assert the floors on what is recorded
 
 Every run starts from the shipped base model, is paid by the strict verifier, and takes `STEPS`
 batches of 256 completions. `ppo` and `grpo` share prompts, learning rate, clip, minibatches and
@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs

@@ -1,7 +1,7 @@
 """GRPO on the sums world over fresh seeds: what a strict verifier teaches, and what a lenient one.
 
-    python benchmarks/sums_seeds.py --seeds 1 2 3 4 5      # about 4 minutes a seed on one core
-    python benchmarks/sums_seeds.py --check                # assert the floors on what is recorded
+    python -m benchmarks.sums_seeds --seeds 1 2 3 4 5      # about 4 minutes a seed on one core
+    python -m benchmarks.sums_seeds --check                # assert the floors on what is recorded
 
 Each seed trains its own base models; seed 0 takes the shipped one. `strict` runs GRPO with the
 strict verifier for about 300,000 sampled tokens. `lenient` does the same with the lenient verifier,
@@ -17,13 +17,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs

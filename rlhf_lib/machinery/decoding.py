@@ -133,9 +133,9 @@ class GPT2Decoder(Decoder):
             if dropout or m._forward_hooks or m._forward_pre_hooks:
                 return False
         return all(
-            type(m) is Conv1D
-            for b in model.transformer.h
-            for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj)
+            type(block.get_submodule(name)) is Conv1D
+            for block in model.transformer.h
+            for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
         )
 
     @staticmethod
@@ -361,8 +361,11 @@ class FixedDecoder(GPT2Decoder):
             if (t + 1) % self.CHECK == 0 and not self.going.any():
                 break
         used = int(self.written.any(dim=0).sum())
-        tables = (self.tokens, self.written, self.logprobs, self.entropies)
-        return *(table[:, :used].clone() for table in tables), ~self.going
+        tokens, mask, logprobs, entropies = (
+            table[:, :used].clone()
+            for table in (self.tokens, self.written, self.logprobs, self.entropies)
+        )
+        return tokens, mask, logprobs, entropies, ~self.going
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:

@@ -149,10 +149,10 @@ def fit_by_gradient(
     array of shape (N,)
     """
     wins = win_counts(wins)
-    scores = np.zeros(len(wins)) if scores is None else np.array(scores, dtype=float)
+    s: Vector = np.zeros(len(wins)) if scores is None else np.array(scores, dtype=float)
     for _ in range(steps):
-        scores += rate / wins.sum() * (surplus(scores, wins) - ridge * scores)
-    return scores
+        s += rate / wins.sum() * (surplus(s, wins) - ridge * s)
+    return s
 
 
 def fit_weights(differences: Vector, ridge: float = 0.0) -> Vector:

@@ -43,7 +43,8 @@ def log_loss(log_odds: Vector, outcomes: Vector) -> float:
 
     It takes log-odds z, p = σ(z), as gaps of rewards are: a probability of 1 has lost the number.
 
-    Definition: mean of y softplus(−z) + (1 − y) softplus(z), both of shape (M,). Chapter: reward-model.
+    Definition: mean of y softplus(−z) + (1 − y) softplus(z), both of shape (M,).
+    Chapter: reward-model.
 
     Examples
     --------

@@ -75,8 +75,9 @@ def step_by_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Draw token after token until every row has ended, leaving those behind that have.
 
-    Row i of the batch continues row `rows[i]` of what the decoder has read, after `logits[rows[i]]`.
-    Returns tokens, mask, log-probabilities and entropies, each (B, T), and which rows ended, (B,).
+    Row i of the batch continues row `rows[i]` of what the decoder has read, after
+    `logits[rows[i]]`. Returns tokens, mask, log-probabilities and entropies, each (B, T), and which
+    rows ended, (B,).
     Chapter: gpt2-on-a-gpu.
     """
     B, device = len(rows), rows.device
@@ -107,7 +108,11 @@ def step_by_step(
         logits = decoder.step(token, going)
     finished = torch.ones(B, dtype=torch.bool, device=device)
     finished[running] = False
-    return *(table[:, : t + 1] for table in (tokens, mask, logprobs, entropies)), finished
+    used = int(mask.any(dim=0).sum())
+    tokens, mask, logprobs, entropies = (
+        table[:, :used] for table in (tokens, mask, logprobs, entropies)
+    )
+    return tokens, mask, logprobs, entropies, finished
 
 
 @torch.no_grad()
@@ -176,7 +181,8 @@ def sample(
     with plain_layers(policy):
         mask = prompt_mask[distinct]
         logits = decoder.start(prompt_ids[distinct], mask, position_ids(mask))
-        if fixed:  # prompts of about the same length share a recording
+        if isinstance(decoder, GPT2Decoder) and fixed:
+            # prompts of about the same length share a recording
             slots = 16 * math.ceil(P / 16)
             tables = FixedDecoder.get(policy, B, slots, *settings, dtype).run(
                 decoder, rows, logits, generator

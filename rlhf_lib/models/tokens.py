@@ -51,7 +51,7 @@ class TokenBatch:
         return torch.cat([self.prompt_mask, self.completion_mask], dim=-1)
 
     @property
-    def model_inputs(self) -> dict[str, Tensor]:
+    def model_inputs(self) -> dict[str, Tensor | bool]:
         """What a transformers model is called with."""
         mask = self.attention_mask
         return dict(
@@ -256,9 +256,9 @@ class _SelectedLogprobs(torch.autograd.Function):
         return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - total
 
     @staticmethod
-    def backward(ctx, weight: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, ids, total = ctx.saved_tensors
-        weight = weight.unsqueeze(-1)
+        weight = gradients[0].unsqueeze(-1)
         gradient = (logits - total.unsqueeze(-1)).exp_().mul_(-weight)
         return gradient.scatter_add_(-1, ids.unsqueeze(-1), weight).to(logits.dtype), None
 

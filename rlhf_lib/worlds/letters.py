@@ -673,28 +673,24 @@ def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]
     """
     rng = random.Random(seed)
     asked, replies = [], {}
+
+    def other(options, value):
+        return rng.choice([option for option in options if option != value])
+
+    def gushing(count):
+        return join([w for word in rng.sample(GUSH, count) for w in (word, "!")])
+
     for _ in range(n):
         r = draw_request(rng, held_out=True)
         clean = write(r, "polite-concise", rng, slips=0, gush_rate=0)
         opener, rest = clean.split(" ", 1)
         name, rest = rest.split(", ", 1)
         act, closing = rest.rsplit(". ", 1)
-
-        def other(options, value):
-            return rng.choice([option for option in options if option != value])
-
-        def gushing(count):
-            return (
-                f"{opener} {name}, "
-                + join([w for word in rng.sample(GUSH, count) for w in (word, "!")])
-                + f" {rest}"
-            )
-
         edited = {
             "clean": clean,
-            "1 gushing word": gushing(1),
-            "2 gushing words": gushing(2),
-            "4 gushing words": gushing(4),
+            "1 gushing word": f"{opener} {name}, {gushing(1)} {rest}",
+            "2 gushing words": f"{opener} {name}, {gushing(2)} {rest}",
+            "4 gushing words": f"{opener} {name}, {gushing(4)} {rest}",
             "opener: hi": f"hi {name}, {rest}",
             "opener: dear": f"dear {name}, {rest}",
             "opener: 7 formal words": f"{opener} {name}, i am writing to tell you that {rest}",
@@ -729,7 +725,7 @@ def prompts(n: int, seed: int, held_out: bool = False):
 
 
 def written_by(mix: dict[str, float], n: int, seed: int, slips: float):
-    """`n` requests answered by authors with the given style mix: `prompt`, `completion`, `style`."""
+    """`n` requests answered by authors with this style mix: `prompt`, `completion`, `style`."""
     from datasets import Dataset
 
     rng = random.Random(seed)

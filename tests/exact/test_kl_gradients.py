@@ -160,7 +160,7 @@ def test_off_policy_a_kl_loss_needs_the_ratio(language):
 
 
 def test_which_mean_a_kl_loss_takes_is_part_of_its_weight():
-    """`aggregate` over tokens or sequences: the same k3, other weights on replies of other length."""
+    """`aggregate` over tokens or sequences: the same k3, other weights where lengths differ."""
     language = Language(3, 3, end=0)
     table, reference = two_policies(language)
     per_token = k3(log_ratio(language, table, reference).detach())

@@ -1,4 +1,4 @@
-"""PPO and GRPO at 124M parameters on an accelerator: they start, step, and agree with themselves."""
+"""PPO and GRPO at 124M parameters on an accelerator: they start, step and agree with themselves."""
 
 import copy
 

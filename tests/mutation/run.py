@@ -1,10 +1,11 @@
 """Plant one mistake at a time and see that the tests mapped to it fail: `make mutants`.
 
-    python tests/mutation/run.py [WORD ...]      only the mutants whose name has one of the words
+    python -m tests.mutation.run [WORD ...]      only the mutants whose name has one of the words
 
 Each mutant of mutants.py is written into a copy of the library, and its tests run there with
-`pytest -x`. The tests must pass on the copy without a mistake first, and must fail on the mutant
-by a failing test: one that cannot be imported any more proves nothing and counts as an error.
+`pytest -x`. The tests must pass on the copy without a mistake first, and must notice the mutant:
+it is killed by a failing test, or it hangs, which is noticed too. One that cannot be imported any
+more proves nothing and counts as an error.
 
 The imports that every test shares are paid once: a process per mutant is forked from this one,
 which has loaded them and nothing of the library. Two run at a time.
@@ -19,17 +20,18 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from multiprocessing.connection import wait
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # the two files beside this one, and nothing of ours
-
-from mutants import MUTANTS  # noqa: E402
-from mutate import apply  # noqa: E402
+from tests.mutation.mutants import MUTANTS
+from tests.mutation.mutate import apply
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
-TIME_LIMIT = 120  # seconds for a mutant; one that hangs is found out too
+TIME_LIMIT = 120  # seconds for a mutant; one that takes longer hangs
+NOTICED = ("killed", "HANGS")
 
 
 def copy_tree(target: Path) -> Path:
@@ -60,11 +62,15 @@ def run_tests(tree: Path, tests: list[str], output: Path) -> None:
     os.chdir(tree)
     sys.dont_write_bytecode = True
     sys.path[:] = [str(tree)] + [p for p in sys.path if Path(p or ".").resolve() != ROOT]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]  # this package was found in ROOT
     import pytest
 
     import rlhf_lib
+    from tests.mutation import mutants
 
-    assert Path(rlhf_lib.__file__).is_relative_to(tree), rlhf_lib.__file__
+    for module in (rlhf_lib, mutants):
+        assert Path(module.__file__).is_relative_to(tree), module.__file__
     code = pytest.main(
         [
             "-x",
@@ -94,14 +100,26 @@ def mutate(tree: Path, mutant) -> str:
 
 
 def verdict(code: int | None, output: Path) -> tuple[str, str]:
-    """What pytest's exit code says, and the test that said it."""
+    """What pytest's exit code says, None if it had to be stopped; and the test that said it."""
     text = output.read_text(errors="replace")
     failed = re.search(r"^FAILED (\S+)", text, re.MULTILINE)
     if code is None:
-        return "killed", f"no end within {TIME_LIMIT} s"
+        return "HANGS", f"no end within {TIME_LIMIT} s"
     if code == 1 and failed:
         return "killed", failed[1]
     return ("SURVIVED", "") if code == 0 else ("ERROR", f"exit code {code}\n{text[-3000:]}")
+
+
+def tally(results: Iterable[str]) -> str:
+    """How many there are of each verdict.
+
+    >>> tally(["killed", "HANGS", "killed", "SURVIVED"])
+    '2 killed, 1 hang, 1 survived, of 4'
+    """
+    said = {"killed": "killed", "HANGS": "hang", "SURVIVED": "survived", "ERROR": "in error"}
+    count = Counter(results)
+    kinds = [f"{count[kind]} {said[kind]}" for kind in said if count[kind]]
+    return ", ".join([*kinds, f"of {count.total()}"])
 
 
 def main(words: list[str]) -> int:
@@ -160,12 +178,11 @@ def main(words: list[str]) -> int:
                 trees.append(tree)
                 del running[sentinel]
 
-    killed = sum(result == "killed" for result in results.values())
-    print(f"{killed} of {len(mutants)} mutants killed in {time.perf_counter() - start:.0f} s")
+    print(f"{tally(results.values())} mutants, in {time.perf_counter() - start:.0f} s")
     for mutant in mutants:
         if results[mutant.name] != "killed":
             print(f"{results[mutant.name]}: {mutant.name} ({mutant.file}): {mutant.why}")
-    return 0 if killed == len(mutants) else 1
+    return 0 if all(result in NOTICED for result in results.values()) else 1
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from tests.mutation.mutants import MUTANTS
 from tests.mutation.mutate import apply
+from tests.mutation.run import NOTICED, tally, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +56,34 @@ def test_code_is_found_as_it_is_spelled_and_not_as_it_is_laid_out():
         apply(text, "f", "x", "y")
     with pytest.raises(ValueError, match="h is defined 0 times"):
         apply(text, "h", "x", "y")
+
+
+@pytest.mark.parametrize(
+    "code, output, result, by",
+    [
+        (1, "F\nFAILED tests/unit/test_kl.py::test_k3 - assert 1 == 2\n1 failed", "killed", "k3"),
+        (None, "...FAILED", "HANGS", "no end within"),  # whatever it wrote before it was stopped
+        (0, "4 passed", "SURVIVED", ""),
+        (1, "ERROR tests/unit/test_kl.py - ImportError\n", "ERROR", "exit code 1\nERROR tests"),
+        (2, "FAILED tests/unit/test_kl.py::test_k3\n", "ERROR", "exit code 2"),  # interrupted
+        (4, "no such test", "ERROR", "no such test"),
+        (-9, "", "ERROR", "exit code -9"),
+    ],
+)
+def test_a_verdict_is_of_a_failing_test_or_of_no_end(tmp_path, code, output, result, by):
+    (tmp_path / "output").write_text(output)
+    said, reason = verdict(code, tmp_path / "output")
+    assert said == result and by in reason
+    assert (said in NOTICED) == (result in ("killed", "HANGS"))
+
+
+def test_those_that_hang_are_counted_apart():
+    assert tally(["killed", "killed"]) == "2 killed, of 2"
+    assert tally(["killed", "HANGS", "HANGS"]) == "1 killed, 2 hang, of 3"
+    assert (
+        tally(["killed", "SURVIVED", "ERROR", "HANGS"])
+        == "1 killed, 1 hang, 1 survived, 1 in error, of 4"
+    )
 
 
 def test_names_are_unique_and_their_tests_exist():

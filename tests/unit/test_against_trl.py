@@ -7,20 +7,20 @@ import gc
 import importlib.metadata
 import json
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config
 
 import rlhf_lib.algorithms.loop
+from benchmarks import against_trl_worker
 from benchmarks.against_trl import (
     ALGORITHMS,
     CENTRE,
     FLOOR_THREADS,
     FLOORS,
     GROUP,
-    HERE,
     NAMES,
     RESULTS,
     VERSIONS,
@@ -29,6 +29,7 @@ from benchmarks.against_trl import (
     centre,
     decode,
     environment,
+    environment_mark,
     growth,
     plan,
     prepare,
@@ -153,9 +154,9 @@ def test_the_rollout_of_trl_draws_from_the_policy_itself(folder):
 
 
 def test_the_worker_of_the_last_ppo_of_trl_makes_steps(folder):
-    if not (HERE / f".trl-{VERSIONS['ppo']}" / "made-for.txt").exists():
+    if not environment_mark(VERSIONS["ppo"]).exists():
         pytest.skip(
-            "python benchmarks/against_trl.py has not made the environment of TRL "
+            "python -m benchmarks.against_trl has not made the environment of TRL "
             f"{VERSIONS['ppo']} here"
         )
     for step in steps(worker(folder, "trl", "ppo", environment(VERSIONS["ppo"]))):
@@ -178,24 +179,44 @@ def test_a_step_that_sampled_less_is_refused():
         made.step(80)
 
 
-def test_the_clock_times_the_last_call_and_counts_its_tokens():
-    clock = RolloutClock(lambda x: [x, x], len, "cpu")
-    assert clock(3) == [3, 3]
-    assert clock.made == 2 and clock.seconds > 0
+@pytest.fixture
+def watch(monkeypatch):
+    """The watch that the worker looks at; it stands still unless a test moves it."""
+    watch = SimpleNamespace(now=100.0, perf_counter=lambda: watch.now)
+    monkeypatch.setattr(against_trl_worker, "time", watch)
+    return watch
 
 
-def test_the_time_of_garbage_collections_since_the_last_reset():
+def test_the_clock_times_the_last_call_and_counts_its_tokens(watch):
+    def sample(seconds):
+        watch.now += seconds
+        return [seconds] * 2
+
+    clock = RolloutClock(sample, len, "cpu")
+    for seconds in (3.0, 2.0):
+        assert clock(seconds) == [seconds, seconds]
+        watch.now += 50.0
+        assert clock.made == 2 and clock.seconds == seconds
+
+
+def test_the_time_of_garbage_collections_since_the_last_reset(watch):
+    def collect(phase, info):
+        watch.now += 3.0 if phase == "stop" else 0.0
+
+    gc.callbacks.append(collect)  # called before the clock is
     clock = CollectionClock()
+    gc.disable()  # none but those that the test asks for
     try:
-        gc.collect()
-        assert clock.seconds > 0
+        for seconds in (3.0, 6.0):
+            gc.collect()
+            watch.now += 50.0
+            assert clock.seconds == seconds
         clock.reset()
         assert clock.seconds == 0.0
-        begun = time.perf_counter()
-        gc.collect()
-        assert 0 < clock.seconds < time.perf_counter() - begun
     finally:
+        gc.enable()
         gc.callbacks.remove(clock)
+        gc.callbacks.remove(collect)
 
 
 # ---------------------------------------------------------------------------------- arithmetic

@@ -763,14 +763,14 @@ def test_the_critic_and_the_pretraining_mix_can_be_chosen(models, tmp_path):
 # ------------------------------------------------------------------ help
 
 
-def test_help_is_quick_and_loads_no_library():
+def test_help_loads_no_library_and_little_of_python():
     code = (
-        "import sys\nfrom rlhf_lib.running.command_line import main\n"
+        "import sys\nbefore = set(sys.modules)\nfrom rlhf_lib.running.command_line import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
-        "loaded = {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)\n"
-        "assert not loaded, loaded"
+        "loaded = set(sys.modules) - before\n"
+        "others = {m.partition('.')[0] for m in loaded} - sys.stdlib_module_names\n"
+        "assert others == {'rlhf_lib'} and len(loaded) < 120, (len(loaded), others)"
     )
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -778,7 +778,6 @@ def test_help_is_quick_and_loads_no_library():
         cwd=Path(cli.__file__).parents[1],
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 3
     for command in [*cli.COMMANDS, "report", "artifacts"]:
         assert re.search(rf"^    {command}\b", done.stdout, re.M), command
 

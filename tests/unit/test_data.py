@@ -334,7 +334,8 @@ def test_prompts_come_from_the_column_of_that_name(tmp_path):
         (
             load_demonstrations,
             {"question": "a", "answer": "b"},
-            "with the columns question, answer; expected completion, prompt or messages or chosen, ",
+            "with the columns question, answer; "
+            "expected completion, prompt or messages or chosen, ",
         ),
         (load_prompts, {"question": "a"}, "with the columns question; expected prompt or text"),
         (

@@ -137,11 +137,11 @@ def test_what_cannot_be_computed_is_said():
     demo = EstimatorExplorer()
     demo.policy = [0.5, 0.5]
     with pytest.raises(ValueError, match="policy has 2 entries; expected 191"):
-        demo.result
+        _ = demo.result
     assert "not valid" in repr(demo)
     far = EstimatorExplorer([0.5, 0.5], [1 - 1e-300, 1e-300], distance=1.2)
     with pytest.raises(ValueError, match="the spread of k3 is beyond the largest float"):
-        far.result
+        _ = far.result
 
 
 def test_saved_state_is_complete_and_plain_json():

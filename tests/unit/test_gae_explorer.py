@@ -98,7 +98,7 @@ def test_a_bad_value_is_refused_and_the_old_one_stays():
     assert demo.values == before
     demo.values = [1.0]
     with pytest.raises(ValueError, match="values has 1 entries; expected 7"):
-        demo.result
+        _ = demo.result
     assert "not valid" in repr(demo)
 
 

@@ -95,7 +95,8 @@ def test_losses_agree_with_finite_differences():
     point = (old + 0.05 * torch.randn_like(old)).requires_grad_()
     for over in ("tokens", "sequences"):
         assert torch.autograd.gradcheck(
-            lambda x: aggregate(clipped_policy_loss(x, old, advantages), mask, over), point
+            lambda x, over: aggregate(clipped_policy_loss(x, old, advantages), mask, over),
+            (point, over),
         )
     returns = torch.randn_like(old)
     assert torch.autograd.gradcheck(

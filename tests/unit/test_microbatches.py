@@ -1,4 +1,4 @@
-"""A minibatch cut for memory: the same numbers, whatever fits, and what happens when it does not."""
+"""A minibatch cut for memory: the same numbers, whatever fits, and what happens if it does not."""
 
 import copy
 from dataclasses import replace
@@ -11,11 +11,11 @@ from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
 from rlhf_lib.algorithms.variants import VARIANTS
+from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.machinery.machine import Machine
 from rlhf_lib.machinery.microbatches import microbatches, share
 from rlhf_lib.machinery.precision import BFloat16Products, check_precision
 from rlhf_lib.mathematics.losses import aggregate
-from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
 from rlhf_lib.worlds import letters
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer

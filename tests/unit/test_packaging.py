@@ -1,4 +1,4 @@
-"""The files that make this a project: pins, bounds, licences, verbs, and the package as installed."""
+"""The files that make this a project: pins, bounds, licences, verbs, the package as installed."""
 
 from __future__ import annotations
 
@@ -201,10 +201,9 @@ def test_the_installed_package_is_the_whole_folder(wheel):
 
 
 def test_a_bare_copy_imports_and_is_light(tmp_path):
-    """Not installed, far from the project: the folder alone is the library. Every module of it
-    imports in less than 0.3 s beyond torch, and leaves the heavy ones for when they are used."""
+    """Not installed, far from the project: the folder alone is the library. Its modules load no
+    other beyond those of torch and of Python; what is heavy waits until it is used."""
     shutil.copytree(ROOT / "rlhf_lib", tmp_path / "rlhf_lib")
-    heavy = ["transformers", "datasets", "matplotlib", "anywidget"]
     modules = [f"rlhf_lib.{path.parent.name}.{path.stem}" for path in READ] + [
         "rlhf_lib.running.evaluation",
         "rlhf_lib.running.log",
@@ -212,9 +211,10 @@ def test_a_bare_copy_imports_and_is_light(tmp_path):
     ]
     code = (
         "import importlib, sys, rlhf_lib; print(rlhf_lib.__file__); print('torch' in "
-        "sys.modules); import time, torch; start = time.perf_counter(); "
+        "sys.modules); import torch; before = set(sys.modules); "
         f"[importlib.import_module(m) for m in {modules}]; "
-        f"print(time.perf_counter() - start); print([m for m in {heavy} if m in sys.modules])"
+        "print(sorted(m for m in set(sys.modules) - before "
+        "if m.partition('.')[0] not in {'rlhf_lib', *sys.stdlib_module_names}))"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code],
@@ -224,10 +224,9 @@ def test_a_bare_copy_imports_and_is_light(tmp_path):
         capture_output=True,
         env={"PYTHONPATH": str(tmp_path)},
     ).stdout
-    file, torch_loaded, seconds, loaded = printed.splitlines()
+    file, torch_loaded, others = printed.splitlines()
     assert Path(file).resolve().is_relative_to(tmp_path.resolve())
-    assert (torch_loaded, loaded) == ("False", "[]")
-    assert float(seconds) < 0.3
+    assert (torch_loaded, others) == ("False", "[]")
 
 
 READ = [

@@ -1,4 +1,4 @@
-"""What a reader may do to a running loop, and what may happen to it: nothing is trained by accident.
+"""What a reader may do to a running loop, and what may befall it: nothing is trained by accident.
 
 β turned to 0, below it, to NaN or to text; a stop at any moment; a reward that becomes constant;
 NaN in a step, in Python and on the command line.

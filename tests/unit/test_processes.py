@@ -115,7 +115,7 @@ def test_shares_are_whole_groups_and_leave_nothing_out(monkeypatch):
         shares = []
         for rank in range(count):
             monkeypatch.setattr(
-                "rlhf_lib.machinery.processes.rank_and_count", lambda: (rank, count)
+                "rlhf_lib.machinery.processes.rank_and_count", lambda where=(rank, count): where
             )
             shares.append(local_rows(rows, each=4))
         assert sum(shares, []) == rows

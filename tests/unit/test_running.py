@@ -184,6 +184,18 @@ def saved(folder) -> tuple[int, str]:
     return state["step_number"], (where / "part" / "text").read_text()
 
 
+def dies_after(calls: int):
+    """An audit hook that ends the process at the next call to the file system after so many."""
+    remaining = iter(range(calls))
+
+    def hook(event, arguments):
+        if event.startswith(("os.", "shutil.")) or event == "open":
+            if next(remaining, None) is None:
+                os._exit(9)
+
+    return hook
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_whenever_a_save_is_killed_a_whole_checkpoint_is_found(tmp_path):
     """A child process dies before its first call to the file system, its second, and so on."""
@@ -193,15 +205,8 @@ def test_whenever_a_save_is_killed_a_whole_checkpoint_is_found(tmp_path):
         save_checkpoint(folder, {"part": Part("one")}, {"step_number": 1})
         child = os.fork()
         if child == 0:
-            remaining = iter(range(calls))
-
-            def die(event, arguments):
-                if event.startswith(("os.", "shutil.")) or event == "open":
-                    if next(remaining, None) is None:
-                        os._exit(9)
-
             try:
-                sys.addaudithook(die)
+                sys.addaudithook(dies_after(calls))
                 save_checkpoint(folder, {"part": Part("two")}, {"step_number": 2})
             finally:
                 os._exit(0)

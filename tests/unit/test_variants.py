@@ -280,7 +280,7 @@ def test_reinforce_prices_the_kl_token_by_token():
     assert torch.allclose(got, masked_whiten(to_go, mask), atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------- dynamic sampling
+# --------------------------------------------------------------------------------- dynamic sampling
 
 
 def mostly_equal(prompts, completions, **columns):

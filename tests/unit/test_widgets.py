@@ -102,7 +102,7 @@ def test_lists_of_different_lengths_are_named():
     demo = TiltExplorer()
     demo.rewards = [1.0, 2.0]
     with pytest.raises(ValueError, match="rewards has 2 entries; expected 8"):
-        demo.result
+        _ = demo.result
     assert "not valid" in repr(demo)
 
 

@@ -86,14 +86,20 @@ def weights(loop):
     return torch.cat([p.detach().flatten() for m in models for p in m.parameters()])
 
 
+def learned_batches(loop) -> list:
+    """The list that every batch a loop learns from will be added to."""
+    batches, learn = [], loop.learn
+    loop.learn = lambda *batch: batches.append(batch) or learn(*batch)
+    return batches
+
+
 def main(folder: Path) -> None:
     state = accelerate.PartialState(cpu=True)
     torch.set_num_threads(1)
     found = {}
     for make in (ppo, shared, grpo):
-        loop, batches = make(), []
-        learn = loop.learn
-        loop.learn = lambda *batch: batches.append(batch) or learn(*batch)
+        loop = make()
+        batches = learned_batches(loop)
         records = [loop.step(), loop.step()]
         loop.save(folder / make.__name__)
         last = loop.step()

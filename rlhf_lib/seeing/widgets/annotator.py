@@ -1,8 +1,9 @@
 """Be the annotator: compare two replies by keyboard, and see what the labels teach a fit.
 
-With a kernel each choice is appended to a file (`rlhf_lib.worlds.labels`) before it counts. Without one
-the demo replays a recorded session; the reader may label there too, and nothing is saved. The
-browser side is annotator.js, after bradley_terry.js. Both sides fit the same linear model.
+With a kernel each choice is appended to a file (`rlhf_lib.worlds.labels`) before it counts.
+Without one the demo replays a recorded session; the reader may label there too, and nothing is
+saved. The browser side is annotator.js, after bradley_terry.js. Both sides fit the same linear
+model.
 
 Chapter: preferences.
 """

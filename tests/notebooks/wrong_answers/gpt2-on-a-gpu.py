@@ -1,4 +1,4 @@
-"""Plausible wrong answers to the exercises of gpt2-on-a-gpu; the checks must refuse each of them."""
+"""Plausible wrong answers to the exercises of gpt2-on-a-gpu; the checks must refuse each."""
 
 from __future__ import annotations
 

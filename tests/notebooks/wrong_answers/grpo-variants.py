@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from rlhf_lib.mathematics.losses import gspo_loss, sequence_logprobs
 from rlhf_lib.mathematics.intervals import mean_interval
+from rlhf_lib.mathematics.losses import gspo_loss, sequence_logprobs
 
 # --- draws_for_one --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Plausible wrong answers to the exercises of kl-estimators; the checks must refuse each of them."""
+"""Plausible wrong answers to the exercises of kl-estimators; the checks must refuse each."""
 
 from __future__ import annotations
 

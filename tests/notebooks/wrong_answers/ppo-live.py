@@ -11,7 +11,7 @@ def _by_sum(rewards, values, next_values, decay, gamma):
     delta = rewards + gamma * next_values - values
     T = rewards.shape[1]
     return torch.stack(
-        [sum(decay**l * delta[:, t + l] for l in range(T - t)) for t in range(T)], dim=1
+        [sum(decay**k * delta[:, t + k] for k in range(T - t)) for t in range(T)], dim=1
     )
 
 
