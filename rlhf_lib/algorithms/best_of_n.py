@@ -225,6 +225,8 @@ class RejectionSampling(Loop):
         If a loss or gradient is not finite. The weights are those before the update.
     """
 
+    config: RejectionSamplingConfig
+
     def __init__(
         self,
         policy,
@@ -283,6 +285,7 @@ class RejectionSampling(Loop):
 
     def update(self, kept: list[tuple[str, str]]) -> float:
         """One gradient step on some of the kept completions; returns its loss."""
-        batch = encode(self.tokenizer, *zip(*kept), self.policy.device)
+        prompts, completions = [prompt for prompt, _ in kept], [text for _, text in kept]
+        batch = encode(self.tokenizer, prompts, completions, self.policy.device)
         losses = {"loss": (imitation_loss(self.policy), batch)}
-        return self.machine.descend(self.policy, self.optimizers["policy"], **losses)["loss"]
+        return self.machine.descend(self.policy, self.optimizers["policy"], losses)["loss"]

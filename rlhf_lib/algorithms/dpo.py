@@ -111,6 +111,7 @@ class DPO(Loop):
     """
 
     STATE = ("step_number", "beta", "cached")
+    config: DPOConfig
 
     def __init__(self, policy, reference, tokenizer, dataset, config: DPOConfig = DPOConfig()):
         check_one_process("DPO")
@@ -154,10 +155,8 @@ class DPO(Loop):
     def learn(self, batch: Pairs | Labelled) -> dict:
         """3: one gradient step; the record of the step."""
         loss = self.kto_loss if isinstance(batch, Labelled) else self.pair_loss
-        over = ("sequences", "sequences")
-        record = self.machine.descend(
-            self.policy, self.optimizers["policy"], *over, loss=(loss, batch)
-        )
+        losses, over = {"loss": (loss, batch)}, ("sequences", "sequences")
+        record = self.machine.descend(self.policy, self.optimizers["policy"], losses, *over)
         rates = {"beta": self.beta, "learning_rate": self.learning_rate}
         return record | rates | {"gradient_norm": record["gradient_norm"]}
 
@@ -167,15 +166,16 @@ class DPO(Loop):
         ref_logprobs = batch.ref_logprobs.T.flatten()
         logprobs = self.logprobs(self.policy, batch.rows)
         rewards = self.beta * (logprobs - ref_logprobs).detach()
-        gaps = torch.sub(*rewards.chunk(2))
+        gaps = rewards[: len(batch)] - rewards[len(batch) :]
         seen = implicit_rewards(logprobs, rewards, torch.arange(len(rewards)) < len(batch))
         seen["accuracy"] = (0.5 + 0.5 * gaps.sign()).mean().item()  # a tie counts half
-        pair = (*logprobs.chunk(2), *ref_logprobs.chunk(2))
+        (chosen, rejected), (ref_chosen, ref_rejected) = logprobs.chunk(2), ref_logprobs.chunk(2)
         if c.loss_type == "simpo":
-            return simpo_loss(*pair[:2], self.beta, c.simpo_gamma), seen
+            return simpo_loss(chosen, rejected, self.beta, c.simpo_gamma), seen
         if c.loss_type == "ipo":
-            return ipo_loss(*pair, self.beta), seen
-        return dpo_loss(*pair, self.beta, c.label_smoothing), seen
+            return ipo_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta), seen
+        smoothing = c.label_smoothing
+        return dpo_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta, smoothing), seen
 
     def kto_loss(self, batch: Labelled) -> tuple[Tensor, dict]:
         """The loss of a batch of labelled completions, and what to see of them."""

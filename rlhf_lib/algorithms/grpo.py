@@ -71,7 +71,10 @@ class GRPOConfig(OnlineConfig):
 
 @dataclass
 class Experience(TokenBatch):
-    """A batch to learn from: what was known of each token before the first update. Chapter: grpo."""
+    """A batch to learn from: what was known of each token before the first update.
+
+    Chapter: grpo.
+    """
 
     logprobs: Tensor  # (B, T) of the policy that sampled
     advantages: Tensor  # (B, 1), or (B, T) where each token has its own
@@ -112,6 +115,7 @@ class GRPO(OnlineLoop):
     """
 
     STATE = (*OnlineLoop.STATE, "draws")  # batches of prompts; more than steps if drawn again
+    config: GRPOConfig
 
     def __init__(
         self,
@@ -184,7 +188,7 @@ class GRPO(OnlineLoop):
         """One gradient step of the policy on a minibatch."""
         losses = {"policy_loss": (self.policy_loss, batch)}
         over = self.config.aggregate_over
-        return self.machine.descend(self.policy, self.optimizers["policy"], over, **losses)
+        return self.machine.descend(self.policy, self.optimizers["policy"], losses, over)
 
     def policy_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """The clipped surrogate, plus the KL, over a batch; and what to see of its ratios."""

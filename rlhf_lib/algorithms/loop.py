@@ -11,9 +11,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,9 +104,12 @@ class Loop:
     """
 
     STATE: tuple[str, ...] = ("step_number",)  # attributes that a checkpoint holds
+    collect: Callable[[], tuple]  # what is learnt from in this step: the arguments of `learn`
+    learn: Callable[..., dict]  # moves the models; the record, but for its number and the time
 
     def __init__(self, config: Config, tokenizer, trained: dict, frozen: dict):
-        self.config, self.tokenizer, self.trained = config, tokenizer, trained
+        self.config: Any = config
+        self.tokenizer, self.trained = tokenizer, trained
         self.machine = Machine(config, trained, frozen)
         self.optimizers = {name: self.optimizer(model) for name, model in trained.items()}
         self.shuffler = torch.Generator().manual_seed(config.seed)
@@ -113,14 +117,6 @@ class Loop:
 
     def optimizer(self, model) -> torch.optim.Optimizer:
         return adam(model, self.config.learning_rate)
-
-    def collect(self) -> tuple:
-        """What is learnt from in this step: the arguments of `learn`."""
-        raise NotImplementedError
-
-    def learn(self, *batch) -> dict:
-        """Move the models; returns the record of the step, but for its number and the time."""
-        raise NotImplementedError
 
     def decay(self) -> float:
         """What the learning rate is multiplied by in this step, after the warm-up."""
@@ -179,12 +175,12 @@ class Loop:
 
 
 class Price:
-    """The attribute `beta` of a loop: it may be turned at any time, and to nothing that is no price.
+    """The attribute `beta` of a loop: it may be turned at any time, but to nothing but a price.
 
     Chapter: ppo-live.
     """
 
-    def __get__(self, loop, owner=None):
+    def __get__(self, loop, owner=None) -> Any:
         return self if loop is None else loop.__dict__["beta"]
 
     def __set__(self, loop, beta) -> None:
@@ -199,7 +195,7 @@ class OnlineLoop(Loop):
     """
 
     STATE = ("step_number", "beta")
-    config: OnlineConfig
+    config: Any  # an OnlineConfig
     beta = Price()
 
     def __init__(
@@ -308,7 +304,7 @@ def check_beta(beta) -> float:
     ...
     ValueError: beta is -1; expected 0 or more, and finite
     """
-    if not (isinstance(beta, Real) and 0 <= beta < math.inf):
+    if not (isinstance(beta, Real) and 0 <= float(beta) < math.inf):
         raise ValueError(f"beta is {beta!r}; expected 0 or more, and finite")
     return float(beta)
 

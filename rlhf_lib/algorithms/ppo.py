@@ -111,6 +111,7 @@ class PPO(OnlineLoop):
     """
 
     STATE = (*OnlineLoop.STATE, "updates")
+    config: PPOConfig
 
     def __init__(
         self,
@@ -170,8 +171,8 @@ class PPO(OnlineLoop):
         of_critic = {"value_loss": (self.value_loss, batch)}
         of_policy = {"policy_loss": (self.policy_loss, batch), **self.ptx_loss()}
         self.updates += 1
-        record = descend(self.critic, optimizers["critic"], **of_critic)
-        return record | descend(self.policy, optimizers["policy"], **of_policy)
+        record = descend(self.critic, optimizers["critic"], of_critic)
+        return record | descend(self.policy, optimizers["policy"], of_policy)
 
     def policy_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """The clipped surrogate over the tokens of a batch, and what to see of its ratios."""

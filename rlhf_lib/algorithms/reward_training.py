@@ -76,6 +76,8 @@ class RewardTraining(Loop):
         If a loss or gradient is not finite. The weights are those before the update.
     """
 
+    config: RewardConfig
+
     def __init__(self, model, tokenizer, dataset, config: RewardConfig = RewardConfig()):
         check_one_output("model", model)
         self.model = model
@@ -100,17 +102,17 @@ class RewardTraining(Loop):
         rows = rows_of_step(len(self.prompts), c.batch_size, self.step_number, c.seed)
         if c.gradient_accumulation_steps > 1:
             rows = sorted(rows, key=self.lengths.__getitem__)
-        texts = ([x[i] for i in rows] for x in (self.prompts, self.chosen, self.rejected))
-        pairs = encode_pairs(self.tokenizer, *texts, self.model.device)
+        prompts, chosen, rejected = (
+            [x[i] for i in rows] for x in (self.prompts, self.chosen, self.rejected)
+        )
+        pairs = encode_pairs(self.tokenizer, prompts, chosen, rejected, self.model.device)
         margins = torch.tensor([self.margins[i] for i in rows], device=self.model.device)
         return (Comparisons(*pairs.tokens, margins),)
 
     def learn(self, batch: Comparisons) -> dict:
         """One gradient step on a batch of pairs; the record of the step."""
-        losses = {"loss": (self.loss, batch)}
-        record = self.machine.descend(
-            self.model, self.optimizers["model"], "sequences", "sequences", **losses
-        )
+        losses, over = {"loss": (self.loss, batch)}, ("sequences", "sequences")
+        record = self.machine.descend(self.model, self.optimizers["model"], losses, *over)
         return {
             "loss": record["loss"],
             "accuracy": record["accuracy"],

@@ -59,6 +59,8 @@ class SFT(Loop):
         If a loss or gradient is not finite. The weights are those before the update.
     """
 
+    config: SFTConfig
+
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
         super().__init__(config, tokenizer, {"model": model}, {})
         self.model, self.data = model, Demonstrations(dataset, tokenizer)
@@ -78,7 +80,7 @@ class SFT(Loop):
     def learn(self, batch: TokenBatch) -> dict:
         """One gradient step on a batch of demonstrations; the record of the step."""
         losses = {"loss": (imitation_loss(self.model), batch)}
-        record = self.machine.descend(self.model, self.optimizers["model"], **losses)
+        record = self.machine.descend(self.model, self.optimizers["model"], losses)
         return {
             "loss": record["loss"],
             "learning_rate": self.learning_rate,

@@ -49,7 +49,7 @@ class SharedTrunkPPO(PPO):
         """One gradient step of the trunk and both heads on a minibatch."""
         losses = {"policy_loss": (self.shared_loss, batch), **self.ptx_loss()}
         self.updates += 1
-        return self.machine.descend(self.critic, self.optimizers["policy"], **losses)
+        return self.machine.descend(self.critic, self.optimizers["policy"], losses)
 
     def shared_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """Both losses of one forward pass, added up; seen is each by itself."""

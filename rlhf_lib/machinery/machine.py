@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .preparation import (
 )
 from .processes import broadcast, gather, local_generator, local_rows, sum_over_processes
 
+B = TypeVar("B", bound=Batch)
 LARGEST = ("ratio_gap",)  # of what is seen: the largest over all parts, and not the mean
 
 
@@ -63,23 +65,27 @@ class Machine:
         self.sampling_dtype = sampling_dtype(config, self.device)
 
     @torch.no_grad()
-    def table(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    def table(self, function: Callable[[B], Tensor], batch: B) -> Tensor:
         """`function(batch)`, shape (B, T), without gradients."""
         rows = local_rows(torch.arange(len(batch)))
         cut = microbatches(batch, rows, self.microbatch_tokens)
         if len(rows) == len(batch) and len(cut) == 1:
             with computing_in(self.config, self.device):
                 return function(batch)
-        whole = None
-        for part in cut:
-            with computing_in(self.config, self.device):
-                found = function(batch[part].trimmed)
-            whole = found.new_zeros(batch.completion_mask.shape) if whole is None else whole
-            whole[part, : found.shape[1]] = found
+        with computing_in(self.config, self.device):
+            tables = [function(batch[part].trimmed) for part in cut]
+        whole = tables[0].new_zeros(batch.completion_mask.shape)
+        for part, table in zip(cut, tables):
+            whole[part, : table.shape[1]] = table
         return sum_over_processes(whole)
 
     def descend(
-        self, model, optimizer, over: str = "tokens", seen_over: str = "tokens", **losses
+        self,
+        model,
+        optimizer,
+        losses: dict[str, tuple],
+        over: str = "tokens",
+        seen_over: str = "tokens",
     ) -> dict[str, float]:
         """One optimiser step on a sum of losses; returns them, and what was seen on the way.
 
@@ -90,11 +96,11 @@ class Machine:
         ----------
         model, optimizer
             What is moved, and by what.
+        losses : dict of str to (function, batch) or (function, batch, weight)
+            By their names. `function(batch)` returns the loss of a batch and a dict of means to
+            see. It is called on parts of the batch, as if each were all there is.
         over, seen_over : {"tokens", "sequences", "budget"}
             What a loss is averaged over, as in `losses.aggregate`; and what is seen.
-        losses : (function, batch) or (function, batch, weight)
-            By name. `function(batch)` returns the loss of a batch and a dict of means to see. It
-            is called on parts of the batch, as if each were all there is.
 
         Raises
         ------
@@ -139,7 +145,7 @@ class Machine:
                 found[name] = max(old, x) if name in LARGEST else old + x
         return found
 
-    def _cut(self, batch: Batch) -> Iterator[Batch]:
+    def _cut(self, batch: B) -> Iterator[B]:
         rows = local_rows(torch.arange(len(batch)))
         cut = microbatches(batch, rows, self.microbatch_tokens)
         if self.microbatch_tokens is None:

@@ -117,7 +117,7 @@ class _Product(torch.autograd.Function):
         return (low[0] @ low[1]).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (x, weight), (gradient,) = ctx.saved_tensors, gradients
         low = gradient.bfloat16()
         return (low @ weight.t()).to(gradient.dtype), (x.t() @ low).to(gradient.dtype)

@@ -6,6 +6,7 @@ Chapters: ppo-mechanics, gpt2-on-a-gpu.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
@@ -35,11 +36,11 @@ def recompute_activations(model, config) -> None:
 
     transformers does so in layers that are in training mode. Only they are put there: what is
     inside them, dropout above all, stays as it is in evaluation. While they sample they leave it,
-    as otherwise they would take no cache (`rollout.plain_layers`).
+    as otherwise they would take no cache (`decoding.plain_layers`).
 
     Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
     """
-    how = {"use_reentrant": False}
+    how: dict[str, Any] = {"use_reentrant": False}
     if config.bf16 and model.device.type == "cpu":  # autocast is restored, our own mode is not
         how["context_fn"] = lambda: (nullcontext(), computing_in(config, model.device))
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.23

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+Rows = TypeVar("Rows", Tensor, list[int])
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -32,7 +33,7 @@ def rank_and_count() -> tuple[int, int]:
     return 0, 1
 
 
-def local_rows(rows: T, each: int = 1) -> T:
+def local_rows(rows: Rows, each: int = 1) -> Rows:
     """The rows of this process: a run of whole groups of `each`, as even as can be.
 
     Chapter: gpt2-on-a-gpu.
@@ -70,7 +71,7 @@ def gather(value: T) -> list[T]:
     count = rank_and_count()[1]
     if count == 1:
         return [value]
-    values = [None] * count
+    values: list = [None] * count
     dist.all_gather_object(values, value)
     return values
 

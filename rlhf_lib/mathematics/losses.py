@@ -332,10 +332,10 @@ def surrogate_loss(
     """The loss of each token, (B, T), in one of the forms of `SURROGATES`.
 
     Definition: `clipped_policy_loss`, `cispo_loss`, `gspo_loss` or `rloo_loss`; for "cispo"
-    `epsilon_high` is the largest ratio. Chapter: grpo-variants.
+    `epsilon_high` is the largest ratio, and 5 if not given. Chapter: grpo-variants.
     """
     if kind == "cispo":
-        return cispo_loss(logprobs, old_logprobs, advantages, epsilon_high)
+        return cispo_loss(logprobs, old_logprobs, advantages, epsilon_high or 5.0)
     if kind == "gspo":
         return gspo_loss(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
     if kind == "rloo":
@@ -361,7 +361,8 @@ def surrogate_record(
     logprobs = logprobs.detach()
     ratio_gap = (torch.exp(logprobs - old_logprobs) - 1).abs().max().item()
     if kind == "cispo":
-        advantages, epsilon, epsilon_high = torch.ones_like(logprobs), 1.0, epsilon_high - 1
+        advantages, epsilon = torch.ones_like(logprobs), 1.0
+        epsilon_high = (epsilon_high or 5.0) - 1
     if kind in ("gspo", "rloo"):
         logprobs, old_logprobs = (
             sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)

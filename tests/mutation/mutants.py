@@ -191,7 +191,8 @@ MUTANTS = [
         "gspo_loss",
         "sequence_logprobs(logprobs, mask, mean=True)[:, None], "
         "sequence_logprobs(old_logprobs, mask, mean=True)[:, None]",
-        "sequence_logprobs(logprobs, mask)[:, None], sequence_logprobs(old_logprobs, mask)[:, None]",
+        "sequence_logprobs(logprobs, mask)[:, None], "
+        "sequence_logprobs(old_logprobs, mask)[:, None]",
         "the ratio of whole completions, which is RLOO's",
         GROUP_LOSSES,
     ),
@@ -199,7 +200,8 @@ MUTANTS = [
         "rloo-with-the-geometric-mean",
         "mathematics/losses.py",
         "rloo_loss",
-        "sequence_logprobs(logprobs, mask)[:, None], sequence_logprobs(old_logprobs, mask)[:, None]",
+        "sequence_logprobs(logprobs, mask)[:, None], "
+        "sequence_logprobs(old_logprobs, mask)[:, None]",
         "sequence_logprobs(logprobs, mask, True)[:, None], "
         "sequence_logprobs(old_logprobs, mask, True)[:, None]",
         "the ratio per token, which is GSPO's",
@@ -1208,7 +1210,7 @@ MUTANTS = [
         "beta-below-zero",
         "algorithms/loop.py",
         "check_beta",
-        "isinstance(beta, Real) and 0 <= beta < math.inf",
+        "isinstance(beta, Real) and 0 <= float(beta) < math.inf",
         "isinstance(beta, Real) and beta < math.inf",
         "a price that pays for leaving",
         ["tests/unit/test_ppo_bad_input.py"],
@@ -1217,7 +1219,7 @@ MUTANTS = [
         "beta-not-finite",
         "algorithms/loop.py",
         "check_beta",
-        "isinstance(beta, Real) and 0 <= beta < math.inf",
+        "isinstance(beta, Real) and 0 <= float(beta) < math.inf",
         "isinstance(beta, Real) and not beta < 0",
         "NaN in every reward from the next step on",
         ["tests/unit/test_ppo_bad_input.py"],

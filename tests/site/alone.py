@@ -29,7 +29,7 @@ def show(page, demo, source: str = "http", width: int = 1280):
     view = {"version_major": 2, "version_minor": 0, "model_id": demo.model_id}
     for pattern, value in ((_STATE, state), (_VIEW, view)):
         stored = json.dumps(value).replace("</", "<\\/")
-        text, found = pattern.subn(lambda m: m[1] + stored + m[2], text)
+        text, found = pattern.subn(lambda m, stored=stored: m[1] + stored + m[2], text)
         assert found == 1, f"{HOST} has {found} demos; expected one"
     address = (page.base if source == "http" else page.folder) + HOST
     page.route(address, lambda route: route.fulfill(body=text, content_type="text/html"))

@@ -132,14 +132,14 @@ def test_it_says_what_a_division_does(page):
         (
             [1, 1, 0, 0],
             [20, 5, 9, 8],  # wrong ones before right ones that differ more
-            "Of completion 3 (9 tokens) and completion 4 (8), with the same reward, a token of the longer "
-            "weighs 1.1 times less: long wrong answers are let off lightly.",
+            "Of completion 3 (9 tokens) and completion 4 (8), with the same reward, a token of the "
+            "longer weighs 1.1 times less: long wrong answers are let off lightly.",
         ),
         (
             [1, 1, 1, 0],
             [20, 6, 5, 7],  # of those, the two that differ most
-            "Of completion 1 (20 tokens) and completion 3 (5), with the same reward, a token of the "
-            "longer weighs 4.0 times less: short right answers are favoured.",
+            "Of completion 1 (20 tokens) and completion 3 (5), with the same reward, a token of "
+            "the longer weighs 4.0 times less: short right answers are favoured.",
         ),
         ([1, 0, 0], [4, 6, 6], "a completion’s pull is shared among its tokens."),
     ],

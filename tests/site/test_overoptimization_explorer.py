@@ -1,4 +1,4 @@
-"""The over-optimisation explorer in a real browser: it fits what Python fits, and shows its numbers."""
+"""The over-optimisation explorer in a real browser: it fits what Python fits, and shows it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_chapter_starts_with_pythons_numbers(page, source):
     )
     demo = Demo(page.locator(".rlhf-overopt"), page.evaluate(STATE)["runs"])
     assert demo.check() == {"method": "PPO, no KL penalty", "pairs": 1_000, "seed": 1, "point": 2}
-    for method in {run["method"]: run for run in demo.recorded}:
+    for method in {one["method"]: one for one in demo.recorded}:
         demo.control("method").select_option(method)
         assert demo.check()["method"] == method
     assert (page.errors, page.outside) == ([], [])

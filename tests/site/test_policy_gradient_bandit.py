@@ -1,4 +1,4 @@
-"""The policy-gradient bandit in a real browser: it draws Python's arms and shows Python's numbers."""
+"""The policy-gradient bandit in a real browser: Python's arms are drawn, Python's numbers shown."""
 
 from __future__ import annotations
 

@@ -25,9 +25,8 @@ CARDS = """root => Object.fromEntries([...root.querySelectorAll("[data-card]")].
 }))"""
 
 # every sum at every step, moved as a reader moves it
-ALL = (
-    """async (root) => {
-  const cards = %s, found = [];
+ALL = """async (root) => {
+  const cards = CARDS, found = [];
   const slider = root.querySelector("[data-control=step]");
   for (let k = 0; k <= Number(slider.max); k += 1) {
     slider.value = k;
@@ -39,9 +38,7 @@ ALL = (
     }
   }
   return found;
-}"""
-    % CARDS
-)
+}""".replace("CARDS", CARDS)
 
 
 def check_card(card: dict, step: int, prompt: str, reply: str) -> None:

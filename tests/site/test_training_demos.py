@@ -280,14 +280,16 @@ WITH_PYTHON = """(deaf) => {
   const emit = (event, ...rest) => (heard[event] ?? []).forEach((f) => f(...rest));
   window.python = { get: (k) => state[k], save_changes() {},
     set: (k, v) => { state[k] = v; emit(`change:${k}`); },
-    on: (e, f) => (heard[e] ??= []).push(f), off() {}, answer: (content) => emit("msg:custom", content),
+    on: (e, f) => (heard[e] ??= []).push(f), off() {},
+    answer: (content) => emit("msg:custom", content),
     send: (content) => { window.sent.push(content);
       if (deaf && content.kind !== "hello") return;
       const bad = content.kind === "beta" && !(Number(content.value) >= 0);
       setTimeout(() => {
         if (content.kind === "beta" && !bad) window.python.set("beta", Number(content.value));
         emit("msg:custom", bad
-          ? { kind: "failed", of: "beta", text: `beta is '${content.value}'; expected 0 or more, and finite` }
+          ? { kind: "failed", of: "beta",
+              text: `beta is '${content.value}'; expected 0 or more, and finite` }
           : { kind: "done", of: content.kind });
       }, 10); } };
   const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));

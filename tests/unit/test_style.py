@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TYPED = ["mathematics", "models"]  # rooms of the library
+TYPED = ["mathematics", "machinery", "models", "algorithms"]  # rooms of the library
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
