@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import traitlets
@@ -203,7 +202,7 @@ class RewardMicroscope(Demo):
     """
 
     _esm = browser_code("reward_microscope")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _css = styles("reward_microscope")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     rows = traitlets.List().tag(sync=True)  # for each prompt, its replies; the one as written first
