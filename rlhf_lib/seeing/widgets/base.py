@@ -7,6 +7,7 @@ beside the one it is given.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import anywidget
@@ -42,7 +43,10 @@ def styles(*names: str) -> str:
 
 
 def _joined(*files: str) -> str:
-    return "\n".join((_HERE / file).read_text(encoding="utf-8") for file in files)
+    """The files in one, without indentation and comments: each notebook stores it for each demo."""
+    text = "\n".join((_HERE / file).read_text(encoding="utf-8") for file in files)
+    text = re.sub(r"/\*.*?\*/|^\s*//.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 class Demo(anywidget.AnyWidget):

@@ -22,7 +22,6 @@ from .base import Demo, browser_code, styles
 METRICS = ("reward", "gold", "kl", "entropy", "length", "beta")
 
 
-
 class ReplayNumbers(NamedTuple):
     """What is on display at a step.
 
