@@ -5,7 +5,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test mutants execute address artifacts floors clean venv book-env test-env
+.PHONY: help book test mutants execute refresh address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -23,6 +23,9 @@ mutants: test-env ## break the library in many small ways and see that the tests
 
 execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=book/ppo/ppo-live.ipynb
 	@$(PY) book/build.py execute "$(CHAPTER)"
+
+refresh: test-env ## put the library's current browser code into the demos that the chapters store
+	@$(PY) book/build.py refresh
 
 address: book-env ## write the book's public address: make address REPOSITORY=https://... (empty: none)
 	@$(PY) book/build.py address "$(REPOSITORY)"
