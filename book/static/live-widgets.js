@@ -44,8 +44,7 @@
     off(names, callback) {
       const events = names ? names.split(/\s+/) : null;
       this.listeners = this.listeners.filter(
-        (one) =>
-          (events && !events.includes(one.event)) || (callback && one.callback !== callback)
+        (one) => (events && !events.includes(one.event)) || (callback && one.callback !== callback),
       );
     }
 
@@ -129,8 +128,11 @@
         if (!saved[id]) throw new Error("the notebook was saved without its state");
         if (saved[id].model_module !== "anywidget") {
           place.dataset.state = "needs-kernel";
-          note(place, "This control works only while Python runs behind it: open the notebook in "
-            + "Jupyter, on Binder or on Colab to use it.");
+          note(
+            place,
+            "This control works only while Python runs behind it: open the notebook in " +
+              "Jupyter, on Binder or on Colab to use it.",
+          );
           return;
         }
         const { model, widget } = await modelOf(id);
