@@ -10,9 +10,9 @@
 //   ready         it runs
 //   needs-kernel  it cannot run in a page; a note says so
 //   failed        it should run and does not; a note and the console say why
-(() => {
-  "use strict";
+"use strict";
 
+{
   const scripts = (kind) =>
     document.querySelectorAll(`script[type="application/vnd.jupyter.widget-${kind}+json"]`);
 
@@ -153,4 +153,4 @@
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
-})();
+}
