@@ -64,8 +64,8 @@ function whatFollows({ zone, active }, good) {
     );
   }
   return (
-    "It went the right way, far enough: the minimum takes the clipped side, which is flat. No gradient: nothing " +
-    `pushes it ${good ? "further up" : "further down"}, and nothing holds it.`
+    "It went the right way, far enough: the minimum takes the clipped side, which is flat. No gradient: " +
+    `nothing pushes it ${good ? "further up" : "further down"}, and nothing holds it.`
   );
 }
 

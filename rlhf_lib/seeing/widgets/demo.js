@@ -1,13 +1,14 @@
-// The life of a demo: a state comes in; it is drawn, or a message says what is wrong with it. Last of the four
-// files before a demo's own code, which ends in `export default demo({ ... })`.
+// The life of a demo: a state comes in; it is drawn, or a message says what is wrong with it. Last of the
+// four files before a demo's own code, which ends in `export default demo({ ... })`.
 
 // kind      the class of the demo's element
 // state     names of the traits that it shows
 // problem   (state) => what is wrong with it, in the words of the Python side, or null
 // compute   (state) => everything on display
-// build     (page) => the demo's parts, made once: lists of elements `above` (always there), `controls` (hidden
-//           with the figure), `figure` and `below`; `draw(s)`, which returns what a screen reader is told; and,
-//           where needed, `start`, `stop` and `changed`, called at a change of the state before it is drawn
+// build     (page) => the demo's parts, made once: lists of elements `above` (always there), `controls`
+//           (hidden with the figure), `figure` and `below`; `draw(s)`, which returns what a screen reader is
+//           told; and, where needed, `start`, `stop` and `changed`, called when the state changes, before
+//           it is drawn
 // cannot    how the message about a wrong state begins; `last` names what stays on display below it
 // narrow    true: `page.narrow()` tells a phone from a desk, and turning from one to the other draws again
 //
@@ -105,8 +106,8 @@ function whenChanged(build) {
 
 const PATIENCE = 8000; // ms until Python counts as silent
 
-// What is asked counts once Python has answered. `answered(content)` gets each answer that is `wanted`; `silent()`
-// is called when none has come in time.
+// What is asked counts once Python has answered. `answered(content)` gets each answer that is `wanted`;
+// `silent()` is called when none has come in time.
 function python(model, { answered, silent, wanted = () => true }) {
   let timer = 0;
   const settle = () => {
@@ -139,8 +140,8 @@ function python(model, { answered, silent, wanted = () => true }) {
 }
 
 // ---------------------------------------------------------------- what is wrong with a state
-// Python refuses such a state, but a saved one can be edited. Each check gives words, or null if nothing is wrong,
-// so that checks are joined by ??.
+// Python refuses such a state, but a saved one can be edited. Each check gives words, or null if nothing is
+// wrong, so that checks are joined by ??.
 
 const unless = (holds, words) => (holds ? null : words);
 

@@ -131,8 +131,8 @@ const tokenName = (token, [x, y]) =>
     transform: `rotate(-35 ${x} ${y})`,
   });
 
-// Handles on the values: drag one, or move it with the arrow keys. While one is dragged, the scales stay under
-// the hand.
+// Handles on the values: drag one, or move it with the arrow keys. While one is dragged, the scales stay
+// under the hand.
 const KEY_STEPS = {
   ArrowUp: 0.1,
   ArrowRight: 0.1,
@@ -208,7 +208,8 @@ function handlesOf({ change, look, redraw, model }, plot) {
 function cellField({ change, look, note, read, model }, name, token, t) {
   const ends = CELLS[name];
   const said = (typed) =>
-    `${WORDS[name]} of “${token}” is ${typed}; expected a number from ${short(ends[0])} to ${short(ends[1])}.`;
+    `${WORDS[name]} of “${token}” is ${typed}; ` +
+    `expected a number from ${short(ends[0])} to ${short(ends[1])}.`;
   const field = numberField({
     control: `${name}-${t}`,
     label: `${WORDS[name]} of token ${t + 1}, ${token}`,
@@ -293,11 +294,11 @@ const signedTerm = (value) =>
 
 const SPLIT = {
   0:
-    "λ = 0: only δ, so a wrong critic is believed (bias), and the chance in the rest of the reply is kept out " +
-    "(little variance).",
+    "λ = 0: only δ, so a wrong critic is believed (bias), and the chance in the rest of the reply is kept " +
+    "out (little variance).",
   1:
-    "λ = 1: the critic’s later values cancel (no bias from them), and all the chance in the rest of the reply " +
-    "comes in (variance).",
+    "λ = 1: the critic’s later values cancel (no bias from them), and all the chance in the rest of the " +
+    "reply comes in (variance).",
 };
 
 function drawSum(place, s) {
@@ -341,8 +342,8 @@ function lumpedInWords(s, t) {
   return (
     `Lumped: A is ${format(own, 2)}; with each charge on its own token it is ${format(other, 2)}. ` +
     (s.gamma === 1 && s.lam === 1
-      ? `The difference, ${format(own - other, 2)}, is the charges of the tokens before (${format(paid, 2)}): ` +
-        "this token is blamed for them."
+      ? `The difference, ${format(own - other, 2)}, is the charges of the tokens before ` +
+        `(${format(paid, 2)}): this token is blamed for them.`
       : "Every charge now sits on the last token and reaches each token with the weight of the score, " +
         "its own or not.")
   );

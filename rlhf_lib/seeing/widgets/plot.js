@@ -62,8 +62,8 @@ const xGrid = (x, marks, [top, bottom]) =>
 const xNumbers = (x, marks, y, words = short) =>
   marks.map((tick) => text("rlhf-tick", [x(tick), y], "middle", words(tick)));
 
-// Lines of the grid at ticks of y from left to right, with their numbers before them. With `zero`, the line at 0
-// stands out.
+// Lines of the grid at ticks of y from left to right, with their numbers before them. With `zero`, the line
+// at 0 stands out.
 const yAxis = (y, marks, [left, right], { words = short, gap = 6, zero = false } = {}) =>
   marks.map((tick) => [
     line(zero ? gridKind(tick) : "rlhf-grid", [left, y(tick)], [right, y(tick)]),

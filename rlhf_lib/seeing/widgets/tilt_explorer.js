@@ -93,8 +93,8 @@ function drawFrontier(plot, s) {
   const truth = s.gap > 0;
   drawInto(
     plot,
-    `Frontier: expected reward against KL. At beta ${short(s.beta)} the point is at KL ${format(kl, 3)} nats, ` +
-      `reward ${format(expected, 3)}; the largest KL is ${format(ceiling, 3)}.`,
+    `Frontier: expected reward against KL. At beta ${short(s.beta)} the point is at KL ${format(kl, 3)} ` +
+      `nats, reward ${format(expected, 3)}; the largest KL is ${format(ceiling, 3)}.`,
     xGrid(x, marks, [top, bottom]),
     xNumbers(x, marks, bottom + 15),
     yAxis(y, ticks(yMin, yMax, 5), [left, right]),
