@@ -5,7 +5,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test format mutants execute address artifacts floors clean venv book-env test-env
+.PHONY: help book test format mutants execute refresh address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -29,6 +29,9 @@ mutants: test-env ## break the library in many small ways and see that the tests
 execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=book/ppo/ppo-live.ipynb
 	@$(PY) book/build.py execute "$(CHAPTER)"
 
+refresh: test-env ## put the library's current browser code into the demos that the chapters store
+	@$(PY) book/build.py refresh
+
 address: book-env ## write the book's public address: make address REPOSITORY=https://... (empty: none)
 	@$(PY) book/build.py address "$(REPOSITORY)"
 
@@ -43,7 +46,8 @@ floors: test-env ## run the unit tests with the oldest packages that pyproject.t
 	  .venv-floors/bin/python -m pip install --quiet -r .venv-floors/floors.txt && \
 	  cp .venv-floors/floors.txt .venv-floors/installed.txt; }
 	@.venv-floors/bin/python -m pytest rlhf_lib tests/unit \
-	  --ignore tests/unit/test_packaging.py --ignore tests/unit/test_style.py
+	  --ignore tests/unit/test_packaging.py --ignore tests/unit/test_style.py \
+	  --ignore tests/unit/test_demo_files.py
 
 clean: ## remove what was built and installed
 	rm -rf .venv .venv-floors benchmarks/.trl-* book/_build build .pytest_cache

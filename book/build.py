@@ -1,7 +1,8 @@
-"""Everything that is done to the book: build it, execute a chapter, give it a public address.
+"""Everything that is done to the book: build, execute chapters, refresh demos, set the address.
 
     python book/build.py build [--repository URL] [--output DIR]
     python book/build.py execute NOTEBOOK [NOTEBOOK ...]
+    python book/build.py refresh
     python book/build.py address [URL]
 
 `make` calls these; the tests import the few functions that they share with it.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -188,10 +190,14 @@ def execute(path: Path) -> None:
 
 
 def save(notebook: object, path: Path) -> None:
-    """Write a notebook in one go, its widgets named after their place in it."""
+    """Write a notebook, its widgets named after their place in it."""
     import nbformat
 
-    text = stable_widget_ids(nbformat.writes(notebook), str(path.relative_to(ROOT)))
+    write(stable_widget_ids(nbformat.writes(notebook), str(path.relative_to(ROOT))), path)
+
+
+def write(text: str, path: Path) -> None:
+    """Write a notebook's JSON in one go."""
     draft = path.with_suffix(".ipynb.draft")
     draft.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     os.replace(draft, path)
@@ -220,8 +226,68 @@ def stable_widget_ids(text: str, name: str) -> str:
 
     visit(notebook["cells"])
     holder["state"] = {old: state[old] for old in order}
-    renamed = json.loads(some_id.sub(lambda match: order[match[0]], json.dumps(notebook)))
-    return json.dumps(renamed, indent=1, sort_keys=True, ensure_ascii=False)
+    return stored_form(json.loads(some_id.sub(lambda match: order[match[0]], json.dumps(notebook))))
+
+
+def stored_form(notebook: dict) -> str:
+    """Return a notebook's JSON as it is stored."""
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+# --- refresh -------------------------------------------------------------------------------------
+
+
+def stored_demos(notebook: dict) -> list[dict]:
+    """Return the states of the demos that are stored in a notebook."""
+    stored = notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    return [r["state"] for r in stored.values() if r["model_module"] == "anywidget"]
+
+
+def demo_class(demo: dict) -> tuple[str, str]:
+    """Return the module and the name of the class of a stored demo."""
+    module, _, name = demo["_anywidget_id"].rpartition(".")
+    return module, name
+
+
+def is_of_the_library(demo: dict) -> bool:
+    """Return whether the class of a stored demo is defined in the library."""
+    return demo_class(demo)[0].partition(".")[0] == "rlhf_lib"
+
+
+def changed_code(demo: dict) -> dict[str, str]:
+    """Return, by trait, the library's browser code where a stored demo of it has other code.
+
+    A class that the library does not have is an ImportError or an AttributeError.
+    """
+    module, name = demo_class(demo)
+    now = getattr(importlib.import_module(module), name)
+    code = {trait: str(getattr(now, trait, "")) for trait in ("_esm", "_css")}
+    return {trait: text for trait, text in code.items() if demo.get(trait, "") != text}
+
+
+def refresh(path: Path) -> tuple[int, int]:
+    """Put the browser code that the library has now into the demos stored in a notebook.
+
+    Nothing is run: the state of a demo, and everything else in the notebook, stays. So does a demo
+    whose class is not the library's.
+
+    Returns
+    -------
+    How many demos had other code, of how many that are the library's.
+    """
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    demos = [demo for demo in stored_demos(notebook) if is_of_the_library(demo)]
+    changed = 0
+    for demo in demos:
+        try:
+            code = changed_code(demo)
+        except (ImportError, AttributeError) as error:
+            sys.exit(f"{path}: {demo['_anywidget_id']}: {error}; execute the notebook again")
+        demo.update(code)
+        changed += bool(code)
+    if changed:
+        write(stored_form(notebook), path)
+    return changed, len(demos)
 
 
 # --- address -------------------------------------------------------------------------------------
@@ -256,6 +322,7 @@ def main() -> None:
     verb.add_argument("--output", type=Path, default=ROOT / "book", help="folder for _build")
     verb = verbs.add_parser("execute", help="run notebooks and store their outputs")
     verb.add_argument("notebook", type=Path, nargs="+")
+    verbs.add_parser("refresh", help="put the library's browser code into the stored demos")
     verb = verbs.add_parser("address", help="set the book's public address, or none")
     verb.add_argument("url", nargs="?", default="")
     args = parser.parse_args()
@@ -271,6 +338,12 @@ def main() -> None:
             if path.suffix != ".ipynb" or not path.is_file():
                 sys.exit(f"CHAPTER is {str(path)!r}; expected an existing .ipynb file")
             execute(path.resolve())
+    elif args.verb == "refresh":
+        sys.path.insert(0, str(ROOT))  # the demos of this library, not of an installed one
+        for path in notebooks():
+            changed, demos = refresh(path)
+            if demos:
+                print(f"{path.relative_to(ROOT)}: {changed} of {demos} demos refreshed")
     else:
         set_address(args.url)
 

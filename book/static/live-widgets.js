@@ -10,9 +10,9 @@
 //   ready         it runs
 //   needs-kernel  it cannot run in a page; a note says so
 //   failed        it should run and does not; a note and the console say why
-(() => {
-  "use strict";
+"use strict";
 
+{
   const scripts = (kind) =>
     document.querySelectorAll(`script[type="application/vnd.jupyter.widget-${kind}+json"]`);
 
@@ -44,8 +44,7 @@
     off(names, callback) {
       const events = names ? names.split(/\s+/) : null;
       this.listeners = this.listeners.filter(
-        (one) =>
-          (events && !events.includes(one.event)) || (callback && one.callback !== callback)
+        (one) => (events && !events.includes(one.event)) || (callback && one.callback !== callback),
       );
     }
 
@@ -129,8 +128,11 @@
         if (!saved[id]) throw new Error("the notebook was saved without its state");
         if (saved[id].model_module !== "anywidget") {
           place.dataset.state = "needs-kernel";
-          note(place, "This control works only while Python runs behind it: open the notebook in "
-            + "Jupyter, on Binder or on Colab to use it.");
+          note(
+            place,
+            "This control works only while Python runs behind it: open the notebook in " +
+              "Jupyter, on Binder or on Colab to use it.",
+          );
           return;
         }
         const { model, widget } = await modelOf(id);
@@ -151,4 +153,4 @@
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
-})();
+}

@@ -6,7 +6,6 @@ the book, and on a sound notebook broken on purpose, so that each is known to fa
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import re
@@ -16,7 +15,15 @@ from urllib.parse import unquote
 
 from nbformat import NotebookNode
 
-from book.build import ADDRESS, WIDGET_STATE, notebooks
+from book.build import (
+    ADDRESS,
+    WIDGET_STATE,
+    changed_code,
+    demo_class,
+    is_of_the_library,
+    notebooks,
+    stored_demos,
+)
 
 Problems = Iterator[str]
 RULES: list[Callable[[NotebookNode, Path], Problems]] = []
@@ -222,19 +229,15 @@ def widgets_are_saved_and_current(notebook: NotebookNode, path: Path) -> Problem
             view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
             if view and view["model_id"] not in stored:
                 yield f"cell {n}: shows a widget whose state is not stored"
-    for record in stored.values():
-        state = record["state"]
-        if record["model_module"] != "anywidget":
-            continue
-        module, _, name = state["_anywidget_id"].rpartition(".")
-        if not module.startswith("rlhf_lib"):
+    for demo in stored_demos(notebook):
+        module, name = demo_class(demo)
+        if not is_of_the_library(demo):
             yield f"{name}: defined in {module}; a demo belongs in rlhf_lib.seeing.widgets"
             continue
         try:
-            demo = getattr(importlib.import_module(module), name)
+            changed = changed_code(demo)
         except (ImportError, AttributeError) as error:
             yield f"{name}: {error}"
             continue
-        for trait in ("_esm", "_css"):
-            if state.get(trait, "") != str(getattr(demo, trait, "")):
-                yield f"{name}.{trait}: not what the library has now; execute the notebook again"
+        for trait in changed:
+            yield f"{name}.{trait}: not what the library has now; `make refresh` puts it there"

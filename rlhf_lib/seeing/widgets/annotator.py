@@ -134,8 +134,8 @@ class Annotator(Demo):
     Annotator(1 pairs, 0 labelled, recorded session of 0)
     """
 
-    _esm = browser_code("bradley_terry") + Path(__file__).with_suffix(".js").read_text("utf-8")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _esm = browser_code("bradley_terry", "annotator")
+    _css = styles("annotator")
 
     pairs = traitlets.List(traitlets.List(traitlets.Unicode())).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of the features

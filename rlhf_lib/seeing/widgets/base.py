@@ -8,36 +8,47 @@ beside the one it is given.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
 
 _HERE = Path(__file__).parent
+SHARED = ("common", "controls", "plot", "demo")  # the order in which they are joined
 
 
-def browser_code(name: str) -> str:
-    """The JavaScript module of demo `name`: common.js, then name.js.
+def browser_code(*names: str) -> str:
+    """The JavaScript module of a demo: the files that all demos share, then its own.
 
     They are joined because a demo's module is a string in the saved widget state and cannot import
     a sibling file.
 
     Parameters
     ----------
-    name : str
-        File name without its ending, such as "tilt_explorer".
+    names : str
+        Files without their ending, such as "tilt_explorer", in their order.
 
     Returns
     -------
     str
     """
-    parts = [(_HERE / f"{part}.js").read_text(encoding="utf-8") for part in ("common", name)]
-    return "\n".join(parts)
+    return _joined(*(f"{name}.js" for name in (*SHARED, *names)))
 
 
-def styles() -> str:
-    """The one stylesheet of all demos. Every class in it begins with `rlhf-`."""
-    return (_HERE / "common.css").read_text(encoding="utf-8")
+def styles(*names: str) -> str:
+    """The stylesheet of a demo: what all demos share, then its own files, if it has any.
+
+    Every class in it begins with `rlhf-`.
+    """
+    return _joined(*(f"{name}.css" for name in ("common", *names)))
+
+
+def _joined(*files: str) -> str:
+    """The files in one, without indentation and comments: each notebook stores it for each demo."""
+    text = "\n".join((_HERE / file).read_text(encoding="utf-8") for file in files)
+    text = re.sub(r"/\*.*?\*/|^\s*//.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def clamp(name: str, value: float, limits: Sequence[float]) -> float:
@@ -51,9 +62,9 @@ def clamp(name: str, value: float, limits: Sequence[float]) -> float:
 class Demo(anywidget.AnyWidget):
     """Base class of the demos.
 
-    A subclass sets `_esm = browser_code("its_name")` and `_css = styles()`, tags its state with
-    `sync=True`, keeps NaN out of it (it has no form in JSON), and offers the numbers on display as
-    `result`, computed by the library.
+    A subclass sets `_esm = browser_code("its_name")` and `_css = styles("its_name")`, tags its
+    state with `sync=True`, keeps NaN out of it (it has no form in JSON), and offers the numbers on
+    display as `result`, computed by the library.
     """
 
     def summary(self) -> str:

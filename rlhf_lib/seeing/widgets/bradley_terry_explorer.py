@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -85,8 +84,8 @@ class BradleyTerryExplorer(Demo):
     BradleyTerryExplorer(2 items, 4 comparisons, loss 0.693, fit 0.562)
     """
 
-    _esm = browser_code("bradley_terry") + Path(__file__).with_suffix(".js").read_text("utf-8")
-    _css = styles() + Path(__file__).with_name("annotator.css").read_text("utf-8")
+    _esm = browser_code("bradley_terry", "bradley_terry_explorer")
+    _css = styles("annotator")
 
     labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
     wins = traitlets.List(traitlets.List(traitlets.Int())).tag(sync=True)

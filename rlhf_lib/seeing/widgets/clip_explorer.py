@@ -9,7 +9,6 @@ Chapter: ppo-mechanics.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import traitlets
@@ -84,7 +83,7 @@ class ClipExplorer(Demo):
     """
 
     _esm = browser_code("clip_explorer")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _css = styles("clip_explorer")
 
     ratio = traitlets.Float(1.3).tag(sync=True)
     epsilon = traitlets.Float(0.2).tag(sync=True)

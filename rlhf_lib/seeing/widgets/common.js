@@ -1,18 +1,40 @@
-// Helpers that demos share. This file stands before the demo's own code in one module.
+// The page and its numbers. Four files stand before a demo's own code, in one module: common.js, controls.js,
+// plot.js and demo.js.
 
 const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 
+// Sets an attribute; undefined, null and false take it away.
+function attribute(element, name, value) {
+  if (value === undefined || value === null || value === false) element.removeAttribute(name);
+  else element.setAttribute(name, value === true ? "" : value);
+}
+
 function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
-  }
+  for (const [name, value] of Object.entries(attributes)) attribute(element, name, value);
   element.append(...children);
   return element;
 }
-const html = (tag, attributes = {}, ...children) =>
-  fill(document.createElement(tag), attributes, children);
+const html = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS(SVG_NAMESPACE, tag), attributes, children);
+
+// ---------------------------------------------------------------- numbers
+
+const clamp = (value, [low, high]) => Math.min(Math.max(value, low), high);
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+const dot = (a, b) => a.reduce((total, value, i) => total + value * b[i], 0);
+const range = (count) => Array.from({ length: count }, (_, i) => i);
+
+// Draws from the uniform distribution on [0, 1): mulberry32, the same draws as Python's `uniforms`.
+function uniforms(seed) {
+  let state = seed | 0;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
 
 // A number as the book prints it: fixed digits, a real minus sign, and never "−0.000".
 function format(value, digits) {
@@ -23,59 +45,11 @@ function format(value, digits) {
 // Shortest form of a setting: 0.1, 1, 20.
 const short = (value) => String(Number(value.toPrecision(6))).replace("-", "−");
 
-const clamp = (value, [low, high]) => Math.min(Math.max(value, low), high);
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
-// Round numbers for an axis from low to high, about `count` of them.
-function ticks(low, high, count) {
-  const rough = (high - low) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
-  const first = Math.ceil(low / step - 1e-9);
-  const last = Math.floor(high / step + 1e-9);
-  return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
-}
-
-// A labelled slider. `toValue` and `toPosition` map its integer positions to the setting and back.
-// JupyterLab takes the arrow keys unless the input itself carries data-lm-suppress-shortcuts.
-function slider({ name, label, hint, positions, toValue, toPosition, describe, onChange }) {
-  const input = html("input", {
-    type: "range", min: positions[0], max: positions[1], step: 1, class: "rlhf-slider",
-    "data-control": name, "data-lm-suppress-shortcuts": "true", "aria-label": `${label}: ${hint}`,
-  });
-  input.addEventListener("input", () => onChange(toValue(Number(input.value))));
-  return {
-    element: input,
-    show(value) {
-      input.value = Math.round(toPosition(value));
-      input.setAttribute("aria-valuetext", describe(value));
-    },
-  };
-}
-
-// A number that is read out by the page: text for the eye, full precision for a test.
-function showNumber(output, value, digits) {
-  output.textContent = format(value, digits);
+// A value that is read out by the page: text for the eye, full precision for a test.
+function showText(output, text, value) {
+  output.textContent = text;
   output.dataset.value = String(value);
 }
-
-// Tells a screen reader the state once it has settled, not at every step of a drag.
-function announcer() {
-  const element = html("p", { class: "rlhf-hidden", "aria-live": "polite" });
-  let timer = 0;
-  return {
-    element,
-    say(text) {
-      clearTimeout(timer);
-      timer = setTimeout(() => { element.textContent = text; }, 500);
-    },
-    stop: () => clearTimeout(timer),
-  };
-}
-
-// Draws now and after every change of the named traits; returns what undoes that.
-function follow(model, names, draw) {
-  const events = names.map((name) => `change:${name}`);
-  for (const event of events) model.on(event, draw);
-  draw();
-  return () => { for (const event of events) model.off(event, draw); };
-}
+const showNumber = (output, value, digits) => showText(output, format(value, digits), value);

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -164,7 +163,7 @@ class EstimatorExplorer(Demo):
     """
 
     _esm = browser_code("estimator_explorer")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _css = styles("estimator_explorer")
 
     reference = traitlets.List(traitlets.Float()).tag(sync=True)
     policy = traitlets.List(traitlets.Float()).tag(sync=True)

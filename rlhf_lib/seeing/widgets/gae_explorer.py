@@ -9,7 +9,6 @@ Chapter: ppo-mechanics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +102,7 @@ class GAEExplorer(Demo):
     """
 
     _esm = browser_code("gae_explorer")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _css = styles("gae_explorer")
 
     tokens = traitlets.List(traitlets.Unicode()).tag(sync=True)
     log_ratios = traitlets.List(traitlets.Float()).tag(sync=True)

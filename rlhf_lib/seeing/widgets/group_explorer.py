@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +89,7 @@ class GroupExplorer(Demo):
     """
 
     _esm = browser_code("group_explorer")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _css = styles("group_explorer")
 
     rewards = traitlets.List(traitlets.Float()).tag(sync=True)
     lengths = traitlets.List(traitlets.Int()).tag(sync=True)

@@ -12,7 +12,6 @@ Chapter: over-optimization.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import traitlets
@@ -126,10 +125,7 @@ class OveroptimizationExplorer(Demo):
     """
 
     _esm = browser_code("overoptimization_explorer")
-    _css = styles() + "".join(
-        Path(__file__).with_name(f"{name}.css").read_text(encoding="utf-8")
-        for name in ("sample_explorer", "overoptimization_explorer")
-    )
+    _css = styles("sample_explorer", "overoptimization_explorer")
 
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
     method = traitlets.Unicode().tag(sync=True)

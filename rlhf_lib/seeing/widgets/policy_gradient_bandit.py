@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -171,7 +170,7 @@ class PolicyGradientBandit(Demo):
     """
 
     _esm = browser_code("policy_gradient_bandit")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _css = styles("policy_gradient_bandit")
 
     labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
     rewards = traitlets.List(traitlets.Float()).tag(sync=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import traitlets
@@ -111,7 +110,7 @@ class ReasoningReplay(Demo):
     """
 
     _esm = browser_code("reasoning_replay")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _css = styles("reasoning_replay")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     measured = traitlets.List(traitlets.Dict()).tag(sync=True)

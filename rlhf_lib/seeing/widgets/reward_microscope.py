@@ -9,7 +9,6 @@ Chapter: reward-model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import traitlets
@@ -136,7 +135,7 @@ class RewardMicroscope(Demo):
     """
 
     _esm = browser_code("reward_microscope")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text("utf-8")
+    _css = styles("reward_microscope")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     rows = traitlets.List().tag(sync=True)  # for each prompt, its replies; the one as written first

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import traitlets
@@ -111,7 +110,7 @@ class SampleExplorer(Demo):
     """
 
     _esm = browser_code("sample_explorer")
-    _css = styles() + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    _css = styles("sample_explorer")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     stages = traitlets.List(traitlets.Unicode()).tag(sync=True)

@@ -4,56 +4,40 @@ function tilt(reference, rewards, beta) {
   const scores = reference.map((p, i) => Math.log(p) + rewards[i] / beta);
   const top = Math.max(...scores);
   const weights = scores.map((s) => Math.exp(s - top));
-  const total = weights.reduce((a, b) => a + b, 0);
+  const total = sum(weights);
   const policy = weights.map((w) => w / total);
-  const kl = policy.reduce(
-    (sum, p, i) => sum + (p > 0 ? p * (Math.log(p) - Math.log(reference[i])) : 0), 0);
+  const kl = sum(policy.map((p, i) => (p > 0 ? p * (Math.log(p) - Math.log(reference[i])) : 0)));
   return { policy, kl, objective: beta * (top + Math.log(total)) };
 }
-
-const mean = (policy, values) => policy.reduce((sum, p, i) => sum + p * values[i], 0);
 
 // The reference mass of the best rewarded replies: -ln of it is the largest KL that tilting can reach.
 function bestMass(reference, rewards) {
   const best = Math.max(...rewards.filter((_, i) => reference[i] > 0));
-  return reference.reduce((sum, p, i) => sum + (rewards[i] === best ? p : 0), 0);
+  return sum(reference.filter((_, i) => rewards[i] === best));
 }
 
-// What is wrong with a state, in the words of the Python side; null if nothing is.
 function problem({ reference, rewards, labels, bias, beta, beta_range, reward_shift, proxy_gap }) {
-  const lists = { reference, rewards, bias, labels };
-  for (const [name, values] of Object.entries(lists)) {
-    if (!Array.isArray(values) || values.length === 0) return `${name} is empty; expected one entry per reply`;
-    if (values.length !== reference.length) {
-      return `${name} has ${values.length} entries; expected ${reference.length}, as reference has`;
-    }
-    if (name === "labels") continue;
-    const at = values.findIndex((v) => typeof v !== "number" || !Number.isFinite(v));
-    if (at >= 0) return `${name}[${at}] is ${values[at]}; expected finite numbers`;
-  }
-  const negative = reference.findIndex((p) => p < 0);
-  if (negative >= 0) {
-    return `reference[${negative}] is ${reference[negative]}; expected probabilities of at least 0`;
-  }
-  const total = reference.reduce((a, b) => a + b, 0);
-  if (Math.abs(total - 1) > 1e-6) {
-    return `reference sums to ${Number(total.toPrecision(6))}; expected probabilities that sum to 1`;
-  }
-  const [low, high] = Array.isArray(beta_range) ? beta_range : [];
-  if (!(low > 0 && high > low && Number.isFinite(high))) {
-    return `beta_range is ${beta_range}; expected two positive numbers, the smaller first`;
-  }
-  if (!(typeof beta === "number" && beta > 0 && Number.isFinite(beta))) {
-    return `beta is ${beta}; expected a positive number`;
-  }
-  for (const [name, value] of Object.entries({ reward_shift, proxy_gap })) {
-    if (typeof value !== "number" || !Number.isFinite(value)) return `${name} is ${value}; expected a number`;
-  }
-  const largest = Math.max(...rewards.map(Math.abs), ...bias.map(Math.abs));
-  if (!Number.isFinite(10 * largest / low)) { // the sums on display stay finite, too
-    return `a reward or bias of size ${largest} over beta=${low} overflows; expected a finite ratio`;
-  }
-  return null;
+  const wrongList = ([name, values]) =>
+    wrongEmpty(name, values, "one entry per reply") ??
+    wrongLength(name, values, reference.length, "as reference has") ??
+    (name === "labels" ? null : wrongNumbers(name, values));
+  return (
+    firstWrong(Object.entries({ reference, rewards, bias, labels }), wrongList) ??
+    wrongEntry("reference", reference, (p) => p >= 0, "probabilities of at least 0") ??
+    wrongTotal("reference", reference) ??
+    wrongRange("beta_range", beta_range) ??
+    unless(beta > 0 && Number.isFinite(beta), `beta is ${beta}; expected a positive number`) ??
+    wrongNumber("reward_shift", reward_shift) ??
+    wrongNumber("proxy_gap", proxy_gap) ??
+    overflow([...rewards, ...bias], beta_range[0])
+  );
+}
+
+// The sums on display stay finite, too.
+function overflow(values, beta) {
+  const largest = Math.max(...values.map(Math.abs));
+  const words = `a reward or bias of size ${largest} over beta=${beta} overflows; expected a finite ratio`;
+  return unless(Number.isFinite((10 * largest) / beta), words);
 }
 
 // Everything on display, from the state of the model. Settings beyond their range are clamped, as in Python.
@@ -65,7 +49,7 @@ function compute(state) {
   const optimised = truth.map((r, i) => r + gap * state.bias[i]);
   const point = (b) => {
     const t = tilt(state.reference, optimised, b);
-    return { ...t, expected: mean(t.policy, optimised), expectedTrue: mean(t.policy, truth) };
+    return { ...t, expected: dot(t.policy, optimised), expectedTrue: dot(t.policy, truth) };
   };
   return { ...state, beta, shift, gap, truth, optimised, point, now: point(beta) };
 }
@@ -75,231 +59,211 @@ const POSITIONS_PER_DECADE = 40; // 0.1, 1 and 10 lie on the slider exactly
 function betaScale([low, high]) {
   const first = Math.ceil(POSITIONS_PER_DECADE * Math.log10(low) - 1e-9);
   const last = Math.floor(POSITIONS_PER_DECADE * Math.log10(high) + 1e-9);
+  // three digits, so that the number on the page is the number that is used
+  const between = (position) => Number((10 ** (position / POSITIONS_PER_DECADE)).toPrecision(3));
   return {
     positions: [first, last],
-    // three digits, so that the number on the page is the number that is used
-    toValue: (s) => s <= first ? low : s >= last ? high
-      : Number((10 ** (s / POSITIONS_PER_DECADE)).toPrecision(3)),
+    toValue: (position) => (position <= first ? low : position >= last ? high : between(position)),
     toPosition: (beta) => POSITIONS_PER_DECADE * Math.log10(beta),
   };
 }
 
 // ---------------------------------------------------------------- the frontier
 
-const PLOT = { width: 340, height: 268, left: 40, right: 12, top: 14, bottom: 40 };
+const PLOT = { width: 340, height: 268, left: 40, right: 328, top: 14, bottom: 228 };
 
 function drawFrontier(plot, s) {
-  const { width, height, left, right, top, bottom } = PLOT;
+  const { height, left, right, top, bottom } = PLOT;
   const ceiling = -Math.log(bestMass(s.reference, s.optimised));
   const [low, high] = s.beta_range;
-  const betas = Array.from({ length: 240 }, (_, i) => (low / 8) * ((high * 400) / low) ** (i / 239));
-  const curve = betas.map(s.point);
-  const values = curve.flatMap((p) => (s.gap > 0 ? [p.expected, p.expectedTrue] : [p.expected]));
-  const floor = Math.min(...values), peak = Math.max(...values);
-  const pad = 0.06 * (peak - floor || 1);
-  const xMax = 1.1 * ceiling || 1, yMin = floor - pad, yMax = peak + pad;
-  const X = (kl) => left + ((width - left - right) * kl) / xMax;
-  const Y = (value) => height - bottom - ((height - top - bottom) * (value - yMin)) / (yMax - yMin);
-  const path = (get) => curve.map((p, i) => `${i ? "L" : "M"}${X(p.kl).toFixed(2)},${Y(get(p)).toFixed(2)}`).join("");
-  const text = (x, y, anchor, kind, ...children) =>
-    svg("text", { x, y, "text-anchor": anchor, class: kind }, ...children);
-  const parts = [];
-
-  for (const tick of ticks(0, xMax, 5)) {
-    parts.push(svg("line", { class: "rlhf-grid", x1: X(tick), x2: X(tick), y1: top, y2: height - bottom }));
-    parts.push(text(X(tick), height - bottom + 15, "middle", "rlhf-tick", short(tick)));
-  }
-  for (const tick of ticks(yMin, yMax, 5)) {
-    parts.push(svg("line", { class: "rlhf-grid", x1: left, x2: width - right, y1: Y(tick), y2: Y(tick) }));
-    parts.push(text(left - 6, Y(tick) + 4, "end", "rlhf-tick", short(tick)));
-  }
-  parts.push(text((left + width - right) / 2, height - 6, "middle", "rlhf-axis", "KL(π*‖π_ref), nats"));
-  parts.push(text(left - 34, top - 3, "start", "rlhf-axis", "E[r]"));
-  parts.push(svg("line", { class: "rlhf-ceiling", x1: X(ceiling), x2: X(ceiling), y1: top, y2: height - bottom }));
-  parts.push(text(X(ceiling) - 5, (height - bottom) * 0.55, "end", "rlhf-tick", "−ln π_ref(best)"));
-
+  const points = range(240).map((i) => s.point((low / 8) * ((high * 400) / low) ** (i / 239)));
+  const [yMin, yMax] = extent(
+    points.flatMap((p) => (s.gap > 0 ? [p.expected, p.expectedTrue] : [p.expected])),
+    0.06,
+  );
+  const xMax = 1.1 * ceiling || 1;
+  const x = linear([0, xMax], [left, right]);
+  const y = linear([yMin, yMax], [bottom, top]);
+  const { kl, expected, expectedTrue, objective } = s.now;
   // The tangent has slope beta and meets the axis KL = 0 at J(pi*) = beta log Z.
-  const { kl, expected, objective } = s.now;
-  const reach = Math.min(xMax, kl + 0.25 * xMax, s.beta > 0 ? kl + (yMax - expected) / s.beta : xMax);
-  parts.push(svg("line", {
-    class: "rlhf-tangent", "data-slope": s.beta,
-    x1: X(0), y1: Y(objective), x2: X(reach), y2: Y(expected + s.beta * (reach - kl)),
-  }));
-  parts.push(svg("path", { class: "rlhf-curve", d: path((p) => p.expected) }));
-  if (s.gap > 0) parts.push(svg("path", { class: "rlhf-curve rlhf-curve-true", d: path((p) => p.expectedTrue) }));
-  parts.push(svg("rect", { class: "rlhf-intercept", x: X(0) - 3.5, y: Y(objective) - 3.5, width: 7, height: 7 }));
-  if (s.gap > 0) parts.push(svg("circle", { class: "rlhf-dot rlhf-dot-true", cx: X(kl), cy: Y(s.now.expectedTrue), r: 5 }));
-  parts.push(svg("circle", { class: "rlhf-dot", cx: X(kl), cy: Y(expected), r: 5.5, "data-kl": kl, "data-expected": expected }));
-  plot.replaceChildren(...parts);
-  plot.setAttribute("aria-label",
-    `Frontier: expected reward against KL. At beta ${short(s.beta)} the point is at KL ${format(kl, 3)} nats, ` +
-    `reward ${format(expected, 3)}; the largest KL is ${format(ceiling, 3)}.`);
+  const reach = Math.min(xMax, kl + 0.25 * xMax, kl + (yMax - expected) / s.beta);
+  const end = [x(reach), y(expected + s.beta * (reach - kl))];
+  const marks = ticks(0, xMax, 5);
+  const way = (get) => points.map((p) => [x(p.kl), y(get(p))]);
+  const truth = s.gap > 0;
+  drawInto(
+    plot,
+    `Frontier: expected reward against KL. At beta ${short(s.beta)} the point is at KL ${format(kl, 3)} ` +
+      `nats, reward ${format(expected, 3)}; the largest KL is ${format(ceiling, 3)}.`,
+    xGrid(x, marks, [top, bottom]),
+    xNumbers(x, marks, bottom + 15),
+    yAxis(y, ticks(yMin, yMax, 5), [left, right]),
+    axisTitle([(left + right) / 2, height - 6], "middle", "KL(π*‖π_ref), nats"),
+    axisTitle([left - 34, top - 3], "start", "E[r]"),
+    line("rlhf-ceiling", [x(ceiling), top], [x(ceiling), bottom]),
+    text("rlhf-tick", [x(ceiling) - 5, bottom * 0.55], "end", "−ln π_ref(best)"),
+    line("rlhf-tangent", [x(0), y(objective)], end, { "data-slope": s.beta }),
+    curve(
+      "rlhf-curve",
+      way((p) => p.expected),
+    ),
+    truth
+      ? curve(
+          "rlhf-curve rlhf-curve-true",
+          way((p) => p.expectedTrue),
+        )
+      : [],
+    rect("rlhf-intercept", [x(0) - 3.5, y(objective) - 3.5], [7, 7]),
+    truth ? circle("rlhf-dot rlhf-dot-true", [x(kl), y(expectedTrue)], 5) : [],
+    circle("rlhf-dot", [x(kl), y(expected)], 5.5, { "data-kl": kl, "data-expected": expected }),
+  );
 }
 
 // ---------------------------------------------------------------- the bars
 
 function drawBars(table, s) {
-  const withGap = s.gap > 0;
-  const head = html("tr", {},
-    html("th", { scope: "col" }, "reply"),
-    html("th", { scope: "col", class: "rlhf-right" }, withGap ? "proxy" : "r"),
-    ...(withGap ? [html("th", { scope: "col", class: "rlhf-right rlhf-true" }, "true")] : []),
-    html("th", { scope: "col" },
-      html("span", { class: "rlhf-key rlhf-key-ref" }), "π_ref ", html("span", { class: "rlhf-key" }), "π*"),
-    html("th", { scope: "col", class: "rlhf-right" }, "π*"));
-  const rows = s.labels.map((label, i) => {
-    const p = s.now.policy[i];
-    const bar = (kind, value) => html("span", { class: kind, style: `width:${(100 * value).toFixed(2)}%` });
-    const cell = html("td", { class: "rlhf-right" });
-    showNumber(cell, p, 5);
-    cell.classList.add("rlhf-policy");
-    return html("tr", {},
-      html("th", { scope: "row" }, label),
-      html("td", { class: "rlhf-right" }, short(Number(s.optimised[i].toFixed(2)))),
-      ...(withGap ? [html("td", { class: "rlhf-right rlhf-true" }, short(Number(s.truth[i].toFixed(2))))] : []),
-      html("td", { class: "rlhf-bar-cell", "aria-hidden": "true" },
-        bar("rlhf-bar rlhf-bar-ref", s.reference[i]), bar("rlhf-bar", p)),
-      cell);
-  });
-  table.replaceChildren(
-    html("caption", { class: "rlhf-hidden" }, "Each reply with its reward and its probability under the optimum"),
-    html("thead", {}, head), html("tbody", {}, ...rows));
+  const twoDigits = (value) => short(Number(value.toFixed(2)));
+  const truth = (words, make) => (s.gap > 0 ? [make({ class: "rlhf-right rlhf-true" }, words)] : []);
+  const columns = [
+    column("reply"),
+    numberColumn(s.gap > 0 ? "proxy" : "r"),
+    ...truth("true", (attributes, words) => column(words, attributes)),
+    html("th", { scope: "col" }, key("rlhf-key-ref"), "π_ref ", key(), "π*"),
+    numberColumn("π*"),
+  ];
+  const rows = s.labels.map((label, i) =>
+    tableRow(
+      label,
+      html("td", { class: "rlhf-right" }, twoDigits(s.optimised[i])),
+      ...truth(twoDigits(s.truth[i]), (attributes, words) => html("td", attributes, words)),
+      html(
+        "td",
+        { class: "rlhf-bar-cell", "aria-hidden": "true" },
+        bar("rlhf-bar rlhf-bar-ref", s.reference[i]),
+        bar("rlhf-bar", s.now.policy[i]),
+      ),
+      numberCell(s.now.policy[i], 5, { class: "rlhf-right rlhf-policy" }),
+    ),
+  );
+  fillTable(table, "Each reply with its reward and its probability under the optimum", columns, rows);
 }
 
 // ---------------------------------------------------------------- the demo
 
-const STATE = ["labels", "reference", "rewards", "bias", "beta", "beta_range", "reward_shift", "shift_range",
-  "proxy_gap", "gap_range", "compact"];
-
-function render({ model, el }) {
-  const read = () => Object.fromEntries(STATE.map((name) => [name, model.get(name)]));
-  const set = (name, value) => { note(""); model.set(name, value); model.save_changes(); };
-
-  const message = html("p", { class: "rlhf-message", role: "alert", hidden: true });
-  const note = (text) => { message.textContent = text; message.hidden = !text; };
-  const live = announcer();
-
-  // beta: a slider, a field for exact values, three buttons
-  let scale = null, betaSlider = null;
-  const sliderPlace = html("span", { class: "rlhf-slider-place" });
-  const field = html("input", { type: "text", inputmode: "decimal", class: "rlhf-field", "aria-label": "beta, exact value",
-    "data-control": "beta-field", "data-lm-suppress-shortcuts": "true", autocomplete: "off", spellcheck: "false" });
-  field.addEventListener("change", () => {
-    const typed = field.value.trim().replace("−", "-");
-    const value = typed === "" ? NaN : Number(typed);
-    const range = model.get("beta_range");
-    if (!(value > 0 && Number.isFinite(value))) {
-      note(`beta is ${typed || "empty"}; expected a positive number. Still showing beta = ${short(model.get("beta"))}.`);
-      field.setAttribute("aria-invalid", "true");
-      return;
-    }
-    set("beta", clamp(value, range));
-    draw();
-    if (clamp(value, range) !== value) {
-      note(`beta is ${short(value)}; this figure goes from ${short(range[0])} to ${short(range[1])}. ` +
-        `Showing ${short(clamp(value, range))}.`);
-    }
+// beta: a slider, a field for exact values, three buttons
+function betaControl({ model, set, note, redraw }) {
+  const choose = (beta) => set({ beta });
+  const knob = slider({
+    name: "beta",
+    label: "beta",
+    hint: "price of one nat of KL",
+    describe: (beta) => `beta ${short(beta)}`,
+    onChange: choose,
   });
-  const presets = [0.1, 1, 10].map((beta) => {
-    const button = html("button", { type: "button", class: "rlhf-button", "data-beta": beta, "aria-label": `beta = ${beta}` }, `β = ${beta}`);
-    button.addEventListener("click", () => set("beta", beta));
-    return button;
+  const field = numberField({
+    control: "beta-field",
+    label: "beta, exact value",
+    accepts: (value) => value > 0 && Number.isFinite(value),
+    onNumber(value) {
+      const [low, high] = model.get("beta_range");
+      const beta = clamp(value, [low, high]);
+      choose(beta);
+      redraw();
+      if (beta === value) return;
+      note(
+        `beta is ${short(value)}; this figure goes from ${short(low)} to ${short(high)}. ` +
+          `Showing ${short(beta)}.`,
+      );
+    },
+    onRefused: (typed) =>
+      note(`beta is ${typed}; expected a positive number. Still showing beta = ${short(model.get("beta"))}.`),
   });
-  const betaRow = html("div", { class: "rlhf-control" },
-    html("span", { class: "rlhf-label" }, "β", html("small", {}, "price of a nat")),
-    sliderPlace, field, html("span", { class: "rlhf-buttons" }, ...presets));
-
-  // the shift and the gap
-  const linear = (name, trait, range, label, hint, step) => {
-    const control = slider({
-      name: trait, label: name, hint, positions: range.map((end) => Math.round(end / step)),
-      toValue: (s) => Number((s * step).toFixed(6)), toPosition: (v) => v / step,
-      describe: (v) => `${name} ${short(v)}`, onChange: (v) => set(trait, v),
-    });
-    const output = html("output", { class: "rlhf-setting", "data-setting": trait });
-    return {
-      element: html("div", { class: "rlhf-control" },
-        html("span", { class: "rlhf-label" }, label, html("small", {}, hint)), control.element, output),
-      show(value) { control.show(value); output.textContent = short(value); output.dataset.value = String(value); },
-    };
+  const presets = choices(
+    null,
+    (beta) => [{ "data-beta": beta, label: `beta = ${beta}` }, `β = ${beta}`],
+    choose,
+  );
+  const rescale = whenChanged((ends) => {
+    knob.rescale(betaScale(ends));
+    presets.offer([0.1, 1, 10].filter((beta) => clamp(beta, ends) === beta));
+  });
+  return {
+    element: row("β", "price of a nat", knob.element, field.element, presets.element),
+    show(beta, ends) {
+      rescale(ends);
+      for (const one of [knob, field, presets]) one.show(beta);
+    },
   };
-  const shift = linear("reward shift", "reward_shift", model.get("shift_range"), "c", "added to every reward", 0.5);
-  const gap = linear("proxy gap", "proxy_gap", model.get("gap_range"), "gap", "proxy = true + gap·bias", 0.05);
-  const more = model.get("compact")
-    ? html("details", { class: "rlhf-more" }, html("summary", {}, "Shift the reward, or make it a flawed proxy"), shift.element, gap.element)
-    : html("div", { class: "rlhf-more" }, shift.element, gap.element);
-
-  // numbers
-  const outputs = {};
-  const tile = (name, label, title, kind = "") => {
-    outputs[name] = html("output", { "data-name": name });
-    return html("div", { class: `rlhf-tile ${kind}`, title }, html("span", {}, label), outputs[name]);
-  };
-  const rewardTile = tile("expected_reward", "E[r]", "expected reward under π*, of the reward that is optimised");
-  const trueTile = tile("expected_true_reward", "E[true]", "expected true reward under π*", "rlhf-tile-true");
-  const overTile = tile("overstatement", "proxy − true", "how much of the expected proxy is not there");
-  const numbers = html("div", { class: "rlhf-tiles" },
-    rewardTile, trueTile, overTile,
-    tile("kl", "KL", "KL(π*‖π_ref), nats"),
-    tile("objective", "J(π*) = β log Z", "the objective at its maximum: E[r] − β·KL"));
-
-  const table = html("table", { class: "rlhf-bars" });
-  const plot = svg("svg", { class: "rlhf-plot", viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: "img" });
-  const legend = html("p", { class: "rlhf-legend" });
-  const figure = html("div", { class: "rlhf-figure" },
-    numbers, html("div", { class: "rlhf-panels" }, table, html("div", { class: "rlhf-plot-place" }, plot, legend)));
-
-  el.classList.add("rlhf-demo", "rlhf-tilt");
-  el.append(betaRow, message, figure, more, live.element);
-
-  let drawn = false;
-  const draw = () => {
-    const state = read();
-    const wrong = problem(state);
-    figure.hidden = Boolean(wrong) && !drawn;
-    figure.classList.toggle("rlhf-stale", Boolean(wrong));
-    if (wrong) {
-      note(`This figure cannot be drawn: ${wrong}.` + (drawn ? " Below is the last state that could." : ""));
-      return;
-    }
-    if (message.textContent.startsWith("This figure")) note("");
-    if (!scale || scale.range !== state.beta_range.join()) {
-      scale = { ...betaScale(state.beta_range), range: state.beta_range.join() };
-      betaSlider = slider({ name: "beta", label: "beta", hint: "price of one nat of KL", ...scale,
-        describe: (b) => `beta ${short(b)}`, onChange: (b) => set("beta", b) });
-      sliderPlace.replaceChildren(betaSlider.element);
-      for (const button of presets) {
-        button.hidden = clamp(Number(button.dataset.beta), state.beta_range) !== Number(button.dataset.beta);
-      }
-    }
-    const s = compute(state);
-    betaSlider.show(s.beta);
-    field.value = short(s.beta);
-    field.dataset.value = String(s.beta);
-    field.removeAttribute("aria-invalid");
-    for (const button of presets) button.setAttribute("aria-pressed", String(Number(button.dataset.beta) === s.beta));
-    shift.show(s.shift);
-    gap.show(s.gap);
-    rewardTile.firstChild.textContent = s.gap > 0 ? "E[proxy]" : "E[r]";
-    trueTile.hidden = overTile.hidden = !(s.gap > 0);
-    showNumber(outputs.expected_reward, s.now.expected, 3);
-    showNumber(outputs.expected_true_reward, s.now.expectedTrue, 3);
-    showNumber(outputs.overstatement, s.now.expected - s.now.expectedTrue, 3);
-    showNumber(outputs.kl, s.now.kl, 3);
-    showNumber(outputs.objective, s.now.objective, 3);
-    drawBars(table, s);
-    drawFrontier(plot, s);
-    legend.replaceChildren(
-      ...(s.gap > 0 ? [html("span", { class: "rlhf-key" }), "proxy ", html("span", { class: "rlhf-key rlhf-key-true" }), "true. "] : []),
-      "The line has slope β; it meets the left axis at β log Z (■).");
-    const best = s.now.policy.indexOf(Math.max(...s.now.policy));
-    live.say(`beta ${short(s.beta)}: expected reward ${format(s.now.expected, 3)}, ` +
-      (s.gap > 0 ? `true reward ${format(s.now.expectedTrue, 3)}, ` : "") +
-      `KL ${format(s.now.kl, 3)} nats, most likely ${s.labels[best]} at ${format(s.now.policy[best], 4)}.`);
-    drawn = true;
-  };
-  const unfollow = follow(model, STATE, draw);
-  return () => { unfollow(); live.stop(); };
 }
 
-export default { render };
+function build(page) {
+  const { model, set } = page;
+  const beta = betaControl(page);
+  const linearRow = (trait, ends, name, symbol, hint, step) =>
+    sliderRow({ trait, name, symbol, hint, scale: inSteps(model.get(ends), step), set });
+  const shift = linearRow("reward_shift", "shift_range", "reward shift", "c", "added to every reward", 0.5);
+  const gap = linearRow("proxy_gap", "gap_range", "proxy gap", "gap", "proxy = true + gap·bias", 0.05);
+  const more = model.get("compact")
+    ? html(
+        "details",
+        { class: "rlhf-more" },
+        html("summary", {}, "Shift the reward, or make it a flawed proxy"),
+        shift.element,
+        gap.element,
+      )
+    : html("div", { class: "rlhf-more" }, shift.element, gap.element);
+  const numbers = tiles([
+    ["expected_reward", "E[r]", "expected reward under π*, of the reward that is optimised"],
+    ["expected_true_reward", "E[true]", "expected true reward under π*", "rlhf-tile-true"],
+    ["overstatement", "proxy − true", "how much of the expected proxy is not there"],
+    ["kl", "KL", "KL(π*‖π_ref), nats"],
+    ["objective", "J(π*) = β log Z", "the objective at its maximum: E[r] − β·KL"],
+  ]);
+  const table = html("table", { class: "rlhf-bars" });
+  const plot = picture(PLOT.width, PLOT.height);
+  const legend = html("p", { class: "rlhf-legend" });
+  const place = html("div", { class: "rlhf-plot-place" }, plot, legend);
+  return {
+    above: [beta.element],
+    figure: [numbers.element, html("div", { class: "rlhf-panels" }, table, place)],
+    below: [more],
+    draw(s) {
+      beta.show(s.beta, s.beta_range);
+      shift.show(s.shift);
+      gap.show(s.gap);
+      drawNumbers(numbers, s);
+      drawBars(table, s);
+      drawFrontier(plot, s);
+      legend.replaceChildren(
+        ...(s.gap > 0 ? [key(), "proxy ", key("rlhf-key-true"), "true. "] : []),
+        "The line has slope β; it meets the left axis at β log Z (■).",
+      );
+      return inWords(s);
+    },
+  };
+}
+
+function drawNumbers({ tile, show }, s) {
+  tile.expected_reward.firstChild.textContent = s.gap > 0 ? "E[proxy]" : "E[r]";
+  tile.expected_true_reward.hidden = tile.overstatement.hidden = !(s.gap > 0);
+  show("expected_reward", s.now.expected, 3);
+  show("expected_true_reward", s.now.expectedTrue, 3);
+  show("overstatement", s.now.expected - s.now.expectedTrue, 3);
+  show("kl", s.now.kl, 3);
+  show("objective", s.now.objective, 3);
+}
+
+function inWords({ beta, gap, labels, now }) {
+  const best = now.policy.indexOf(Math.max(...now.policy));
+  return (
+    `beta ${short(beta)}: expected reward ${format(now.expected, 3)}, ` +
+    (gap > 0 ? `true reward ${format(now.expectedTrue, 3)}, ` : "") +
+    `KL ${format(now.kl, 3)} nats, most likely ${labels[best]} at ${format(now.policy[best], 4)}.`
+  );
+}
+
+const STATE = [
+  ...["labels", "reference", "rewards", "bias", "beta", "beta_range", "reward_shift", "shift_range"],
+  ...["proxy_gap", "gap_range", "compact"],
+];
+export default demo({ kind: "rlhf-tilt", state: STATE, problem, compute, build });

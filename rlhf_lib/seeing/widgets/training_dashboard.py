@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # the other demos need no PyTorch, so it is loaded by what us
 
 log = logging.getLogger(__name__)
 
-_HERE = Path(__file__).parent
 _RUNNING: weakref.WeakSet[TrainingDashboard] = weakref.WeakSet()
 _AT_EXIT = 60.0  # seconds that the interpreter waits for a step to end
 _BETWEEN = 0.25  # seconds between two drawings: a page cannot follow a loop that is much faster
@@ -87,8 +86,8 @@ class TrainingDashboard(Demo):
     [0.02, 0.02, 0.02]
     """
 
-    _esm = browser_code("training_view") + (_HERE / "training_dashboard.js").read_text("utf-8")
-    _css = styles() + (_HERE / "training_view.css").read_text("utf-8")
+    _esm = browser_code("training_view", "training_dashboard")
+    _css = styles("training_view")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     recorded = traitlets.List(traitlets.Dict()).tag(sync=True)

@@ -21,8 +21,6 @@ from .base import Demo, browser_code, styles
 #: What has a panel, as far as the records hold it.
 METRICS = ("reward", "gold", "kl", "entropy", "length", "beta")
 
-_HERE = Path(__file__).parent
-
 
 class ReplayNumbers(NamedTuple):
     """What is on display at a step.
@@ -135,8 +133,8 @@ class TrainingReplay(Demo):
     TrainingReplay(1 runs of 1 prompts; fixed, step 0)
     """
 
-    _esm = browser_code("training_view") + (_HERE / "training_replay.js").read_text("utf-8")
-    _css = styles() + (_HERE / "training_view.css").read_text("utf-8")
+    _esm = browser_code("training_view", "training_replay")
+    _css = styles("training_view")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
