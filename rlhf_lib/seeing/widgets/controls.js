@@ -89,11 +89,25 @@ function slider({ name, label, hint, scale, describe, onChange }) {
   return control;
 }
 
-// A row with the slider of a trait and its value. `words(value)` is the value in text; `beside` follows it.
-function sliderRow({ trait, name, symbol = name, hint, scale, words = short, set }, ...beside) {
-  const describe = (value) => `${name} ${words(value)}`;
+// A row with the slider of a trait and its value; `beside` follows it. `words(value)` is the value in text. A
+// screen reader hears the hint, and the value after the name, unless `spokenHint` and `describe(value)` say
+// other words.
+function sliderRow(
+  {
+    trait,
+    name,
+    symbol = name,
+    hint,
+    spokenHint = hint,
+    scale,
+    words = short,
+    describe = (value) => `${name} ${words(value)}`,
+    set,
+  },
+  ...beside
+) {
   const onChange = (value) => set({ [trait]: value });
-  const control = slider({ name: trait, label: name, hint, scale, describe, onChange });
+  const control = slider({ name: trait, label: name, hint: spokenHint, scale, describe, onChange });
   const output = setting(trait);
   return {
     element: row(symbol, hint, control.element, output, ...beside),

@@ -163,6 +163,11 @@ const wrongWhole = (name, value, [low, high], expected = `${low} to ${high}`) =>
     Number.isInteger(value) && value >= low && value <= high,
     `${name} is ${value}; expected ${expected}`,
   );
+const wrongPowerOfTwo = (name, value, [low, high]) =>
+  unless(
+    Number.isInteger(Math.log2(value)) && value >= low && value <= high,
+    `${name} is ${value}; expected a power of two from ${low} to ${high}`,
+  );
 const wrongSwitch = (name, value) =>
   unless(typeof value === "boolean", `${name} is ${value}; expected true or false`);
 const wrongChoice = (name, value, choices, more = "") =>

@@ -125,7 +125,7 @@ class OveroptimizationExplorer(Demo):
     """
 
     _esm = browser_code("overoptimization_explorer")
-    _css = styles("sample_explorer", "overoptimization_explorer")
+    _css = styles("overoptimization_explorer")
 
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
     method = traitlets.Unicode().tag(sync=True)

@@ -1,35 +1,31 @@
 // The policy-gradient bandit. The mathematics first, as pure functions; then what draws it.
 
-const ARMS = 3, LARGEST_BATCH = 32, MOST_STEPS = 200, SEEDS = 2 ** 31, LARGEST_REWARD = 100, HAIR = 1e-12;
-const SHIFTS = [-5, 10], RATES = [0.01, 20], RUN_STEPS = 50, PAUSE = 90; // milliseconds between the steps of a run
+const ARMS = 3;
+const LARGEST_BATCH = 32;
+const MOST_STEPS = 200;
+const SEEDS = 2 ** 31;
+const LARGEST_REWARD = 100;
+const HAIR = 1e-12; // a gradient shorter than this counts as none
+const SHIFTS = [-5, 10];
+const RATES = [0.01, 20];
 const BASELINES = {
-  none: "none", mean: "batch mean", leave_one_out: "mean of the others", value: "exact value E[r]", optimal: "least variance",
+  none: "none",
+  mean: "batch mean",
+  leave_one_out: "mean of the others",
+  value: "exact value E[r]",
+  optimal: "least variance",
 };
-
-// mulberry32, the same draws as Python's `uniforms`.
-function generator(seed) {
-  let state = seed | 0;
-  return () => {
-    state = (state + 0x6D2B79F5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
-const total = (values) => values.reduce((sum, v) => sum + v, 0);
-const dot = (x, y) => x.reduce((sum, v, i) => sum + v * y[i], 0);
 
 function softmax(logits) {
   const top = Math.max(...logits);
   const weights = logits.map((z) => Math.exp(z - top));
-  const sum = total(weights);
-  return weights.map((w) => w / sum);
+  const total = sum(weights);
+  return weights.map((w) => w / total);
 }
 
 // Reward less baseline of a draw of each arm, in a batch with these counts.
 function advantagesOf(policy, rewards, counts, baseline) {
-  const n = total(counts);
+  const n = sum(counts);
   if (baseline === "mean" || baseline === "leave_one_out") {
     const level = dot(counts, rewards) / n;
     return rewards.map((r) => (r - level) * (baseline === "leave_one_out" ? n / (n - 1) : 1));
@@ -37,94 +33,102 @@ function advantagesOf(policy, rewards, counts, baseline) {
   if (baseline === "none") return rewards.slice();
   const square = dot(policy, policy);
   const weights = policy.map((p) => (baseline === "value" ? p : p * (1 - 2 * p + square)));
-  const level = dot(weights, rewards) / total(weights);
+  const level = dot(weights, rewards) / sum(weights);
   return rewards.map((r) => r - level);
 }
 
 // The mean over a batch of advantage times (e_a − π).
 function gradient(policy, advantages, counts) {
-  const n = total(counts);
-  const pull = counts.map((count, a) => count * advantages[a] / n);
-  const sum = total(pull);
-  return pull.map((p, a) => p - policy[a] * sum);
+  const n = sum(counts);
+  const pull = counts.map((count, a) => (count * advantages[a]) / n);
+  const total = sum(pull);
+  return pull.map((p, a) => p - policy[a] * total);
 }
 
 // Mean and variance of the estimate, by adding up every batch of n draws.
 function overEveryBatch(policy, rewards, n, baseline) {
   const logFactorial = [0];
   for (let k = 1; k <= n; k++) logFactorial.push(logFactorial[k - 1] + Math.log(k));
-  const batches = [], mean = [0, 0, 0];
-  for (let i = 0; i <= n; i++) {
-    for (let j = 0; i + j <= n; j++) {
+  const termOf = (count, p) => (count ? count * Math.log(p) : 0);
+  const batches = range(n + 1).flatMap((i) =>
+    range(n - i + 1).map((j) => {
       const counts = [i, j, n - i - j];
-      const log = counts.reduce((sum, c, a) => sum - logFactorial[c] + (c ? c * Math.log(policy[a]) : 0), logFactorial[n]);
-      const estimate = gradient(policy, advantagesOf(policy, rewards, counts, baseline), counts);
-      batches.push([Math.exp(log), estimate]);
-      estimate.forEach((g, a) => { mean[a] += Math.exp(log) * g; });
-    }
-  }
-  const variance = batches.reduce((sum, [chance, g]) => sum + chance * total(g.map((x, a) => (x - mean[a]) ** 2)), 0);
-  return { mean, variance };
+      const log = counts.reduce(
+        (total, count, a) => total - logFactorial[count] + termOf(count, policy[a]),
+        logFactorial[n],
+      );
+      const chance = Math.exp(log);
+      return [chance, gradient(policy, advantagesOf(policy, rewards, counts, baseline), counts)];
+    }),
+  );
+  const mean = range(ARMS).map((a) => sum(batches.map(([chance, g]) => chance * g[a])));
+  const distance = (g) => sum(g.map((x, a) => (x - mean[a]) ** 2));
+  return { mean, variance: sum(batches.map(([chance, g]) => chance * distance(g))) };
 }
 
-// What is wrong with a state, in the words of the Python side; null if nothing is.
-function problem({ labels, rewards, logits, baseline, reward_shift, learning_rate, batch_size, seed, steps }) {
-  for (const [name, values] of Object.entries({ rewards, logits, labels })) {
-    const count = Array.isArray(values) ? values.length : 0;
-    if (count !== ARMS) return `${name} has ${count} entries; expected ${ARMS}, one for each arm`;
-    if (name === "labels") continue;
-    const at = values.findIndex((v) => !(typeof v === "number" && Math.abs(v) <= LARGEST_REWARD));
-    if (at >= 0) return `${name}[${at}] is ${values[at]}; expected a number from −${LARGEST_REWARD} to ${LARGEST_REWARD}`;
-  }
-  if (!Object.hasOwn(BASELINES, baseline)) {
-    return `baseline is '${baseline}'; expected one of ${Object.keys(BASELINES).map((b) => `'${b}'`).join(", ")}`;
-  }
-  for (const [name, value, [low, high]] of [["reward_shift", reward_shift, SHIFTS], ["learning_rate", learning_rate, RATES]]) {
-    if (typeof value !== "number" || !Number.isFinite(value)) return `${name} is ${value}; expected a number from ${low} to ${high}`;
-  }
-  if (!Number.isInteger(Math.log2(batch_size)) || batch_size < 2 || batch_size > LARGEST_BATCH) {
-    return `batch_size is ${batch_size}; expected a power of two from 2 to ${LARGEST_BATCH}`;
-  }
-  if (!Number.isInteger(seed) || seed < 0 || seed >= SEEDS) return `seed is ${seed}; expected 0 to ${SEEDS - 1}`;
-  if (!Number.isInteger(steps) || steps < 0 || steps > MOST_STEPS) return `steps is ${steps}; expected 0 to ${MOST_STEPS}`;
-  return null;
-}
-
-// Everything on display, from the state of the model: the run is replayed from its start.
-function compute(state) {
-  const shift = clamp(state.reward_shift, SHIFTS), rate = clamp(state.learning_rate, RATES), n = state.batch_size;
-  const rewards = state.rewards.map((r) => r + shift);
-  const draw = generator(state.seed);
+// The run from its start: the policies that it went through, and the batch that comes next.
+function replay({ logits: start, seed, batch_size: n, baseline, steps }, rewards, rate) {
+  const uniform = uniforms(seed);
   const path = [];
-  let logits = state.logits.slice(), policy, drawn, counts, advantages, estimate, before;
-  for (let step = 0; step <= state.steps; step++) {
-    policy = softmax(logits);
+  let logits = start;
+  for (let step = 0; ; step++) {
+    const policy = softmax(logits);
     path.push(policy);
-    const all = policy[0] + policy[1] + policy[2];
-    drawn = [];
-    for (let i = 0; i < LARGEST_BATCH; i++) {
-      const u = draw() * all;
-      if (i < n) drawn.push(u < policy[0] ? 0 : u < policy[0] + policy[1] ? 1 : 2);
-    }
-    counts = [0, 1, 2].map((a) => drawn.filter((arm) => arm === a).length);
-    advantages = advantagesOf(policy, rewards, counts, state.baseline);
-    estimate = gradient(policy, advantages, counts);
-    before = logits;
+    const total = sum(policy);
+    const numbers = range(LARGEST_BATCH).map(() => uniform() * total); // as many for any batch size
+    const armAt = (u) => (u < policy[0] ? 0 : u < policy[0] + policy[1] ? 1 : 2);
+    const drawn = numbers.slice(0, n).map(armAt);
+    const counts = range(ARMS).map((a) => drawn.filter((arm) => arm === a).length);
+    const advantages = advantagesOf(policy, rewards, counts, baseline);
+    const estimate = gradient(policy, advantages, counts);
+    if (step === steps) return { path, logits, policy, drawn, counts, advantages, estimate };
     logits = logits.map((z, a) => z + rate * estimate[a]);
   }
-  const level = dot(policy, rewards);
-  const exact = policy.map((p, a) => p * (rewards[a] - level));
-  const { mean, variance } = overEveryBatch(policy, rewards, n, state.baseline);
-  const length = Math.sqrt(dot(exact, exact)), size = Math.sqrt(dot(estimate, estimate));
+}
+
+function problem(state) {
+  const { labels, rewards, logits, baseline, reward_shift, learning_rate, batch_size, seed, steps } = state;
+  const expected = `a number from −${LARGEST_REWARD} to ${LARGEST_REWARD}`;
+  const small = (value) => typeof value === "number" && Math.abs(value) <= LARGEST_REWARD;
+  const wrongList = ([name, values]) =>
+    wrongLength(name, values ?? [], ARMS, "one for each arm") ??
+    (name === "labels" ? null : wrongEntry(name, values, small, expected));
+  const known = Object.keys(BASELINES).map((name) => `'${name}'`);
+  return (
+    firstWrong(Object.entries({ rewards, logits, labels }), wrongList) ??
+    wrongChoice("baseline", `'${baseline}'`, known) ??
+    wrongSetting("reward_shift", reward_shift, SHIFTS) ??
+    wrongSetting("learning_rate", learning_rate, RATES) ??
+    wrongPowerOfTwo("batch_size", batch_size, [2, LARGEST_BATCH]) ??
+    wrongWhole("seed", seed, [0, SEEDS - 1]) ??
+    wrongWhole("steps", steps, [0, MOST_STEPS])
+  );
+}
+
+// Everything on display, from the state of the model.
+function compute(state) {
+  const shift = clamp(state.reward_shift, SHIFTS);
+  const rate = clamp(state.learning_rate, RATES);
+  const shifted = state.rewards.map((r) => r + shift);
+  const now = replay(state, shifted, rate);
+  const { policy, advantages, estimate } = now;
+  const level = dot(policy, shifted);
+  const exact = policy.map((p, a) => p * (shifted[a] - level));
+  const { mean, variance } = overEveryBatch(policy, shifted, state.batch_size, state.baseline);
+  const [length, size] = [exact, estimate].map((g) => Math.sqrt(dot(g, g)));
   const flat = length < HAIR;
-  const moved = (g) => softmax(before.map((z, a) => z + rate * g[a]));
-  const alone = [0, 1, 2].map((a) => moved(policy.map((p, k) => advantages[a] * ((k === a ? 1 : 0) - p))));
+  const moved = (g) => softmax(now.logits.map((z, a) => z + rate * g[a]));
+  const pullOf = (a) => policy.map((p, k) => advantages[a] * ((k === a ? 1 : 0) - p));
   return {
-    ...state, shift, rate, shifted: rewards, path, policy, drawn, counts, advantages, estimate, exact, alone,
-    next: softmax(logits), exactly: moved(exact),
+    ...state,
+    ...now,
+    ...{ shift, rate, shifted, variance },
+    alone: range(ARMS).map((a) => moved(pullOf(a))),
+    next: moved(estimate),
+    exactly: moved(exact),
     expected: dot(policy, state.rewards),
-    entropy: -policy.reduce((sum, p) => sum + (p > 0 ? p * Math.log(p) : 0), 0),
-    variance, noise: flat ? Infinity : Math.sqrt(variance) / length,
+    entropy: -sum(policy.map((p) => (p > 0 ? p * Math.log(p) : 0))),
+    noise: flat ? Infinity : Math.sqrt(variance) / length,
     kept: flat ? 1 : dot(mean, exact) / length ** 2,
     cosine: flat || size < HAIR ? 0 : dot(estimate, exact) / (length * size),
   };
@@ -132,215 +136,279 @@ function compute(state) {
 
 // ---------------------------------------------------------------- the triangle
 
-const FACTORS = [1, 2, 5, 10, 20, 50, 100], LONGEST = 90; // units of the drawing
-const TRIANGLE = { width: 340, height: 318, corners: [[34, 276], [306, 276], [170, 40]] };
+const LONGEST = 90; // of an arrow, in units of the drawing
+const FACTORS = [1, 2, 5, 10, 20, 50, 100];
+const CORNERS = [
+  [34, 276],
+  [306, 276],
+  [170, 40],
+];
 
-const place = (policy) => [0, 1].map((axis) => policy.reduce((sum, p, a) => sum + p * TRIANGLE.corners[a][axis], 0));
+const between = (from, to, share) => from.map((x, axis) => x + share * (to[axis] - x));
+const pointOf = (policy) => [0, 1].map((axis) => sum(policy.map((p, a) => p * CORNERS[a][axis])));
+const coordinates = (points) => points.map((point) => point.map((x) => x.toFixed(2)).join()).join(" ");
 
-function arrow(from, to, kind, attributes = {}) {
-  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
-  const length = Math.hypot(dx, dy);
-  const head = Math.min(9, length * 0.6), wide = head * 0.42;
-  const neck = length > 0 ? [to[0] - dx / length * head, to[1] - dy / length * head] : to;
-  const side = length > 0 ? [-dy / length * wide, dx / length * wide] : [0, 0];
-  const points = [to, [neck[0] + side[0], neck[1] + side[1]], [neck[0] - side[0], neck[1] - side[1]]]
-    .map((p) => p.map((x) => x.toFixed(2)).join()).join(" ");
-  return svg("g", { class: `rlhf-arrow ${kind}`, ...attributes },
-    svg("line", { x1: from[0], y1: from[1], x2: neck[0], y2: neck[1] }), svg("polygon", { points }));
+function arrow(kind, from, to, attributes) {
+  const length = Math.hypot(to[0] - from[0], to[1] - from[1]);
+  const [dx, dy] = length > 0 ? [(to[0] - from[0]) / length, (to[1] - from[1]) / length] : [0, 0];
+  const head = Math.min(9, length * 0.6);
+  const wide = head * 0.42;
+  const [x, y] = [to[0] - dx * head, to[1] - dy * head];
+  const points = coordinates([to, [x - dy * wide, y + dx * wide], [x + dy * wide, y - dx * wide]]);
+  const parts = [line(null, from, [x, y]), svg("polygon", { points })];
+  return svg("g", { class: `rlhf-arrow ${kind}`, ...attributes }, ...parts);
 }
 
-// How many times too long the two arrows of means are drawn: as much as stays short of LONGEST and in the triangle.
+// How many times too long the two arrows of means are drawn: as much as stays short of LONGEST and in the
+// triangle.
 function magnification(s) {
-  const fits = (factor) => [s.next, s.exactly].every((policy) => {
-    const [from, to] = [place(s.policy), place(policy)];
-    return factor * Math.hypot(to[0] - from[0], to[1] - from[1]) <= LONGEST &&
-      policy.every((p, a) => s.policy[a] + factor * (p - s.policy[a]) >= 0);
-  });
+  const from = pointOf(s.policy);
+  const fits = (factor) =>
+    [s.next, s.exactly].every((policy) => {
+      const to = pointOf(policy);
+      const within = factor * Math.hypot(to[0] - from[0], to[1] - from[1]) <= LONGEST;
+      return within && between(s.policy, policy, factor).every((p) => p >= 0);
+    });
   return Math.max(1, ...FACTORS.filter(fits));
 }
 
+// Lines of equal expected reward, which cross two sides of the triangle.
+function levels(rewards) {
+  const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
+  const sides = [
+    [0, 1],
+    [1, 2],
+    [2, 0],
+  ];
+  const levelLine = (share) => {
+    const level = low + share * (high - low);
+    const shares = sides.map(([i, j]) => (level - rewards[i]) / (rewards[j] - rewards[i]));
+    const ends = sides
+      .map(([i, j], k) => between(CORNERS[i], CORNERS[j], shares[k]))
+      .filter((_, k) => shares[k] > 0 && shares[k] < 1);
+    return ends.length >= 2 ? line("rlhf-grid", ends[0], ends[1]) : [];
+  };
+  return high > low ? [0.2, 0.4, 0.6, 0.8].map(levelLine) : [];
+}
+
 function drawTriangle(plot, s) {
-  const { width, height, corners } = TRIANGLE;
-  plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const parts = [svg("polygon", { class: "rlhf-simplex", points: corners.map((c) => c.join()).join(" ") })];
-  const low = Math.min(...s.rewards), high = Math.max(...s.rewards);
-  for (const part of high > low ? [0.2, 0.4, 0.6, 0.8] : []) { // lines of equal expected reward
-    const level = low + part * (high - low), ends = [];
-    for (const [i, j] of [[0, 1], [1, 2], [2, 0]]) {
-      const t = (level - s.rewards[i]) / (s.rewards[j] - s.rewards[i]);
-      if (t > 0 && t < 1) ends.push([0, 1].map((axis) => corners[i][axis] + t * (corners[j][axis] - corners[i][axis])));
-    }
-    if (ends.length >= 2) parts.push(svg("line", { class: "rlhf-grid", x1: ends[0][0], y1: ends[0][1], x2: ends[1][0], y2: ends[1][1] }));
-  }
-  const anchors = [["middle", 20], ["middle", 20], ["middle", -12]];
-  s.labels.forEach((label, a) => parts.push(svg("text",
-    { x: corners[a][0], y: corners[a][1] + anchors[a][1], "text-anchor": anchors[a][0], class: "rlhf-corner" },
-    `${label}: r = ${short(Number(s.shifted[a].toFixed(2)))}`)));
-  parts.push(svg("polyline", { class: "rlhf-path", points: s.path.map((p) => place(p).map((x) => x.toFixed(2)).join()).join(" ") }));
-  for (const p of s.path.slice(0, -1)) {
-    const [cx, cy] = place(p);
-    parts.push(svg("circle", { class: "rlhf-step", cx, cy, r: 1.7 }));
-  }
-  const here = place(s.policy);
-  parts.push(svg("circle", { class: "rlhf-dot", cx: here[0], cy: here[1], r: 4 }));
-  s.counts.forEach((count, a) => {
-    if (count) parts.push(arrow(here, place(s.alone[a]), "rlhf-arrow-one", { "stroke-width": 1 + 2.5 * count / s.batch_size, "data-arm": a }));
-  });
+  const from = pointOf(s.policy);
   const factor = magnification(s);
-  const tip = (policy) => place(policy).map((x, axis) => here[axis] + factor * (x - here[axis]));
-  parts.push(arrow(here, tip(s.exactly), "rlhf-arrow-exact", { "stroke-width": 2.5 }));
-  parts.push(arrow(here, tip(s.next), "rlhf-arrow-mean", { "stroke-width": 2.5 }));
-  plot.replaceChildren(...parts);
-  plot.setAttribute("aria-label", `The triangle of policies after ${s.steps} steps: ` +
-    s.labels.map((label, a) => `${label} ${format(s.policy[a], 3)}`).join(", ") + ". The batch would take it to " +
-    s.labels.map((label, a) => `${label} ${format(s.next[a], 3)}`).join(", ") + ", the exact gradient to " +
-    s.labels.map((label, a) => `${label} ${format(s.exactly[a], 3)}`).join(", ") + ".");
+  const words = (policy) => s.labels.map((label, a) => `${label} ${format(policy[a], 3)}`).join(", ");
+  const corner = (label, a) => {
+    const [x, y] = CORNERS[a];
+    const reward = `${label}: r = ${short(Number(s.shifted[a].toFixed(2)))}`;
+    return text("rlhf-corner", [x, y + [20, 20, -12][a]], "middle", reward);
+  };
+  const one = (count, a) => {
+    const attributes = { "stroke-width": 1 + (2.5 * count) / s.batch_size, "data-arm": a };
+    return count ? arrow("rlhf-arrow-one", from, pointOf(s.alone[a]), attributes) : [];
+  };
+  const magnified = (kind, policy) =>
+    arrow(kind, from, between(from, pointOf(policy), factor), { "stroke-width": 2.5 });
+  drawInto(
+    plot,
+    `The triangle of policies after ${s.steps} steps: ${words(s.policy)}. ` +
+      `The batch would take it to ${words(s.next)}, the exact gradient to ${words(s.exactly)}.`,
+    svg("polygon", { class: "rlhf-simplex", points: coordinates(CORNERS) }),
+    levels(s.rewards),
+    s.labels.map(corner),
+    svg("polyline", { class: "rlhf-path", points: coordinates(s.path.map(pointOf)) }),
+    s.path.slice(0, -1).map((policy) => circle("rlhf-step", pointOf(policy), 1.7)),
+    circle("rlhf-dot", from, 4),
+    s.counts.map(one),
+    magnified("rlhf-arrow-exact", s.exactly),
+    magnified("rlhf-arrow-mean", s.next),
+  );
 }
 
 function drawTable(table, s) {
-  const head = ["arm", "r", "π", "drawn", "advantage"];
   const rows = s.labels.map((label, a) => {
-    const cell = (name, value, digits) => {
-      const td = html("td", { class: "rlhf-right", "data-name": `${name}-${a}` });
-      showNumber(td, value, digits);
-      return td;
-    };
-    return html("tr", {}, html("th", { scope: "row" }, label), cell("reward", s.shifted[a], 2), cell("policy", s.policy[a], 4),
-      cell("count", s.counts[a], 0), cell("advantage", s.advantages[a], 3));
+    const cell = (name, values, digits) => numberCell(values[a], digits, { "data-name": `${name}-${a}` });
+    return tableRow(
+      label,
+      cell("reward", s.shifted, 2),
+      cell("policy", s.policy, 4),
+      cell("count", s.counts, 0),
+      cell("advantage", s.advantages, 3),
+    );
   });
-  table.replaceChildren(
-    html("caption", { class: "rlhf-hidden" }, "Each arm: its reward, its probability, how often the next batch drew it, and its advantage there"),
-    html("thead", {}, html("tr", {}, ...head.map((title, i) => html("th", { scope: "col", class: i ? "rlhf-right" : false }, title)))),
-    html("tbody", {}, ...rows));
+  fillTable(
+    table,
+    "Each arm: its reward, its probability, how often the next batch drew it, and its advantage there",
+    [column("arm"), ...["r", "π", "drawn", "advantage"].map((title) => numberColumn(title))],
+    rows,
+  );
 }
 
 // ---------------------------------------------------------------- the demo
 
-const STATE = ["labels", "rewards", "logits", "baseline", "reward_shift", "learning_rate", "batch_size", "seed", "steps"];
-const RATE_STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10];
+const RATE_STEPS = listed([0.1, 0.2, 0.5, 1, 2, 5, 10]);
+const RUN_STEPS = 50;
+const PAUSE = 90; // milliseconds between the steps of a run
 
-function render({ model, el }) {
-  const read = () => Object.fromEntries(STATE.map((name) => [name, model.get(name)]));
-  const set = (name, value) => { model.set(name, value); model.save_changes(); };
-  const message = html("p", { class: "rlhf-message", role: "alert", hidden: true });
-  const note = (text) => { message.textContent = text; message.hidden = !text; };
-  const live = announcer();
+// The position whose rate is nearest, by ratio.
+function rateToPosition(rate) {
+  const [first, last] = RATE_STEPS.positions;
+  const away = range(last - first + 1).map((i) => Math.abs(Math.log(RATE_STEPS.toValue(i) / rate)));
+  return away.indexOf(Math.min(...away));
+}
 
-  const outputs = {};
-  const row = (name, label, hint, ...controls) => html("div", { class: "rlhf-control" },
-    html("span", { class: "rlhf-label" }, label, html("small", {}, hint)), ...controls);
-  const setting = (name) => (outputs[name] = html("output", { class: "rlhf-setting", "data-setting": name }));
-  const baselines = Object.entries(BASELINES).map(([name, label]) => {
-    const button = html("button", { type: "button", class: "rlhf-button", "data-baseline": name, "aria-label": `baseline: ${label}` }, label);
-    button.addEventListener("click", () => set("baseline", name));
-    return button;
-  });
-  const sliders = {
-    reward_shift: slider({
-      name: "reward_shift", label: "reward shift", hint: "added to every reward", positions: SHIFTS.map((end) => end * 2),
-      toValue: (i) => i / 2, toPosition: (v) => v * 2, describe: (v) => `reward shift ${short(v)}`, onChange: (v) => set("reward_shift", v),
-    }),
-    learning_rate: slider({
-      name: "learning_rate", label: "learning rate", hint: "length of a step", positions: [0, RATE_STEPS.length - 1],
-      toValue: (i) => RATE_STEPS[i],
-      toPosition: (v) => RATE_STEPS.reduce((best, r, i) => (Math.abs(Math.log(r / v)) < Math.abs(Math.log(RATE_STEPS[best] / v)) ? i : best), 0),
-      describe: (v) => `learning rate ${short(v)}`, onChange: (v) => set("learning_rate", v),
-    }),
-    batch_size: slider({
-      name: "batch_size", label: "batch size", hint: "draws in a step", positions: [1, Math.log2(LARGEST_BATCH)],
-      toValue: (i) => 2 ** i, toPosition: Math.log2, describe: (v) => `${v} draws in a step`, onChange: (v) => set("batch_size", v),
-    }),
+// Buttons that take one step, run and stop, go back to the start, and replay with other draws.
+function runner({ model, set }) {
+  let timer = 0;
+  let left = 0;
+  const ended = () => model.get("steps") >= MOST_STEPS;
+  const say = (words, label) => {
+    runButton.textContent = words;
+    attribute(runButton, "aria-label", label);
   };
-
-  // step, run, reset
-  let timer = 0, left = 0;
-  const stop = () => { clearTimeout(timer); timer = 0; left = 0; buttons.run.textContent = "run 50"; buttons.run.setAttribute("aria-label", "run 50 steps"); };
-  const step = () => { if (model.get("steps") < MOST_STEPS) set("steps", model.get("steps") + 1); };
+  const stop = () => {
+    clearTimeout(timer);
+    timer = left = 0;
+    say("run 50", "run 50 steps");
+  };
+  const step = () => {
+    if (!ended()) set({ steps: model.get("steps") + 1 });
+  };
   const go = () => {
     step();
     left -= 1;
-    if (left > 0 && model.get("steps") < MOST_STEPS) timer = setTimeout(go, PAUSE); else stop();
+    if (left > 0 && !ended()) timer = setTimeout(go, PAUSE);
+    else stop();
   };
-  const buttons = {};
-  const button = (name, text, label, action) => {
-    buttons[name] = html("button", { type: "button", class: "rlhf-button", "data-control": name, "aria-label": label }, text);
-    buttons[name].addEventListener("click", action);
-    return buttons[name];
+  const toggle = () => {
+    if (timer) return stop();
+    left = RUN_STEPS;
+    say("stop", "stop the run");
+    timer = setTimeout(go, 0);
   };
-  const actions = html("div", { class: "rlhf-control rlhf-actions" },
-    button("step", "step", "take one step", () => { stop(); step(); }),
-    button("run", "run 50", "run 50 steps", () => {
-      if (timer) { stop(); return; }
-      left = RUN_STEPS;
-      buttons.run.textContent = "stop";
-      buttons.run.setAttribute("aria-label", "stop the run");
-      timer = setTimeout(go, 0);
-    }),
-    button("reset", "reset", "back to the start", () => { stop(); set("steps", 0); }),
-    button("again", "other draws", "replay with other draws", () => set("seed", (model.get("seed") + 1) % SEEDS)));
-
-  const tile = (name, label, title, kind = "") => {
-    outputs[name] = html("output", { "data-name": name });
-    return html("div", { class: `rlhf-tile ${kind}`, title }, html("span", {}, label), outputs[name]);
+  const afterStop = (act) => () => {
+    stop();
+    act();
   };
-  const numbers = html("div", { class: "rlhf-tiles" },
-    tile("steps", "steps taken", "steps since the start"),
-    tile("expected", "E[r]", "expected reward of the policy, without the shift"),
-    tile("entropy", "entropy, nats", "entropy of the policy"),
-    tile("variance", "gradient variance", "over all batches of this size, summed over the three logits; exact"),
-    tile("noise", "noise ÷ signal", "root of the variance over the length of the exact gradient"),
-    tile("kept", "mean ÷ exact", "the estimate's mean over all batches, as a multiple of the exact gradient", "rlhf-tile-true"),
-    tile("cosine", "cosine", "of the angle between this batch's gradient and the exact one"));
-  const plot = svg("svg", { class: "rlhf-plot", role: "img" });
-  const table = html("table", { class: "rlhf-bars" });
-  const drawn = html("p", { class: "rlhf-legend rlhf-drawn" });
-  const times = html("span", { "data-name": "factor" });
-  const legend = html("div", { class: "rlhf-legend" },
-    html("div", {}, html("span", { class: "rlhf-key rlhf-key-ref" }), "where one draw alone would take the policy"),
-    html("div", {}, html("span", { class: "rlhf-key" }), "the batch: the next step"),
-    html("div", {}, html("span", { class: "rlhf-key rlhf-key-true" }), "the exact gradient"), times,
-    html("div", {}, "Thin lines join policies of equal E[r]."));
-  const figure = html("div", { class: "rlhf-figure" }, numbers,
-    html("div", { class: "rlhf-panels" }, html("div", { class: "rlhf-plot-place" }, plot, legend), html("div", { class: "rlhf-side" }, table, drawn)));
-  el.classList.add("rlhf-demo", "rlhf-bandit");
-  el.append(
-    row("baseline", "baseline", "taken off each reward", html("span", { class: "rlhf-buttons" }, ...baselines)),
-    row("reward_shift", "reward shift", "added to every reward", sliders.reward_shift.element, setting("reward_shift")),
-    row("learning_rate", "learning rate", "length of a step", sliders.learning_rate.element, setting("learning_rate")),
-    row("batch_size", "batch size", "draws in a step", sliders.batch_size.element, setting("batch_size")),
-    actions, message, figure, live.element);
-
-  let shown = false;
-  const draw = () => {
-    const state = read();
-    const wrong = problem(state);
-    figure.hidden = Boolean(wrong) && !shown;
-    figure.classList.toggle("rlhf-stale", Boolean(wrong));
-    note(wrong ? `This figure cannot be drawn: ${wrong}.` + (shown ? " Below is the last state that could." : "") : "");
-    if (wrong) return;
-    const s = compute(state);
-    for (const [name, value] of [["reward_shift", s.shift], ["learning_rate", s.rate], ["batch_size", s.batch_size]]) {
-      sliders[name].show(value);
-      outputs[name].textContent = short(value);
-      outputs[name].dataset.value = String(value);
-    }
-    for (const one of baselines) one.setAttribute("aria-pressed", String(one.dataset.baseline === s.baseline));
-    for (const name of ["step", "run"]) buttons[name].disabled = s.steps >= MOST_STEPS;
-    for (const [name, digits] of [["steps", 0], ["expected", 3], ["entropy", 3], ["variance", 4], ["kept", 3], ["cosine", 3]]) showNumber(outputs[name], s[name], digits);
-    outputs.noise.textContent = Number.isFinite(s.noise) ? format(s.noise, 2) : "∞";
-    outputs.noise.dataset.value = String(s.noise);
-    drawn.textContent = `Next batch: ${s.drawn.map((a) => s.labels[a]).join(" ")}`;
-    drawTriangle(plot, s);
-    const factor = magnification(s);
-    times.textContent = factor > 1 ? `The last two are drawn ${factor} times as long.` : "All are drawn as long as they are.";
-    times.dataset.value = String(factor);
-    drawTable(table, s);
-    live.say(`step ${s.steps}, baseline ${BASELINES[s.baseline]}, shift ${short(s.shift)}: expected reward ${format(s.expected, 3)}, ` +
-      `entropy ${format(s.entropy, 3)}, gradient variance ${format(s.variance, 4)}, cosine with the exact gradient ${format(s.cosine, 3)}.`);
-    shown = true;
+  const stepButton = button({ control: "step", label: "take one step" }, "step", afterStop(step));
+  const runButton = button({ control: "run", label: "run 50 steps" }, "run 50", toggle);
+  const start = afterStop(() => set({ steps: 0 }));
+  const reset = button({ control: "reset", label: "back to the start" }, "reset", start);
+  const again = button({ control: "again", label: "replay with other draws" }, "other draws", () =>
+    set({ seed: (model.get("seed") + 1) % SEEDS }),
+  );
+  const classes = { class: "rlhf-control rlhf-actions" };
+  return {
+    element: html("div", classes, stepButton, runButton, reset, again),
+    show(s) {
+      stepButton.disabled = runButton.disabled = s.steps >= MOST_STEPS;
+    },
+    stop,
   };
-  const unfollow = follow(model, STATE, draw);
-  return () => { unfollow(); stop(); live.stop(); };
 }
 
-export default { render };
+function controlsOf({ set }) {
+  const baseline = choices(
+    null,
+    (name) => [{ "data-baseline": name, label: `baseline: ${BASELINES[name]}` }, BASELINES[name]],
+    (name) => set({ baseline: name }),
+  );
+  baseline.offer(Object.keys(BASELINES));
+  const shift = sliderRow({
+    trait: "reward_shift",
+    name: "reward shift",
+    hint: "added to every reward",
+    scale: inSteps(SHIFTS, 0.5),
+    set,
+  });
+  const rate = sliderRow({
+    trait: "learning_rate",
+    name: "learning rate",
+    hint: "length of a step",
+    scale: { ...RATE_STEPS, toPosition: rateToPosition },
+    set,
+  });
+  const batch = sliderRow({
+    trait: "batch_size",
+    name: "batch size",
+    hint: "draws in a step",
+    scale: powersOfTwo(LARGEST_BATCH, 2),
+    describe: (n) => `${n} draws in a step`,
+    set,
+  });
+  return {
+    elements: [
+      row("baseline", "taken off each reward", baseline.element),
+      ...[shift, rate, batch].map((one) => one.element),
+    ],
+    show(s) {
+      baseline.show(s.baseline);
+      shift.show(s.shift);
+      rate.show(s.rate);
+      batch.show(s.batch_size);
+    },
+  };
+}
+
+const KEPT = "the estimate's mean over all batches, as a multiple of the exact gradient";
+const TILES = [
+  ["steps", "steps taken", "steps since the start"],
+  ["expected", "E[r]", "expected reward of the policy, without the shift"],
+  ["entropy", "entropy, nats", "entropy of the policy"],
+  ["variance", "gradient variance", "over all batches of this size, summed over the three logits; exact"],
+  ["noise", "noise ÷ signal", "root of the variance over the length of the exact gradient"],
+  ["kept", "mean ÷ exact", KEPT, "rlhf-tile-true"],
+  ["cosine", "cosine", "of the angle between this batch's gradient and the exact one"],
+];
+const DIGITS = { steps: 0, expected: 3, entropy: 3, variance: 4, kept: 3, cosine: 3 };
+
+function legendOf(times) {
+  const entry = (...words) => html("div", {}, ...words);
+  return html(
+    "div",
+    { class: "rlhf-legend" },
+    entry(key("rlhf-key-ref"), "where one draw alone would take the policy"),
+    entry(key(), "the batch: the next step"),
+    entry(key("rlhf-key-true"), "the exact gradient"),
+    times,
+    entry("Thin lines join policies of equal E[r]."),
+  );
+}
+
+function build(page) {
+  const controls = controlsOf(page);
+  const actions = runner(page);
+  const numbers = tiles(TILES);
+  const plot = picture(340, 318);
+  const times = html("span", { "data-name": "factor" });
+  const place = html("div", { class: "rlhf-plot-place" }, plot, legendOf(times));
+  const table = html("table", { class: "rlhf-bars" });
+  const drawn = html("p", { class: "rlhf-legend rlhf-drawn" });
+  const side = html("div", { class: "rlhf-side" }, table, drawn);
+  return {
+    above: [...controls.elements, actions.element],
+    figure: [numbers.element, html("div", { class: "rlhf-panels" }, place, side)],
+    stop: actions.stop,
+    draw(s) {
+      controls.show(s);
+      actions.show(s);
+      for (const [name, digits] of Object.entries(DIGITS)) numbers.show(name, s[name], digits);
+      showText(numbers.output.noise, Number.isFinite(s.noise) ? format(s.noise, 2) : "∞", s.noise);
+      drawn.textContent = `Next batch: ${s.drawn.map((a) => s.labels[a]).join(" ")}`;
+      drawTriangle(plot, s);
+      const factor = magnification(s);
+      const longer = `The last two are drawn ${factor} times as long.`;
+      showText(times, factor > 1 ? longer : "All are drawn as long as they are.", factor);
+      drawTable(table, s);
+      return (
+        `step ${s.steps}, baseline ${BASELINES[s.baseline]}, shift ${short(s.shift)}: ` +
+        `expected reward ${format(s.expected, 3)}, entropy ${format(s.entropy, 3)}, ` +
+        `gradient variance ${format(s.variance, 4)}, ` +
+        `cosine with the exact gradient ${format(s.cosine, 3)}.`
+      );
+    },
+  };
+}
+
+const STATE = [
+  ...["labels", "rewards", "logits", "baseline", "reward_shift", "learning_rate", "batch_size"],
+  ...["seed", "steps"],
+];
+export default demo({ kind: "rlhf-bandit", state: STATE, problem, compute, build });
