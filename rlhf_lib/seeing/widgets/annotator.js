@@ -1,271 +1,378 @@
-// Be the annotator. The fit first, as pure functions; then the stage, the keys, and what they draw.
+// Be the annotator. The fit first, as pure functions; then the session, the stage, the keys, the controls.
 
 const SIDES = ["first", "second"];
+const placeOf = (side) => 1 + SIDES.indexOf(side); // of a reply in its pair, after the prompt
 
 // Rows of the fit: the features of the chosen reply less those of the other.
-const rowsOf = (choices, differences) =>
-  choices.map(([pair, side]) => differences[pair].map((d) => (side === "first" ? d : -d)));
+const rowsOf = (labels, differences) =>
+  labels.map(([pair, side]) => differences[pair].map((d) => (side === "first" ? d : -d)));
 
-const fitOf = (choices, s) => fitWeights(rowsOf(choices, s.differences), s.ridge, s.names.length);
+const fitOf = (labels, s) => fitWeights(rowsOf(labels, s.differences), s.ridge, s.names.length);
 
 // How many choices were the likelier ones by the fit to those before; at even odds there is no verdict.
-function foresight(choices, s) {
-  const verdicts = choices.map(([pair, side], i) => {
-    const score = dot(fitOf(choices.slice(0, i), s), s.differences[pair]);
+function foresight(labels, s) {
+  const verdicts = labels.map(([pair, side], i) => {
+    const score = dot(fitOf(labels.slice(0, i), s), s.differences[pair]);
     return Math.abs(score) > 1e-9 ? { p: sigmoid(side === "first" ? score : -score) } : null;
   });
   const judged = verdicts.filter(Boolean);
-  return { last: verdicts.at(-1) ?? null, judged: judged.length, foreseen: judged.filter((v) => v.p > 0.5).length };
+  const foreseen = judged.filter((v) => v.p > 0.5).length;
+  return { last: verdicts.at(-1) ?? null, judged: judged.length, foreseen };
 }
 
-// What is wrong with a state, in the words of the Python side; null if nothing is.
+const isPair = (pair) =>
+  Array.isArray(pair) && pair.length === 3 && pair.every((words) => typeof words === "string");
+
+function wrongLabels(name, labels, pairs) {
+  const listed = Array.isArray(labels) ? labels : [labels];
+  const holds = (label) => pairs[label?.[0]] && SIDES.includes(label[1]);
+  return wrongEntry(name, listed, holds, `a pair from 0 to ${pairs.length - 1}, and 'first' or 'second'`);
+}
+
 function problem({ pairs, names, differences, labels, recorded, ridge, reference }) {
-  if (!Array.isArray(pairs) || pairs.length === 0) return "pairs has none that can be labelled; expected at least 1";
-  if (!pairs.every((pair) => Array.isArray(pair) && pair.length === 3 && pair.every((t) => typeof t === "string"))) {
-    return "pairs has an entry that is not prompt, first and second; expected text";
-  }
-  if (!Array.isArray(differences) || differences.length !== pairs.length) {
-    return `differences has ${differences?.length} rows; expected ${pairs.length}, one for each pair`;
-  }
-  if (!differences.every((row) => row.length === names.length && row.every(Number.isFinite))) {
-    return `differences has a row without ${names.length} finite numbers; expected one for each feature`;
-  }
-  for (const [name, choices] of Object.entries({ labels, recorded })) {
-    const at = Array.isArray(choices) ? choices.findIndex(([pair, side]) => !pairs[pair] || !SIDES.includes(side)) : 0;
-    if (at >= 0 && choices?.length !== 0) {
-      return `${name}[${at}] is ${choices?.[at]}; expected a pair from 0 to ${pairs.length - 1}, and 'first' or 'second'`;
-    }
-  }
-  if (!(ridge > 0 && Number.isFinite(ridge))) return `ridge is ${ridge}; expected a positive number`;
-  if (reference.length && reference.length !== names.length) {
-    return `reference has ${reference.length} entries; expected ${names.length}, one for each feature`;
-  }
-  return null;
+  const isRow = (row) => row.length === names.length && row.every(Number.isFinite);
+  return (
+    unless(
+      Array.isArray(pairs) && pairs.length > 0,
+      "pairs has none that can be labelled; expected at least 1",
+    ) ??
+    unless(pairs.every(isPair), "pairs has an entry that is not prompt, first and second; expected text") ??
+    unless(
+      Array.isArray(differences) && differences.length === pairs.length,
+      `differences has ${differences?.length} rows; expected ${pairs.length}, one for each pair`,
+    ) ??
+    unless(
+      differences.every(isRow),
+      `differences has a row without ${names.length} finite numbers; expected one for each feature`,
+    ) ??
+    wrongLabels("labels", labels, pairs) ??
+    wrongLabels("recorded", recorded, pairs) ??
+    unless(ridge > 0 && Number.isFinite(ridge), `ridge is ${ridge}; expected a positive number`) ??
+    (reference.length ? wrongLength("reference", reference, names.length, "one for each feature") : null)
+  );
 }
 
-function drawWeights(table, s, weights) {
-  const most = Math.max(1, ...weights.map(Math.abs), ...s.reference.map(Math.abs));
-  const bar = (kind, value) => html("span", { class: kind }, html("span", {
-    style: `left:${(50 + Math.min(0, (50 * value) / most)).toFixed(2)}%;width:${((50 * Math.abs(value)) / most).toFixed(2)}%` }));
-  const rows = s.names.map((name, i) => {
-    const cell = html("td", { class: "rlhf-right rlhf-weight", "data-feature": name });
-    showNumber(cell, weights[i], 2);
-    return html("tr", {}, html("th", { scope: "row" }, name.replaceAll("_", " ")),
-      html("td", { class: "rlhf-bar-cell", "aria-hidden": "true" }, bar("rlhf-two", weights[i]),
-        ...(s.reference.length ? [bar("rlhf-two rlhf-two-ref", s.reference[i])] : [])),
-      cell, ...(s.reference.length ? [html("td", { class: "rlhf-right" }, format(s.reference[i], 2))] : []));
+// The first pair without a label, those that were skipped last; -1 if all have one.
+function openPair({ pairs, labels }, skipped) {
+  const done = new Set(labels.map(([pair]) => pair));
+  const open = range(pairs.length).filter((i) => !done.has(i));
+  return open.find((i) => !skipped.has(i)) ?? open[0] ?? -1;
+}
+
+// ---------------------------------------------------------------- the session
+
+// What is not saved with the demo, such as the step of the replay and whether Python listens; and what a
+// reader can do.
+function sessionOf({ model, note, read, redraw, set }) {
+  const session = {
+    mode: model.get("recorded")?.length ? "replay" : "label",
+    step: 0,
+    connected: false,
+    saves: false,
+    skipped: new Set(),
+  };
+  let chosen = false; // whether the mode was the reader's choice
+  const kernel = python(model, {
+    answered({ kind, text: words, saves }) {
+      if (kind === "failed") {
+        note(`Not saved: ${words}`);
+        return;
+      }
+      note("");
+      if (!session.connected && !chosen) session.mode = "label";
+      Object.assign(session, { saves, connected: true });
+      redraw();
+    },
+    silent: () => note("Python does not answer. The last choice is not saved; nothing else was lost."),
   });
-  table.replaceChildren(
-    html("caption", { class: "rlhf-hidden" }, "Weight of each feature, in log-odds"),
-    html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "feature"),
-      html("th", { scope: "col" }, html("span", { class: "rlhf-key" }), "these labels ",
-        ...(s.reference.length ? [html("span", { class: "rlhf-key rlhf-key-ref" }), s.reference_name] : [])),
-      html("th", { scope: "col", class: "rlhf-right" }, "weight"),
-      ...(s.reference.length ? [html("th", { scope: "col", class: "rlhf-right" }, s.reference_name)] : []))),
-    html("tbody", {}, ...rows));
+  const labelling = () => session.mode === "label" && !kernel.waiting();
+  return {
+    session,
+    kernel,
+    // With Python behind the page a choice counts once it says so.
+    choose(side) {
+      const s = read();
+      const pair = openPair(s, session.skipped);
+      if (!labelling() || pair < 0) return;
+      session.skipped.delete(pair);
+      if (session.connected) kernel.ask({ kind: "label", pair, side });
+      else set({ labels: [...s.labels, [pair, side]] });
+    },
+    undo() {
+      const { labels } = read();
+      if (!labelling() || !labels.length) return;
+      if (session.connected) kernel.ask({ kind: "undo" });
+      else set({ labels: labels.slice(0, -1) });
+    },
+    skip() {
+      const pair = openPair(read(), session.skipped);
+      if (session.mode !== "label" || pair < 0) return;
+      if (session.skipped.has(pair)) session.skipped.clear(); // all that is open has been skipped: start over
+      session.skipped.add(pair);
+      redraw();
+    },
+    go(step) {
+      session.step = clamp(step, [0, model.get("recorded").length]);
+      redraw();
+    },
+    enter(mode) {
+      session.mode = mode;
+      chosen = true;
+      note("");
+      redraw();
+    },
+  };
+}
+
+// Everything on display, from the state and the session, which is kept within the state.
+function viewOf(s, session) {
+  if (!s.recorded.length) session.mode = "label";
+  session.step = clamp(session.step, [0, s.recorded.length]);
+  const { mode, step, skipped } = session;
+  const replay = mode === "replay";
+  const labels = replay ? s.recorded.slice(0, step) : s.labels;
+  return {
+    ...s,
+    ...session,
+    replay,
+    pair: replay ? s.recorded[Math.max(0, step - 1)][0] : openPair(s, skipped),
+    picked: replay && step > 0 ? s.recorded[step - 1][1] : null,
+    made: labels.length,
+    weights: fitOf(labels, s),
+    seen: foresight(labels, s),
+  };
+}
+
+// ---------------------------------------------------------------- in words
+
+const progressOf = (v) =>
+  v.replay
+    ? `choice ${v.step} of ${v.recorded.length}`
+    : `${v.labels.length} of ${v.pairs.length} pairs labelled`;
+
+function whereOf({ replay, recorded_by, connected, saves, file_name }) {
+  if (replay) return `Recorded session. ${recorded_by}`;
+  if (connected && saves) return `Every choice is appended to ${file_name} before it counts.`;
+  if (connected) return "Choices are kept in memory only: give the demo a path to save them.";
+  return (
+    "There is no Python behind this page: your choices stay here, and are gone when you leave. " +
+    "Download keeps them."
+  );
+}
+
+function noteOf({ made, replay, seen }) {
+  if (!made && replay) return "Step on with → or the button ›.";
+  if (!made) return "Which reply is better? Click here once, then use ← and →.";
+  return seen.last
+    ? `The last choice: before it, the fit gave it a probability of ${format(seen.last.p, 2)}.`
+    : "The last choice: the fit had no opinion before it.";
+}
+
+function announcement(v) {
+  if (v.replay) return `${progressOf(v)}. Prefers the ${v.picked ?? "…"}.`;
+  if (v.pair < 0) return "All pairs are labelled.";
+  const [prompt, first, second] = v.pairs[v.pair];
+  return `${progressOf(v)}. ${prompt} First: ${first} Second: ${second}`;
+}
+
+// ---------------------------------------------------------------- the stage
+
+function cardOf(side, arrow, choose) {
+  const hint = html("span", { class: "rlhf-card-key" });
+  const reply = html("span", { "data-name": side });
+  const element = button({ control: side, class: "rlhf-card", ...OWN_KEYS }, "", () => choose(side));
+  element.append(hint, reply);
+  return {
+    element,
+    show({ replay, pair, pairs, picked }) {
+      element.disabled = replay || pair < 0;
+      element.classList.toggle("rlhf-card-picked", picked === side);
+      hint.textContent = picked === side ? "preferred" : replay ? "" : `${arrow} this one is better`;
+      reply.textContent = pair < 0 ? "" : pairs[pair][placeOf(side)];
+    },
+  };
+}
+
+// The pair with its keys; a click on it gives it the focus.
+function stageOf({ session, choose, undo, skip, go }) {
+  const prompt = html("p", { class: "rlhf-ask", "data-name": "prompt" });
+  const cards = SIDES.map((side, i) => cardOf(side, "←→"[i], choose));
+  const note = html("p", { class: "rlhf-note", "data-name": "note" });
+  const names = { class: "rlhf-stage", tabindex: 0, role: "group", "data-control": "stage", ...OWN_KEYS };
+  const pair = html("div", { class: "rlhf-cards" }, ...cards.map((card) => card.element));
+  const element = html("div", names, prompt, pair, note);
+  const back = () => go(session.step - 1);
+  const on = () => go(session.step + 1);
+  const [first, second] = SIDES.map((side) => () => choose(side));
+  const acts = {
+    label: { ArrowLeft: first, ArrowRight: second, s: skip, u: undo, Backspace: undo },
+    replay: { ArrowLeft: back, ArrowRight: on, Home: () => go(0), End: () => go(Infinity) },
+  };
+  element.addEventListener("keydown", (event) => {
+    const act = acts[session.mode][event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (session.mode === "replay" || !event.repeat) act(); // a key held down labels once
+  });
+  return {
+    element,
+    show(v) {
+      prompt.textContent = v.pair < 0 ? "All pairs are labelled." : v.pairs[v.pair][0];
+      for (const card of cards) card.show(v);
+      note.textContent = noteOf(v);
+      const keys = v.replay
+        ? "Recorded session: arrow keys step through it"
+        : "Two replies: left arrow if the first is better, right arrow if the second is; " +
+          "S to skip, U to undo";
+      attribute(element, "aria-label", keys);
+    },
+  };
+}
+
+// ---------------------------------------------------------------- the controls
+
+const MODES = {
+  replay: ["replay", "replay the recorded session"],
+  label: ["label yourself", "label pairs yourself"],
+};
+
+function modesOf({ enter }) {
+  const described = (mode) => [{ control: `mode-${mode}`, label: MODES[mode][1] }, MODES[mode][0]];
+  const modes = choices(null, described, enter);
+  modes.offer(Object.keys(MODES));
+  return {
+    element: modes.element,
+    show({ mode, recorded }) {
+      modes.element.firstChild.hidden = !recorded.length;
+      modes.show(mode);
+    },
+  };
+}
+
+// Below the stage: what belongs to labelling, or the steps of the replay.
+function actsOf({ read }, { session, undo, skip, go }) {
+  const labelling = buttons(
+    null,
+    button({ control: "skip", label: "skip this pair" }, "can’t tell (S)", skip),
+    button({ control: "undo", label: "take the last label back" }, "undo (U)", undo),
+  );
+  const stepper = slider({
+    name: "step",
+    label: "step of the recorded session",
+    hint: "choices replayed",
+    describe: (step) => `${step} choices`,
+    onChange: go,
+  });
+  const steps = html(
+    "span",
+    { class: "rlhf-buttons rlhf-steps" },
+    button({ control: "back", label: "one choice back" }, "‹", () => go(session.step - 1)),
+    stepper.element,
+    button({ control: "next", label: "one choice on" }, "›", () => go(session.step + 1)),
+  );
+  const names = { control: "download", label: "download the labels as JSON lines" };
+  const download = button(names, "download labels", () => save(read()));
+  return {
+    element: html("div", { class: "rlhf-control" }, labelling, steps, download),
+    show({ replay, connected, saves, labels, recorded, step }) {
+      labelling.hidden = replay;
+      steps.hidden = !replay;
+      download.hidden = replay || (connected && saves);
+      download.disabled = !labels.length;
+      stepper.rescale(inSteps([0, recorded.length], 1));
+      stepper.show(step);
+    },
+  };
+}
+
+// Without Python the labels leave the page as a file of the same format.
+function save({ labels, pairs }) {
+  const lines = labels.map(([pair, side], i) =>
+    JSON.stringify({
+      kind: "label",
+      id: `page-${Date.now()}-${i}`,
+      annotator: "me",
+      prompt: pairs[pair][0],
+      chosen: pairs[pair][placeOf(side)],
+      rejected: pairs[pair][3 - placeOf(side)],
+    }),
+  );
+  const file = new Blob([`${lines.join("\n")}\n`], { type: "application/jsonl" });
+  const link = html("a", { download: "my-labels.jsonl", href: URL.createObjectURL(file) });
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
 
 // ---------------------------------------------------------------- the demo
 
-const STATE = ["pairs", "names", "differences", "labels", "recorded", "recorded_by", "reference", "reference_name",
-  "ridge", "dropped", "file_name"];
-const PATIENCE = 8000; // ms until Python counts as silent
-
-function render({ model, el }) {
-  const read = () => Object.fromEntries(STATE.map((name) => [name, model.get(name)]));
-  let mode = model.get("recorded")?.length ? "replay" : "label";
-  let chosenMode = false, connected = false, saves = false, pending = 0, step = 0;
-  const skipped = new Set();
-
-  const message = html("p", { class: "rlhf-message", role: "alert", hidden: true });
-  const tell = (text) => { message.textContent = text; message.hidden = !text; };
-  const live = announcer();
-  const button = (name, words, label, act) => {
-    const element = html("button", { type: "button", class: "rlhf-button", "data-control": name, "aria-label": label }, words);
-    element.addEventListener("click", act);
-    return element;
-  };
-
-  // Python on the other side: a choice counts once it says so.
-  const ask = (content) => {
-    clearTimeout(pending);
-    pending = setTimeout(() => {
-      pending = 0;
-      tell("Python does not answer. The last choice is not saved; nothing else was lost.");
-    }, PATIENCE);
-    model.send(content);
-  };
-  const heard = (content) => {
-    if (content?.kind !== "done" && content?.kind !== "failed") return;
-    clearTimeout(pending);
-    pending = 0;
-    if (content.kind === "failed") {
-      tell(`Not saved: ${content.text}`);
-      return;
-    }
-    tell("");
-    saves = content.saves;
-    if (!connected) {
-      connected = true;
-      if (!chosenMode) mode = "label";
-    }
-    draw();
-  };
-
-  const current = (s) => {
-    const done = new Set(s.labels.map(([pair]) => pair));
-    const open = s.pairs.map((_, i) => i).filter((i) => !done.has(i));
-    return open.find((i) => !skipped.has(i)) ?? open[0] ?? -1;
-  };
-  const choose = (side) => {
-    if (mode !== "label" || pending) return;
-    const s = read(), pair = current(s);
-    if (pair < 0) return;
-    skipped.delete(pair);
-    if (connected) ask({ kind: "label", pair, side });
-    else {
-      model.set("labels", [...s.labels, [pair, side]]);
-      model.save_changes();
-    }
-  };
-  const undo = () => {
-    if (mode !== "label" || pending || !model.get("labels").length) return;
-    if (connected) ask({ kind: "undo" });
-    else {
-      model.set("labels", model.get("labels").slice(0, -1));
-      model.save_changes();
-    }
-  };
-  const skip = () => {
-    const s = read(), pair = current(s);
-    if (mode !== "label" || pair < 0) return;
-    if (skipped.has(pair)) skipped.clear(); // all that is open has been skipped: start over
-    skipped.add(pair);
-    draw();
-  };
-  const go = (to) => { step = clamp(to, [0, model.get("recorded").length]); draw(); };
-  const setMode = (to) => () => { mode = to; chosenMode = true; tell(""); draw(); };
-
-  const modes = {
-    replay: button("mode-replay", "replay", "replay the recorded session", setMode("replay")),
-    label: button("mode-label", "label yourself", "label pairs yourself", setMode("label")),
-  };
-  const where = html("p", { class: "rlhf-legend", "data-name": "where" });
-  const prompt = html("p", { class: "rlhf-ask", "data-name": "prompt" });
-  const cards = SIDES.map((side, i) => {
-    const key = html("span", { class: "rlhf-card-key" });
-    const text = html("span", { "data-name": side });
-    const card = html("button", { type: "button", class: "rlhf-card", "data-control": side, "data-lm-suppress-shortcuts": "true" }, key, text);
-    card.addEventListener("click", () => choose(side));
-    return { side, card, key, text, arrow: "←→"[i] };
+function drawWeights(table, { names, weights, reference, reference_name }) {
+  const most = Math.max(1, ...weights.map(Math.abs), ...reference.map(Math.abs));
+  const beside = (make) => (reference.length ? make() : []);
+  const rows = names.map((name, i) => {
+    const bars = [
+      sidedBar("rlhf-sided", weights[i], most),
+      ...beside(() => [sidedBar("rlhf-sided rlhf-sided-ref", reference[i], most)]),
+    ];
+    return tableRow(
+      name.replaceAll("_", " "),
+      html("td", { class: "rlhf-bar-cell", "aria-hidden": "true" }, ...bars),
+      numberCell(weights[i], 2, { class: "rlhf-right rlhf-weight", "data-feature": name }),
+      ...beside(() => [html("td", { class: "rlhf-right" }, format(reference[i], 2))]),
+    );
   });
-  const note = html("p", { class: "rlhf-note", "data-name": "note" });
-  const labelRow = html("span", { class: "rlhf-buttons" },
-    button("skip", "can’t tell (S)", "skip this pair", skip), button("undo", "undo (U)", "take the last label back", undo));
-  const stepper = slider({ name: "step", label: "step of the recorded session", hint: "choices replayed", positions: [0, 1],
-    toValue: (p) => p, toPosition: (v) => v, describe: (v) => `${v} choices`, onChange: go });
-  const stepRow = html("span", { class: "rlhf-buttons rlhf-slider-place" },
-    button("back", "‹", "one choice back", () => go(step - 1)), stepper.element,
-    button("next", "›", "one choice on", () => go(step + 1)));
-  const progress = html("span", { class: "rlhf-word", "data-name": "progress" });
-  const stage = html("div", { class: "rlhf-stage", tabindex: 0, role: "group", "data-control": "stage", "data-lm-suppress-shortcuts": "true" },
-    prompt, html("div", { class: "rlhf-cards" }, ...cards.map((c) => c.card)), note);
-  const acts = { label: { ArrowLeft: () => choose("first"), ArrowRight: () => choose("second"), s: skip, u: undo, Backspace: undo },
-    replay: { ArrowLeft: () => go(step - 1), ArrowRight: () => go(step + 1), Home: () => go(0), End: () => go(Infinity) } };
-  stage.addEventListener("keydown", (event) => {
-    const act = acts[mode][event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    event.stopPropagation();
-    if (mode === "replay" || !event.repeat) act(); // a key held down labels once
-  });
-
-  // Without Python the labels leave the page as a file of the same format.
-  const download = button("download", "download labels", "download the labels as JSON lines", () => {
-    const { labels, pairs } = read();
-    const lines = labels.map(([pair, side], i) => JSON.stringify({ kind: "label", id: `page-${Date.now()}-${i}`,
-      annotator: "me", prompt: pairs[pair][0], chosen: pairs[pair][side === "first" ? 1 : 2],
-      rejected: pairs[pair][side === "first" ? 2 : 1] }));
-    const link = html("a", { download: "my-labels.jsonl",
-      href: URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "application/jsonl" })) });
-    link.click();
-    URL.revokeObjectURL(link.href);
-  });
-
-  const outputs = {};
-  const tile = (name, label, title) => {
-    outputs[name] = html("output", { "data-name": name });
-    return html("div", { class: "rlhf-tile", title }, html("span", {}, label), outputs[name]);
-  };
-  const table = html("table", { class: "rlhf-bars rlhf-weights" });
-  const figure = html("div", { class: "rlhf-figure" },
-    html("div", { class: "rlhf-control" }, html("span", { class: "rlhf-buttons" }, modes.replay, modes.label), progress),
-    where, stage, html("div", { class: "rlhf-control" }, labelRow, stepRow, download),
-    html("div", { class: "rlhf-tiles" }, tile("labelled", "choices so far", "that the fit has seen"),
-      tile("foreseen", "foreseen by the fit", "choices that the fit to the earlier ones held to be likelier")),
-    html("div", { class: "rlhf-panels" }, table));
-  el.classList.add("rlhf-demo", "rlhf-annotator");
-  el.append(message, figure, live.element);
-
-  let drawn = false;
-  function draw() {
-    const s = read();
-    const wrong = problem(s);
-    figure.hidden = Boolean(wrong) && !drawn;
-    figure.classList.toggle("rlhf-stale", Boolean(wrong));
-    if (wrong) {
-      tell(`This figure cannot be drawn: ${wrong}.`);
-      return;
-    }
-    if (message.textContent.startsWith("This figure")) tell("");
-    if (!s.recorded.length) mode = "label";
-    const replay = mode === "replay";
-    step = clamp(step, [0, s.recorded.length]);
-    const choices = replay ? s.recorded.slice(0, step) : s.labels;
-    const pair = replay ? s.recorded[Math.max(0, step - 1)][0] : current(s);
-    const picked = replay && step > 0 ? s.recorded[step - 1][1] : null;
-    const weights = fitOf(choices, s), seen = foresight(choices, s);
-
-    modes.replay.hidden = !s.recorded.length;
-    for (const [name, element] of Object.entries(modes)) element.setAttribute("aria-pressed", String(name === mode));
-    labelRow.hidden = replay;
-    stepRow.hidden = !replay;
-    download.hidden = replay || (connected && saves);
-    download.disabled = !s.labels.length;
-    stepper.element.max = s.recorded.length;
-    stepper.show(step);
-    progress.textContent = replay ? `choice ${step} of ${s.recorded.length}`
-      : `${s.labels.length} of ${s.pairs.length} pairs labelled`;
-    where.textContent = (replay ? `Recorded session. ${s.recorded_by}`
-      : connected && saves ? `Every choice is appended to ${s.file_name} before it counts.`
-        : connected ? "Choices are kept in memory only: give the demo a path to save them."
-          : "There is no Python behind this page: your choices stay here, and are gone when you leave. Download keeps them.") +
-      (s.dropped ? ` Dropped: ${s.dropped}.` : "");
-    prompt.textContent = pair < 0 ? "All pairs are labelled." : s.pairs[pair][0];
-    for (const { side, card, key, text, arrow } of cards) {
-      card.disabled = replay || pair < 0;
-      card.classList.toggle("rlhf-card-picked", picked === side);
-      key.textContent = picked === side ? "preferred" : replay ? "" : `${arrow} this one is better`;
-      text.textContent = pair < 0 ? "" : s.pairs[pair][side === "first" ? 1 : 2];
-    }
-    note.textContent = !choices.length ? (replay ? "Step on with → or the button ›." : "Which reply is better? Click here once, then use ← and →.")
-      : !seen.last ? "The last choice: the fit had no opinion before it."
-        : `The last choice: before it, the fit gave it a probability of ${format(seen.last.p, 2)}.`;
-    showNumber(outputs.labelled, choices.length, 0);
-    outputs.foreseen.dataset.value = String(seen.foreseen);
-    outputs.foreseen.dataset.judged = String(seen.judged);
-    outputs.foreseen.textContent = seen.judged ? `${seen.foreseen} of ${seen.judged}` : "none yet";
-    stage.setAttribute("aria-label", replay ? "Recorded session: arrow keys step through it"
-      : "Two replies: left arrow if the first is better, right arrow if the second is; S to skip, U to undo");
-    drawWeights(table, s, weights);
-    live.say(replay ? `${progress.textContent}. Prefers the ${picked ?? "…"}.`
-      : pair < 0 ? "All pairs are labelled." : `${progress.textContent}. ${s.pairs[pair][0]} First: ${s.pairs[pair][1]} Second: ${s.pairs[pair][2]}`);
-    drawn = true;
-  }
-  model.on("msg:custom", heard);
-  const unfollow = follow(model, STATE, draw);
-  model.send({ kind: "hello" });
-  return () => { unfollow(); model.off("msg:custom", heard); clearTimeout(pending); live.stop(); };
+  const legend = [key(), "these labels ", ...beside(() => [key("rlhf-key-ref"), reference_name])];
+  const columns = [
+    column("feature"),
+    html("th", { scope: "col" }, ...legend),
+    numberColumn("weight"),
+    ...beside(() => [numberColumn(reference_name)]),
+  ];
+  fillTable(table, "Weight of each feature, in log-odds", columns, rows);
 }
 
-export default { render };
+function build(page) {
+  const acting = sessionOf(page);
+  const { session, kernel } = acting;
+  const modes = modesOf(acting);
+  const stage = stageOf(acting);
+  const acts = actsOf(page, acting);
+  const progress = html("span", { class: "rlhf-word", "data-name": "progress" });
+  const where = html("p", { class: "rlhf-legend", "data-name": "where" });
+  const numbers = tiles([
+    ["labelled", "choices so far", "that the fit has seen"],
+    ["foreseen", "foreseen by the fit", "choices that the fit to the earlier ones held to be likelier"],
+  ]);
+  const { foreseen } = numbers.output;
+  const table = html("table", { class: "rlhf-bars rlhf-weights" });
+  return {
+    figure: [
+      html("div", { class: "rlhf-control" }, modes.element, progress),
+      where,
+      stage.element,
+      acts.element,
+      numbers.element,
+      html("div", { class: "rlhf-panels" }, table),
+    ],
+    start: kernel.hello,
+    stop: kernel.stop,
+    draw(s) {
+      const v = viewOf(s, session);
+      for (const one of [modes, stage, acts]) one.show(v);
+      progress.textContent = progressOf(v);
+      where.textContent = whereOf(v) + (v.dropped ? ` Dropped: ${v.dropped}.` : "");
+      numbers.show("labelled", v.made, 0);
+      const { seen } = v;
+      showText(foreseen, seen.judged ? `${seen.foreseen} of ${seen.judged}` : "none yet", seen.foreseen);
+      foreseen.dataset.judged = String(seen.judged);
+      drawWeights(table, v);
+      return announcement(v);
+    },
+  };
+}
+
+const STATE = [
+  ...["pairs", "names", "differences", "labels", "recorded", "recorded_by", "reference", "reference_name"],
+  ...["ridge", "dropped", "file_name"],
+];
+export default demo({ kind: "rlhf-annotator", state: STATE, problem, build });

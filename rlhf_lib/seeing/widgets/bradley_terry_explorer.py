@@ -85,7 +85,7 @@ class BradleyTerryExplorer(Demo):
     """
 
     _esm = browser_code("bradley_terry", "bradley_terry_explorer")
-    _css = styles("annotator")
+    _css = styles("bradley_terry_explorer")
 
     labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
     wins = traitlets.List(traitlets.List(traitlets.Int())).tag(sync=True)
