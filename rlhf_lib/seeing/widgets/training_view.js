@@ -14,212 +14,312 @@ const WINDOW = 5; // steps in the trailing mean
 const known = (values) => values.filter((v) => Number.isFinite(v));
 
 // Trailing mean over up to `WINDOW` values; it never looks ahead, and skips what is missing.
-const smooth = (values) => values.map((_, i) => {
-  const seen = known(values.slice(Math.max(0, i - WINDOW + 1), i + 1));
-  return seen.length ? seen.reduce((a, b) => a + b, 0) / seen.length : null;
-});
+const smooth = (values) =>
+  values.map((_, i) => {
+    const seen = known(values.slice(Math.max(0, i - WINDOW + 1), i + 1));
+    return seen.length ? sum(seen) / seen.length : null;
+  });
 
 // The last place in an increasing list that is not beyond `step`; -1 if all are.
 const lastAt = (steps, step) => steps.reduce((found, s, i) => (s <= step ? i : found), -1);
 
+// The last step that a run recorded.
+const lastOf = ({ steps, at }) => Math.max(0, steps.at(-1) ?? 0, at.at(-1) ?? 0);
+
 // What is wrong with recorded runs, in the words of the Python side; null if nothing is.
-function runsProblem(prompts, runs) {
-  if (!Array.isArray(prompts) || !prompts.every((p) => typeof p === "string")) return "prompts are not a list of texts";
-  if (!Array.isArray(runs)) return "runs is not a list";
-  for (const { name, steps, curves, at, held, replies } of runs) {
-    if (!Array.isArray(steps) || !steps.every((s, i) => Number.isInteger(s) && (i === 0 || s > steps[i - 1]))) {
-      return `the steps of run ${name} are not whole numbers that rise`;
-    }
-    for (const [metric, values] of Object.entries(curves ?? {})) {
-      if (!Array.isArray(values) || values.length !== steps.length || !values.every((v) => v === null || Number.isFinite(v))) {
-        return `${metric} of run ${name} has ${values?.length} values; expected ${steps.length} numbers, one for each step`;
-      }
-    }
-    if (!curves || !Array.isArray(at) || held?.length !== at.length || replies?.length !== at.length) {
-      return `the held-out measurements of run ${name} are missing; expected gold and replies of each`;
-    }
-    if (!replies.every((row) => Array.isArray(row) && (row.length === 0 || row.length === prompts.length)
-      && row.every((reply) => typeof reply?.[0] === "string"))) {
-      return `replies of run ${name} do not fit the prompts; expected ${prompts.length} each time, or none`;
-    }
-  }
-  return null;
+const runsProblem = (prompts, runs) =>
+  unless(
+    Array.isArray(prompts) && prompts.every((p) => typeof p === "string"),
+    "prompts are not a list of texts",
+  ) ??
+  unless(Array.isArray(runs), "runs is not a list") ??
+  firstWrong(runs, (one) => runProblem(one, prompts.length));
+
+function runProblem({ name, steps, curves, at, held, replies }, count) {
+  const rises = (s, i) => Number.isInteger(s) && (i === 0 || s > steps[i - 1]);
+  const wrongCurve = ([metric, values]) =>
+    unless(
+      Array.isArray(values) &&
+        values.length === steps.length &&
+        values.every((v) => v === null || Number.isFinite(v)),
+      `${metric} of run ${name} has ${values?.length} values; ` +
+        `expected ${steps.length} numbers, one for each step`,
+    );
+  const fits = (texts) =>
+    Array.isArray(texts) &&
+    (texts.length === 0 || texts.length === count) &&
+    texts.every((reply) => typeof reply?.[0] === "string");
+  return (
+    unless(
+      Array.isArray(steps) && steps.every(rises),
+      `the steps of run ${name} are not whole numbers that rise`,
+    ) ??
+    firstWrong(Object.entries(curves ?? {}), wrongCurve) ??
+    unless(
+      curves && Array.isArray(at) && held?.length === at.length && replies?.length === at.length,
+      `the held-out measurements of run ${name} are missing; expected gold and replies of each`,
+    ) ??
+    unless(
+      replies.every(fits),
+      `replies of run ${name} do not fit the prompts; expected ${count} each time, or none`,
+    )
+  );
 }
 
 // ---------------------------------------------------------------- one panel
 
-const PANEL = { width: 200, height: 118, left: 34, right: 8, top: 8, bottom: 20 };
+const PANEL = { width: 200, height: 118, left: 34, right: 192, top: 8, bottom: 98 };
+const FLOOR = 1e-3; // β of 0 stands at the foot of its panel
 
-function drawPanel(place, metric, runs, chosen, step, lastStep) {
-  const [label, , digits] = METRICS[metric];
-  const { width, height, left, right, top, bottom } = PANEL;
-  const log = metric === "beta";
-  const floor = 1e-3; // β of 0 stands at the foot of its panel
-  const scale = (v) => (log ? Math.log10(Math.max(v, floor)) : v);
-  const own = chosen?.curves[metric] ?? [];
-  const all = runs.flatMap((run) => [...known(run.curves[metric] ?? []), ...(metric === "gold" ? known(run.held) : [])]);
-  if (!all.length) {
-    place.replaceChildren();
-    place.hidden = true;
-    return;
+// The scale of a metric with its marks and their words; that of β is logarithmic.
+function axisOf(values, log) {
+  const scaled = (v) => (log ? Math.log10(Math.max(v, FLOOR)) : v);
+  const ends = extent(values.map(scaled), 0);
+  const apart = ends[1] - ends[0] < 1e-6 ? [ends[0] - 0.5, ends[1] + 0.5] : ends;
+  const [low, high] = extent(apart, 0.06);
+  const place = linear([low, high], [PANEL.bottom, PANEL.top]);
+  const y = (v) => place(clamp(scaled(v), [low, high]));
+  if (!log) {
+    const few = ticks(low, high, 4);
+    const marks = few.length < 2 ? ticks(low, high, 7) : few;
+    return { y, marks, words: (v) => short(Number(v.toFixed(4))) };
   }
-  place.hidden = false;
-  let [low, high] = [Math.min(...all.map(scale)), Math.max(...all.map(scale))];
-  if (high - low < 1e-6) { low -= log ? 0.5 : 0.5; high += 0.5; }
-  const pad = 0.06 * (high - low);
-  low -= pad; high += pad;
-  const x = (s) => left + ((width - left - right) * s) / Math.max(1, lastStep);
-  const y = (v) => height - bottom - ((height - top - bottom) * (clamp(scale(v), [low, high]) - low)) / (high - low);
-  const path = (steps, values) => {
-    let pen = "M";
-    return steps.map((s, i) => {
-      if (!Number.isFinite(values[i])) { pen = "M"; return ""; }
-      const text = `${pen}${x(s).toFixed(1)},${y(values[i]).toFixed(1)}`;
-      pen = "L";
-      return text;
-    }).join("");
+  const decades = [0.001, 0.01, 0.1, 1].filter((v) => scaled(v) >= low && scaled(v) <= high);
+  const foot = values.includes(0) ? "0" : "0.001";
+  return {
+    y,
+    marks: decades.length ? decades : [10 ** ((low + high) / 2)],
+    words: (v) => (v <= FLOOR ? foot : String(Number(v.toPrecision(1)))),
   };
-  const marks = log ? [0.001, 0.01, 0.1, 1].filter((v) => scale(v) >= low && scale(v) <= high) : ticks(low, high, 4);
-  if (!log && marks.length < 2) marks.splice(0, 9, ...ticks(low, high, 7));
-  if (log && marks.length === 0) marks.push(10 ** ((low + high) / 2));
-  const name = (v) => (log && v <= floor ? (all.some((b) => b === 0) ? "0" : "0.001") : log ? String(Number(v.toPrecision(1))) : short(Number(v.toFixed(4))));
-  const figure = svg("svg", { class: "rlhf-plot", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${label} over the steps` },
-    ...marks.flatMap((v) => [
-      svg("line", { class: "rlhf-grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
-      svg("text", { class: "rlhf-tick", x: left - 4, y: y(v) + 4, "text-anchor": "end" }, name(v))]),
-    ...ticks(0, lastStep, 3).map((s) =>
-      svg("text", { class: "rlhf-tick", x: x(s), y: height - 5, "text-anchor": "middle" }, String(s))),
-    ...runs.filter((run) => run !== chosen && run.curves[metric]).map((run) =>
-      svg("path", { class: "rlhf-other-run", d: path(run.steps, log ? run.curves[metric] : smooth(run.curves[metric])) })));
-  if (chosen && own.length) {
-    if (!log) figure.append(svg("path", { class: "rlhf-curve rlhf-raw", d: path(chosen.steps, own) }));
-    figure.append(svg("path", { class: "rlhf-curve", d: path(chosen.steps, log ? own : smooth(own)) }));
-  }
-  if (chosen && metric === "gold") {
-    figure.append(...chosen.at.map((s, i) => (Number.isFinite(chosen.held[i])
-      ? svg("circle", { class: "rlhf-held", cx: x(s), cy: y(chosen.held[i]), r: 2.6 }) : "")));
-  }
-  const i = chosen ? lastAt(chosen.steps, step) : -1;
-  figure.append(svg("line", { class: "rlhf-cursor", x1: x(step), x2: x(step), y1: top, y2: height - bottom }));
-  const value = i >= 0 ? own[i] : null;
-  if (Number.isFinite(value)) {
-    figure.append(svg("circle", { class: "rlhf-dot", cx: x(chosen.steps[i]), cy: y(value), r: 3.5 }));
-  }
-  const output = html("output", { "data-name": metric });
-  if (Number.isFinite(value)) showNumber(output, value, digits);
-  else output.textContent = "–";
-  place.replaceChildren(html("div", { class: "rlhf-panel-head" }, html("span", {}, label), output), figure);
 }
 
-function drawReplies(list, heading, prompts, run, step) {
-  const seen = run ? run.at.filter((_, i) => run.replies[i].length) : [];
+// A curve over the steps that leaves out what is missing.
+function gappedCurve(kind, steps, values, x, y) {
+  let pen = "M";
+  const parts = values.map((value, i) => {
+    if (!Number.isFinite(value)) {
+      pen = "M";
+      return "";
+    }
+    const part = `${pen}${x(steps[i]).toFixed(1)},${y(value).toFixed(1)}`;
+    pen = "L";
+    return part;
+  });
+  return svg("path", { class: kind, d: parts.join("") });
+}
+
+function panelMarks(metric, values, { runs, chosen, step, lastStep }) {
+  const { height, left, right, top, bottom } = PANEL;
+  const log = metric === "beta";
+  const { y, marks, words } = axisOf(values, log);
+  const x = linear([0, Math.max(1, lastStep)], [left, right]);
+  const drawn = (kind, one, shown) => gappedCurve(kind, one.steps, shown(one.curves[metric]), x, y);
+  const raw = (list) => list;
+  const mean = log ? raw : smooth;
+  const others = runs.filter((one) => one !== chosen && one.curves[metric]);
+  const own = chosen.curves[metric] ?? [];
+  const value = own[lastAt(chosen.steps, step)];
+  return [
+    yAxis(y, marks, [left, right], { words, gap: 4 }),
+    xNumbers(x, ticks(0, lastStep, 3), height - 5, String),
+    others.map((one) => drawn("rlhf-other-run", one, mean)),
+    own.length && !log ? drawn("rlhf-curve rlhf-raw", chosen, raw) : [],
+    own.length ? drawn("rlhf-curve", chosen, mean) : [],
+    metric === "gold" ? heldDots(chosen, x, y) : [],
+    line("rlhf-cursor", [x(step), top], [x(step), bottom]),
+    Number.isFinite(value)
+      ? circle("rlhf-dot", [x(chosen.steps[lastAt(chosen.steps, step)]), y(value)], 3.5)
+      : [],
+  ];
+}
+
+const heldDots = ({ at, held }, x, y) =>
+  at.map((s, i) => (Number.isFinite(held[i]) ? circle("rlhf-held", [x(s), y(held[i])], 2.6) : []));
+
+// Draws the panel of a metric, and returns the number at the cursor in words.
+function drawPanel(place, metric, view) {
+  const { runs, chosen, step } = view;
+  const [label, , digits] = METRICS[metric];
+  const values = runs.flatMap(({ curves, held }) =>
+    known([...(curves[metric] ?? []), ...(metric === "gold" ? held : [])]),
+  );
+  const output = html("output", { "data-name": metric }, "–");
+  const value = chosen.curves[metric]?.[lastAt(chosen.steps, step)];
+  if (Number.isFinite(value)) showNumber(output, value, digits);
+  place.hidden = values.length === 0;
+  place.replaceChildren();
+  if (values.length) {
+    const plot = picture(PANEL.width, PANEL.height);
+    drawInto(plot, `${label} over the steps`, panelMarks(metric, values, view));
+    place.append(html("div", { class: "rlhf-panel-head" }, html("span", {}, label), output), plot);
+  }
+  return output.textContent;
+}
+
+function drawReplies(list, heading, prompts, { at, replies }, step) {
+  const seen = at.filter((_, i) => replies[i].length);
   const which = lastAt(seen, step);
   list.replaceChildren();
   heading.hidden = which < 0;
   if (which < 0) return;
-  const rows = run.replies[run.at.indexOf(seen[which])];
-  heading.textContent = `Replies to the same ${prompts.length} held-out prompts, after ${seen[which]} steps`;
+  const texts = replies[at.indexOf(seen[which])];
+  const words = `Replies to the same ${prompts.length} held-out prompts, after ${seen[which]} steps`;
+  heading.textContent = words;
   heading.dataset.step = String(seen[which]);
-  list.append(...prompts.map((prompt, i) => {
-    const gold = html("span", { class: "rlhf-reply-gold" });
-    if (Number.isFinite(rows[i][1])) {
-      gold.dataset.value = String(rows[i][1]);
-      gold.textContent = `gold ${format(rows[i][1], 2)}`;
-    }
-    return html("li", { class: "rlhf-reply" }, html("span", { class: "rlhf-reply-head" }, html("span", {}, prompt), gold),
-      html("span", { class: "rlhf-reply-text" }, rows[i][0] || "(an empty reply)"));
-  }));
+  list.append(...prompts.map((prompt, i) => replyOf(prompt, texts[i])));
+}
+
+function replyOf(prompt, [words, worth]) {
+  const gold = html("span", { class: "rlhf-reply-gold" });
+  if (Number.isFinite(worth)) showText(gold, `gold ${format(worth, 2)}`, worth);
+  return html(
+    "li",
+    { class: "rlhf-reply" },
+    html("span", { class: "rlhf-reply-head" }, html("span", {}, prompt), gold),
+    html("span", { class: "rlhf-reply-text" }, words || "(an empty reply)"),
+  );
 }
 
 // ---------------------------------------------------------------- the view
 
-// `choose(run, step)` is called when the reader moves; `draw(state)` shows {prompts, runs, run, step}.
-function trainingView(choose) {
+const INTERVAL = 220; // ms from step to step
+
+// The play button. `now()` gives the run and the step on display, `go` moves to a step. Readers who asked for
+// less motion get the next replies at each press instead.
+function playerOf(now, go) {
   const still = globalThis.matchMedia?.("(prefers-reduced-motion: reduce)");
-  let state = null, timer = 0;
-  const last = (run) => Math.max(0, run.steps.at(-1) ?? 0, run.at.at(-1) ?? 0);
-  const run = () => state.runs[state.run];
+  let timer = 0;
+  const ended = () => now().step >= lastOf(now().chosen);
+  const show = () => {
+    const words = still?.matches ? "next replies" : timer ? "pause" : "play";
+    element.textContent = words;
+    attribute(element, "aria-label", still?.matches ? "on to the next recorded replies" : `${words} the run`);
+  };
   const stop = () => {
     clearInterval(timer);
     timer = 0;
-    if (state) label();
+    show();
   };
-  const go = (step) => choose(state.run, clamp(step, [0, last(run())]));
-  const move = (by) => { stop(); go(state.step + by); };
-  const onward = () => { // to the next replies: what "play" does for those who asked for less motion
-    const next = run().at.find((s) => s > state.step);
-    go(next ?? (state.step >= last(run()) ? 0 : last(run())));
+  const toNextReplies = () => {
+    const { chosen, step } = now();
+    go(chosen.at.find((s) => s > step) ?? (ended() ? 0 : lastOf(chosen)));
   };
   const play = () => {
-    if (timer) { stop(); return; }
-    if (still?.matches) { onward(); return; }
-    if (state.step >= last(run())) go(0);
+    if (ended()) go(0);
     timer = setInterval(() => {
-      if (state.step >= last(run())) stop();
-      else go(state.step + 1);
-    }, 220);
-    label();
+      if (ended()) stop();
+      else go(now().step + 1);
+    }, INTERVAL);
+    show();
   };
-  const button = (name, words, title, act) => {
-    const element = html("button", { type: "button", class: "rlhf-button", "data-control": name, "aria-label": title }, words);
-    element.addEventListener("click", act);
-    return element;
+  const press = () => {
+    if (timer) stop();
+    else if (still?.matches) toNextReplies();
+    else play();
   };
+  const element = button({ control: "play", label: "play" }, "play", press);
+  return { element, show, stop, playing: () => timer !== 0 };
+}
 
-  const runButtons = html("span", { class: "rlhf-buttons rlhf-runs", role: "group", "aria-label": "recorded run" });
-  const runRow = html("div", { class: "rlhf-control" }, html("span", { class: "rlhf-label" }, "run", html("small", {}, "others in grey")), runButtons);
+// The panels of all metrics; `show(view)` returns their numbers in words, by metric.
+function panelsOf() {
+  const entries = Object.entries(METRICS);
+  const places = entries.map(([, [, why]]) => html("div", { class: "rlhf-small", title: why }));
+  return {
+    element: html("div", { class: "rlhf-panels rlhf-small-multiples" }, ...places),
+    show: (view) =>
+      Object.fromEntries(entries.map(([metric], i) => [metric, drawPanel(places[i], metric, view)])),
+  };
+}
+
+// Which run, and which step of it. `jump(step)` is called when the reader moves, `change(i)` for another run.
+function moving(now, player, jump, change) {
+  const runs = choices(
+    "recorded run",
+    (name, i) => [{ control: `run-${i}`, label: `run: ${name}` }, name],
+    (_, i) => change(i),
+  );
+  runs.element.classList.add("rlhf-runs");
+  const offer = whenChanged(runs.offer);
+  const runRow = row("run", "others in grey", runs.element);
   const note = html("p", { class: "rlhf-legend", "data-name": "run-note" });
-  const scrub = slider({ name: "step", label: "training step", hint: "arrow keys move by one step", positions: [0, 1],
-    toValue: (p) => p, toPosition: (v) => v, describe: (v) => `step ${v}`, onChange: (v) => { stop(); go(v); } });
-  const playButton = button("play", "play", "play", play);
+  const scrub = slider({
+    name: "step",
+    label: "training step",
+    hint: "arrow keys move by one step",
+    describe: (step) => `step ${step}`,
+    onChange: jump,
+  });
+  const by = (steps) => jump(now().step + steps);
+  const back = button({ control: "back", label: "one step back" }, "‹", () => by(-1));
+  const next = button({ control: "next", label: "one step on" }, "›", () => by(1));
   const where = html("output", { class: "rlhf-setting rlhf-where", "data-setting": "step" });
-  const stepRow = html("div", { class: "rlhf-control rlhf-scrub" },
-    html("span", { class: "rlhf-buttons" }, playButton, button("back", "‹", "one step back", () => move(-1)),
-      button("next", "›", "one step on", () => move(1))),
-    html("span", { class: "rlhf-slider-place" }, scrub.element), where);
-  const panels = html("div", { class: "rlhf-panels rlhf-small-multiples" });
-  const places = Object.fromEntries(Object.entries(METRICS).map(([metric, [, why]]) =>
-    [metric, html("div", { class: "rlhf-small", title: why })]));
-  panels.append(...Object.values(places));
-  const legend = html("p", { class: "rlhf-legend" },
-    "Numbers: the batch of that step. Thin line: each batch; thick: trailing mean of five. Orange dots: held-out prompts.");
+  const steps = buttons(null, player.element, back, next);
+  return {
+    elements: [runRow, note, html("div", { class: "rlhf-control rlhf-scrub" }, steps, scrub.element, where)],
+    show(state, chosen) {
+      offer(state.runs.map(({ name }) => name));
+      runRow.hidden = state.runs.length < 2;
+      for (const [i, one] of [...runs.element.children].entries()) {
+        one.setAttribute("aria-pressed", String(i === state.run));
+      }
+      note.textContent = chosen.note ?? "";
+      note.hidden = !chosen.note;
+      scrub.rescale(inSteps([0, lastOf(chosen)], 1));
+      scrub.show(state.step);
+      showText(where, `step ${state.step} of ${lastOf(chosen)}`, state.step);
+    },
+  };
+}
+
+// `choose(run, step)` is called when the reader moves; `draw(state)` shows {prompts, runs, run, step} and
+// returns what a screen reader is told, which is nothing while the run plays.
+function trainingView(choose) {
+  let state = null;
+  const chosen = () => state.runs[state.run];
+  const now = () => ({ chosen: chosen(), step: state.step });
+  const go = (step) => choose(state.run, clamp(step, [0, lastOf(chosen())]));
+  const player = playerOf(now, go);
+  const jump = (step) => {
+    player.stop();
+    go(step);
+  };
+  const change = (i) => {
+    player.stop();
+    choose(i, Math.min(state.step, lastOf(state.runs[i])));
+  };
+  const controls = moving(now, player, jump, change);
+  const panels = panelsOf();
+  const legend = html(
+    "p",
+    { class: "rlhf-legend" },
+    "Numbers: the batch of that step. Thin line: each batch; thick: trailing mean of five. " +
+      "Orange dots: held-out prompts.",
+  );
   const heading = html("p", { class: "rlhf-replies-head" });
   const list = html("ul", { class: "rlhf-replies", "aria-label": "replies to held-out prompts" });
-  const live = announcer();
-  const element = html("div", { class: "rlhf-training" }, runRow, note, stepRow, panels, legend, heading, list, live.element);
-
-  function label() {
-    const words = still?.matches ? "next replies" : timer ? "pause" : "play";
-    playButton.textContent = words;
-    playButton.setAttribute("aria-label", still?.matches ? "on to the next recorded replies" : `${words} the run`);
-  }
-  let built = "";
+  const parts = [...controls.elements, panels.element, legend, heading, list];
+  const element = html("div", { class: "rlhf-training" }, ...parts);
   function draw(next) {
     state = next;
-    const chosen = run();
-    element.hidden = !chosen;
-    if (!chosen) { stop(); return; }
-    const names = JSON.stringify(state.runs.map(({ name }) => name));
-    if (names !== built) {
-      built = names;
-      runButtons.replaceChildren(...state.runs.map(({ name }, i) =>
-        button(`run-${i}`, name, `run: ${name}`, () => { stop(); choose(i, Math.min(state.step, last(state.runs[i]))); })));
+    const { prompts, runs, step, total = 0 } = state;
+    const one = chosen();
+    element.hidden = !one;
+    if (!one) {
+      player.stop();
+      return "";
     }
-    runRow.hidden = state.runs.length < 2;
-    for (const [i, b] of [...runButtons.children].entries()) b.setAttribute("aria-pressed", String(i === state.run));
-    note.textContent = chosen.note ?? "";
-    note.hidden = !chosen.note;
-    const lastStep = Math.max(...state.runs.map(last), state.total ?? 0);
-    scrub.element.max = last(chosen);
-    scrub.show(state.step);
-    where.textContent = `step ${state.step} of ${last(chosen)}`;
-    where.dataset.value = String(state.step);
-    for (const metric of Object.keys(METRICS)) drawPanel(places[metric], metric, state.runs, chosen, state.step, lastStep);
-    legend.hidden = !chosen.steps.length;
-    drawReplies(list, heading, state.prompts, chosen, state.step);
-    label();
-    const tile = (metric) => places[metric].querySelector("output")?.textContent ?? "–";
-    if (!timer) live.say(`${chosen.name}, step ${state.step}: reward ${tile("reward")}, gold ${tile("gold")}, KL ${tile("kl")}, β ${tile("beta")}.`);
+    controls.show(state, one);
+    const lastStep = Math.max(...runs.map(lastOf), total);
+    const words = panels.show({ runs, chosen: one, step, lastStep });
+    legend.hidden = !one.steps.length;
+    drawReplies(list, heading, prompts, one, step);
+    player.show();
+    if (player.playing()) return "";
+    return (
+      `${one.name}, step ${step}: reward ${words.reward}, gold ${words.gold}, ` +
+      `KL ${words.kl}, β ${words.beta}.`
+    );
   }
-  return { element, draw, stop: () => { clearInterval(timer); live.stop(); }, playing: () => timer !== 0 };
+  return { element, draw, stop: player.stop, playing: player.playing };
 }
