@@ -21,7 +21,7 @@ test: test-env ## run every test: unit, identity, notebooks, site
 format: test-env ## lay out Python (ruff) and the browser's code (biome) as the tests want it
 	@$(PY) -m ruff check --quiet --select I --fix .
 	@$(PY) -m ruff format --quiet .
-	@.venv/bin/biome format --write rlhf_lib/seeing/widgets book/static/*.js
+	@.venv/bin/biome format --write rlhf_lib/seeing/widgets book/static
 
 mutants: test-env ## break the library in many small ways and see that the tests notice
 	@$(PY) -m tests.mutation.run
