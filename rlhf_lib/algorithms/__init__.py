@@ -11,20 +11,3 @@ from .reward_training import RewardConfig, RewardTraining
 from .sft import SFT, SFTConfig
 from .shared_trunk import SharedTrunkPPO
 from .variants import VARIANTS
-
-__all__ = [
-    "DPO",
-    "DPOConfig",
-    "GRPO",
-    "GRPOConfig",
-    "PPO",
-    "PPOConfig",
-    "RejectionSampling",
-    "RejectionSamplingConfig",
-    "RewardConfig",
-    "RewardTraining",
-    "SFT",
-    "SFTConfig",
-    "SharedTrunkPPO",
-    "VARIANTS",
-]

@@ -1,8 +1,8 @@
 """Best-of-n and rejection sampling: let the reward choose among samples, then perhaps imitate them.
 
-`best_of_n` chooses and trains nothing. `best_of_n_curve` says what the best of every k ≤ n would
-have scored. `RejectionSampling` fine-tunes the policy on what was chosen, and starts again from
-the policy that results:
+`best_of_n` chooses and trains nothing; `overoptimization.best_of_n_curve` says what the best of
+every k ≤ n would have scored. `RejectionSampling` fine-tunes the policy on what was chosen, and
+starts again from the policy that results:
 
 1. sample n completions for each prompt of a batch
 2. score them; keep the best of each prompt, or all above a threshold
@@ -118,52 +118,6 @@ def best_of_n(
         torch.cat(finished).view_as(table),
         samples,
     )
-
-
-def best_of_n_curve(scores: Tensor, values: Tensor | None = None) -> Tensor:
-    """Expected value of the best of k samples for every k from 1 to n, without bias.
-
-    Averaging over all subsets of k of the n samples uses each sample of each k, where splitting
-    them into n/k groups would throw most subsets away. The sample of rank j (0 is the best) is
-    the best of a subset in C(n−1−j, k−1) of the C(n, k) subsets.
-
-    Source: Nakano et al. 2021, arXiv:2112.09332, appendix I; used by Gao et al. 2022,
-    arXiv:2210.10760. Chapters: choosing, over-optimization.
-
-    Parameters
-    ----------
-    scores : Tensor, shape (P, n)
-        What the best is chosen by: the proxy.
-    values : Tensor, shape (P, n), optional
-        What is averaged over the chosen ones, such as gold; `scores` themselves if None.
-
-    Returns
-    -------
-    Tensor, shape (P, n), float64
-        Entry [p, k − 1] is for the best of k of prompt p. Average over prompts for the curve, and
-        take its standard error from them.
-
-    Examples
-    --------
-    Three samples; the mean, the mean over three pairs, and the best:
-
-    >>> best_of_n_curve(torch.tensor([[1., 2., 6.]]))
-    tensor([[3.0000, 4.6667, 6.0000]], dtype=torch.float64)
-    """
-    values = scores if values is None else values
-    if scores.dim() != 2 or scores.shape != values.shape:
-        raise ValueError(
-            f"scores has shape {tuple(scores.shape)} and values "
-            f"{tuple(values.shape)}; expected (prompts, samples) twice"
-        )
-    n = scores.shape[1]
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    ranked = values.double().gather(1, order)  # (P, n), the best first
-    k = torch.arange(1, n + 1, dtype=torch.float64)[:, None]
-    j = torch.arange(1, n, dtype=torch.float64)
-    # C(n−1−j, k−1) / C(n, k): k/n at j = 0, then by the ratio of neighbours; (k, j)
-    weights = torch.cat([k / n, k / n * ((n - j - k + 1).clamp(min=0) / (n - j)).cumprod(1)], 1)
-    return ranked @ weights.T
 
 
 # ---------------------------------------------------------------------------------- imitating

@@ -33,7 +33,7 @@ from ..mathematics.advantages import (
     token_rewards,
 )
 from ..mathematics.kl import k1, k3
-from ..mathematics.losses import aggregate, surrogate_loss, surrogate_record
+from ..mathematics.losses import aggregate, ratio_record, surrogate_loss
 from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join
 from ..models.tokens import TokenBatch, token_logprobs
@@ -197,7 +197,7 @@ class GRPO(OnlineLoop):
         loss = surrogate_loss(c.loss, logprobs, old, A, mask, c.epsilon, c.epsilon_high)
         if c.kl_in == "loss" and self.beta:
             loss = loss + self.beta * k3(logprobs - batch.ref_logprobs)
-        seen = surrogate_record(c.loss, logprobs, old, A, mask, c.epsilon, c.epsilon_high)
+        seen = ratio_record(logprobs, old, A, mask, c.epsilon, c.epsilon_high, c.loss)
         return aggregate(loss, mask, c.aggregate_over, c.max_new_tokens), seen
 
 

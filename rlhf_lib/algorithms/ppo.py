@@ -182,7 +182,8 @@ class PPO(OnlineLoop):
     def surrogate(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict]:
         c, old, A, mask = self.config, batch.logprobs, batch.advantages, batch.completion_mask
         loss = clipped_policy_loss(logprobs, old, A, c.epsilon, dual_clip=c.dual_clip)
-        return aggregate(loss, mask), ratio_record(logprobs, old, A, mask, c.epsilon, c.dual_clip)
+        seen = ratio_record(logprobs, old, A, mask, c.epsilon, dual_clip=c.dual_clip)
+        return aggregate(loss, mask), seen
 
     def value_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """Half the squared error of the critic over the tokens of a batch, clipped."""

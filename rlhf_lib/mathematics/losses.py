@@ -292,31 +292,6 @@ def clip_fraction(
     return masked_mean(inactive.float(), mask).item()
 
 
-def ratio_record(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    epsilon: float = 0.2,
-    dual_clip: float | None = None,
-) -> dict[str, float]:
-    """What to watch about the ratios of an update: how many are clipped, and the largest gap.
-
-    Definition: `clip_fraction`; `ratio_gap`, the largest |ρ − 1|; with a dual clip c, the share of
-    ρ > c with A < 0. Shapes as in `clipped_policy_loss`. Chapter: ppo-live.
-    """
-    logprobs = logprobs.detach()
-    ratio = torch.exp(logprobs - old_logprobs)
-    found = {
-        "clip_fraction": clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon),
-        "ratio_gap": (ratio - 1).abs().max().item(),
-    }
-    if dual_clip is not None:
-        bounded = (ratio > dual_clip) & (advantages < 0)
-        found["dual_clip_fraction"] = masked_mean(bounded.float(), mask).item()
-    return found
-
-
 SURROGATES = ("clip", "cispo", "gspo", "rloo")
 
 
@@ -343,23 +318,29 @@ def surrogate_loss(
     return clipped_policy_loss(logprobs, old_logprobs, advantages, epsilon, epsilon_high)
 
 
-def surrogate_record(
-    kind: str,
+def ratio_record(
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
+    kind: str = "clip",
+    dual_clip: float | None = None,
 ) -> dict[str, float]:
-    """What to watch about the ratios of `surrogate_loss`, as `ratio_record` does for PPO.
+    """What to watch about the ratios of an update, in one of the forms of `surrogate_loss`.
 
     Definition: `clip_fraction` of the ratio that the form has, of tokens or of completions; for
-    "cispo" the share of tokens whose weight the cap holds. `ratio_gap`, of tokens.
-    Chapter: grpo-variants.
+    "cispo" the share of tokens whose weight the cap holds. `ratio_gap`, the largest |ρ − 1| of a
+    token. With a dual clip c, `dual_clip_fraction`: the share of ρ > c with A < 0. Shapes as in
+    `clipped_policy_loss`. Chapters: ppo-live, grpo-variants.
     """
-    logprobs = logprobs.detach()
-    ratio_gap = (torch.exp(logprobs - old_logprobs) - 1).abs().max().item()
+    logprobs, advantages = logprobs.detach(), advantages.expand_as(logprobs)
+    ratio = torch.exp(logprobs - old_logprobs)
+    found = {"ratio_gap": (ratio - 1).abs().max().item()}
+    if dual_clip is not None:
+        bounded = (ratio > dual_clip) & (advantages < 0)
+        found["dual_clip_fraction"] = masked_mean(bounded.float(), mask).item()
     if kind == "cispo":
         advantages, epsilon = torch.ones_like(logprobs), 1.0
         epsilon_high = (epsilon_high or 5.0) - 1
@@ -368,9 +349,8 @@ def surrogate_record(
             sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)
             for x in (logprobs, old_logprobs)
         )
-    advantages = advantages.expand_as(logprobs)
     clipped = clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
-    return {"clip_fraction": clipped, "ratio_gap": ratio_gap}
+    return {"clip_fraction": clipped, **found}
 
 
 def aggregate(

@@ -34,6 +34,9 @@ from .tokens import check_context, encode, encode_prompts, position_ids
 RewardFunction = Callable[..., list[float]]
 
 log = logging.getLogger(__name__)
+VERIFIER_FAILED = (
+    "verifier %r failed (%s: %s) on %.80r; failures count as wrong, and `errors` counts them"
+)
 
 
 # ---------------------------------------------------------------------------------- learned
@@ -146,9 +149,8 @@ def ensemble(
         "mean_minus_std": lambda table: table.mean(dim=0) - k * table.std(dim=0),
     }
     if combine not in combinations:
-        raise ValueError(
-            f"combine is {combine!r}; expected one of {', '.join(map(repr, combinations))}"
-        )
+        known = ", ".join(map(repr, combinations))
+        raise ValueError(f"combine is {combine!r}; expected one of {known}")
     if combine == "mean_minus_std" and len(rewards) == 1:
         raise ValueError("rewards has 1 entry; expected at least 2, as one member cannot disagree")
     return CombinedReward(rewards, combinations[combine], f"ensemble_{combine}")
@@ -234,14 +236,8 @@ class VerifiableReward:
         except Exception as error:
             self.errors += 1
             if self.errors == 1:
-                log.warning(
-                    "verifier %r failed (%s: %s) on %.80r; failures count as wrong, and "
-                    "`errors` counts them",
-                    self.__name__,
-                    type(error).__name__,
-                    error,
-                    completion,
-                )
+                kind = type(error).__name__
+                log.warning(VERIFIER_FAILED, self.__name__, kind, error, completion)
             return 0.0
 
 
@@ -322,10 +318,8 @@ class ProcessReward:
         no_steps: float = 0.0,
     ):
         if aggregate not in self.AGGREGATES:
-            raise ValueError(
-                f"aggregate is {aggregate!r}; expected one of "
-                f"{', '.join(map(repr, self.AGGREGATES))}"
-            )
+            known = ", ".join(map(repr, self.AGGREGATES))
+            raise ValueError(f"aggregate is {aggregate!r}; expected one of {known}")
         self.split, self.score, self.aggregate, self.no_steps = split, score, aggregate, no_steps
         self.step_scores: list[list[float]] = []
         self.__name__ = f"process_{aggregate}"
@@ -392,10 +386,8 @@ class JudgeReward:
         self.__name__ = "judge"
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        texts = [
-            self.template.format(prompt=prompt, completion=completion)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        rows = zip(prompts, completions, strict=True)
+        texts = [self.template.format(prompt=p, completion=c) for p, c in rows]
         return torch.sigmoid(_answer_log_odds(self, texts)).tolist()
 
 
@@ -441,13 +433,9 @@ class PairwiseJudge:
 
     def log_odds(self, prompts: list[str], first: list[str], second: list[str]) -> Tensor:
         """Log-odds that the reply shown first is better, in nats, shape (B,): one order only."""
-        return _answer_log_odds(
-            self,
-            [
-                self.template.format(prompt=prompt, first=a, second=b)
-                for prompt, a, b in zip(prompts, first, second, strict=True)
-            ],
-        )
+        rows = zip(prompts, first, second, strict=True)
+        texts = [self.template.format(prompt=p, first=a, second=b) for p, a, b in rows]
+        return _answer_log_odds(self, texts)
 
     def compare(self, prompts: list[str], a: list[str], b: list[str]) -> list[float]:
         """The probability that reply a is better than reply b, from both orders.
@@ -480,21 +468,11 @@ def _answer_log_odds(judge: JudgeReward | PairwiseJudge, texts: list[str]) -> Te
     """log P(first answer) − log P(second answer) after each text, in nats, shape (B,)."""
     parts = []
     for i in range(0, len(texts), judge.batch_size):
-        ids, mask = encode_prompts(
-            judge.tokenizer, texts[i : i + judge.batch_size], judge.model.device
-        )
+        some = texts[i : i + judge.batch_size]
+        ids, mask = encode_prompts(judge.tokenizer, some, judge.model.device)
         check_context(judge.model, ids.shape[1])
-        logits = (
-            judge.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position_ids(mask),
-                use_cache=False,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
-        )
+        inputs = dict(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask))
+        logits = judge.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
         parts.append(logits[:, judge.answers[0]] - logits[:, judge.answers[1]])
     return torch.cat(parts)
 
@@ -568,12 +546,9 @@ def soft_overlong_punishment(max_length: int, cache: int, tokenizer=None) -> Rew
 
 
 def _lengths(completions: list[str], tokenizer) -> list[int]:
-    rows = (
-        [completion.split() for completion in completions]
-        if tokenizer is None
-        else tokenizer(completions, add_special_tokens=False)["input_ids"]
-    )
-    return [len(row) for row in rows]
+    if tokenizer is None:
+        return [len(completion.split()) for completion in completions]
+    return list(map(len, tokenizer(completions, add_special_tokens=False)["input_ids"]))
 
 
 # ---------------------------------------------------------------------------------- word by word
@@ -716,8 +691,6 @@ def _column(columns: dict, name: str, size: int) -> list:
 
 
 def _size(rewards: Tensor) -> str:
-    return (
-        f"{len(rewards)} rewards"
-        if rewards.dim() == 1
-        else f"an array of shape {tuple(rewards.shape)}"
-    )
+    if rewards.dim() == 1:
+        return f"{len(rewards)} rewards"
+    return f"an array of shape {tuple(rewards.shape)}"

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 import torch
 
 from ..algorithms.best_of_n import best_of_n as choose
-from ..algorithms.best_of_n import best_of_n_curve
 from ..algorithms.dpo import DPO, DPOConfig
 from ..algorithms.grpo import GRPO, GRPOConfig
 from ..algorithms.loop import check_positive
@@ -29,6 +28,7 @@ from ..algorithms.ppo import PPO, PPOConfig
 from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from ..algorithms.sft import SFT, SFTConfig
 from ..algorithms.shared_trunk import SharedTrunkPPO
+from ..mathematics.overoptimization import best_of_n_curve
 from ..mathematics.tilt import best_of_n_kl_bound
 from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy
 from ..models.reward_model import load_reward_model, new_reward_model
