@@ -118,8 +118,8 @@ def tilt(reference, rewards, beta: float) -> np.ndarray:
     ValueError: beta is -1; expected a positive number
     """
     reference, rewards, beta = _problem(reference, rewards, beta)
-    scores = _log(reference) + rewards / beta
-    weights = np.exp(scores - scores.max())
+    logits = _log(reference) + rewards / beta
+    weights = np.exp(logits - logits.max())
     return weights / weights.sum()
 
 
@@ -485,10 +485,10 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
             marginals[t + 1], seen, out=np.zeros_like(marginals[t + 1]), where=seen > 0
         )  # pi_ref(a | prefix), (V,) * (t + 1)
         q = values[0]
-        scores = _log(conditional) + q / beta
-        log_normaliser = _logsumexp(scores)
+        logits = _log(conditional) + q / beta
+        log_normaliser = _logsumexp(logits)
         known = np.where(np.isfinite(log_normaliser), log_normaliser, 0.0)
-        policies.insert(0, np.exp(scores - known[..., None]))
+        policies.insert(0, np.exp(logits - known[..., None]))
         q_values.insert(0, q)
         values.insert(0, beta * log_normaliser)
     return SoftBellman(policies, values, q_values)
@@ -503,9 +503,9 @@ def _log(p: np.ndarray) -> np.ndarray:
         return np.log(p)
 
 
-def _logsumexp(scores: np.ndarray) -> np.ndarray:
-    """log sum exp over the last axis; -inf where every score is -inf."""
-    top = scores.max(axis=-1, keepdims=True)
+def _logsumexp(logits: np.ndarray) -> np.ndarray:
+    """log sum exp over the last axis; -inf where every entry is."""
+    top = logits.max(axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]
+        return np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]

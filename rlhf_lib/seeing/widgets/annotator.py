@@ -277,10 +277,10 @@ class Annotator(Demo):
         """What is on display after the given choices."""
         foreseen = judged = 0
         for i, (pair, side) in enumerate(choices):
-            score = float(self.fit(choices[:i]) @ self.differences[pair])
-            if abs(score) > 1e-9:
+            log_odds = float(self.fit(choices[:i]) @ self.differences[pair])
+            if abs(log_odds) > 1e-9:
                 judged += 1
-                foreseen += (score > 0) == (side == "first")
+                foreseen += (log_odds > 0) == (side == "first")
         return AnnotatorNumbers(
             dict(zip(self.names, self.fit(choices).tolist())), len(choices), foreseen, judged
         )
