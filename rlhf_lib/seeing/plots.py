@@ -172,7 +172,7 @@ def _legend(axes) -> None:
 
 
 def stacked_shares(shares: dict[str, dict[str, float]], order: Sequence[str]):
-    """Horizontal stacked bars: for each name, how its samples split over the categories of `order`."""
+    """Horizontal stacked bars: how each name's samples split over the categories of `order`."""
     fig, (axis,) = figure(height=0.55 * len(shares) + 1.7)
     colours = plt.get_cmap("tab10").colors
     names = list(shares)

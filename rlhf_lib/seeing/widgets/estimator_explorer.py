@@ -1,8 +1,9 @@
 """The estimator explorer: draw samples from a policy, and see what k1, k2 and k3 make of them.
 
-Two policies lie on one path, pi_s proportional to reference^(1 - s) policy^s: at distance s = 0 it is
-the reference, at s = 1 the policy. A run draws `samples` times from pi_s and averages each estimator;
-the histograms are of many runs. What the runs should show is known exactly, and stands beside them.
+Two policies lie on one path, pi_s proportional to reference^(1 - s) policy^s: at distance s = 0 it
+is the reference, at s = 1 the policy. A run draws `samples` times from pi_s and averages each
+estimator; the histograms are of many runs. What the runs should show is known exactly, and stands
+beside them.
 
 The browser side is estimator_explorer.js. Both sides draw the same samples from the same seed and
 compute the same numbers; `EstimatorExplorer.result` has Python's.

@@ -1,8 +1,9 @@
 """The policy-gradient bandit: three arms, a softmax policy, and one batch after the other.
 
-The policy is a point in a triangle whose corners are the arms. At each step a batch of arms is drawn
-from it, each draw pulls the policy some way, and the step follows the mean of the pulls. What the
-mean is over all batches, and how far it scatters, is computed exactly, by adding up every batch.
+The policy is a point in a triangle whose corners are the arms. At each step a batch of arms is
+drawn from it, each draw pulls the policy some way, and the step follows the mean of the pulls. What
+the mean is over all batches, and how far it scatters, is computed exactly, by adding up every
+batch.
 
 The browser side is policy_gradient_bandit.js. Both sides draw the same arms from the same seed and
 compute the same numbers; `PolicyGradientBandit.result` has Python's. A setting that is changed
