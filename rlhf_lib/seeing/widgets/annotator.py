@@ -1,7 +1,7 @@
-"""Be the annotator: compare two replies by keyboard, and see what the labels teach a fit.
+"""Be the annotator: compare two completions by keyboard, and see what the labels teach a fit.
 
-With a kernel each choice is appended to a file (`rlhf_lib.worlds.labels`) before it counts. Without one
-the demo replays a recorded session; the reader may label there too, and nothing is saved. The
+With a kernel each choice is appended to a file (`rlhf_lib.worlds.labels`) before it counts. Without
+one the demo replays a recorded session; the reader may label there too, and nothing is saved. The
 browser side is annotator.js, after bradley_terry.js. Both sides fit the same linear model.
 
 Chapter: preferences.
@@ -41,7 +41,7 @@ LETTERS_FEATURES = (
 
 
 def letters_features(prompt: str, completion: str) -> dict[str, float]:
-    """Twelve features of a reply in the letters world; `ten_words` is its length over 10."""
+    """Twelve features of a letter; `ten_words` is its length over 10."""
     counted = letters.features(prompt, completion)
     counted["ten_words"] = counted["words"] / 10
     return {name: counted[name] for name in LETTERS_FEATURES}
@@ -89,7 +89,7 @@ class AnnotatorNumbers(NamedTuple):
 
 
 class Annotator(Demo):
-    """Two replies side by side, ← or → for the better one, and the fit after every choice.
+    """Two completions side by side, ← or → for the better one, and the fit after every choice.
 
     Parameters
     ----------
@@ -108,12 +108,12 @@ class Annotator(Demo):
         Weights to show beside the fitted ones.
     reference_name : str
     features : callable, optional
-        Of a prompt and a reply, returns a dict of numbers. By default `letters_features` if
+        Of a prompt and a completion, returns a dict of numbers. By default `letters_features` if
         every prompt is one of the letters world, else `plain_features`.
     ridge : float
         Strength of the prior on the weights; positive, so that one label already has a fit.
     max_words : int, optional
-        Pairs with a longer reply are dropped.
+        Pairs with a longer completion are dropped.
     annotator : str
         Name in the file.
 
