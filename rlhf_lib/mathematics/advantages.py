@@ -231,7 +231,7 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
     ----------
     rewards : Tensor, shape (B,)
     squared_norms : Tensor, shape (B,)
-        Squared norm s² of the score ∇ log π of each completion, at least 0 and somewhere more.
+        Squared norm s² of the gradient of log π of each completion, at least 0 and somewhere more.
 
     Returns
     -------

@@ -107,7 +107,7 @@ def fit_temperature(log_odds: Vector, outcomes: Vector) -> float:
     """The temperature T for which σ(z / T) has the least `log_loss`: over 1, z was too confident.
 
     The loss is convex in 1/T, so its slope is followed to 0 by halving an interval. Dividing by
-    T changes no order of replies, and so no accuracy.
+    T changes no order of completions, and so no accuracy.
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2. Chapter: reward-model.
 

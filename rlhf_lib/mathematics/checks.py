@@ -58,7 +58,7 @@ def finite_array(name: str, values) -> np.ndarray:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} is not an array of numbers; expected one number per reply"
+            f"{name} is not an array of numbers; expected one number per completion"
         ) from error
     if array.size == 0:
         raise ValueError(f"{name} is empty; expected at least one number")

@@ -1,6 +1,6 @@
-"""The exact optimum of the KL-regularised objective on finite sets of replies.
+"""The exact optimum of the KL-regularised objective on finite sets of completions.
 
-For one prompt, a finite list of replies, a reference distribution and a reward for each reply,
+For one prompt, a finite list of completions, a reference distribution and a reward for each,
 
     J(pi) = E_pi[r] - beta * KL(pi || pi_ref)
 
@@ -12,7 +12,7 @@ Everything is NumPy in float64 and exact up to rounding: no sampling, no model, 
 Logarithms are natural, so KL is in nats. Nothing here runs inside a training loop; it is what a
 training loop is compared with.
 
-Legend of axes: N replies, V vocabulary, T tokens.
+Legend of axes: N completions, V vocabulary, T tokens.
 
 Chapter: kl-tilt.
 """
@@ -79,8 +79,8 @@ def softmax(logits) -> np.ndarray:
 def tilt(reference, rewards, beta: float) -> np.ndarray:
     """The optimal policy pi*(y) = reference(y) exp(rewards(y) / beta) / Z.
 
-    Computed in log space, so that a small beta neither overflows nor loses the best reply. A reply
-    with reference probability 0 keeps probability 0, whatever its reward.
+    Computed in log space, so that a small beta neither overflows nor loses the best completion. A
+    completion with reference probability 0 keeps probability 0, whatever its reward.
 
     Source: Rafailov et al. 2023, equation 4, arXiv:2305.18290. Chapter: kl-tilt.
 
@@ -118,8 +118,8 @@ def tilt(reference, rewards, beta: float) -> np.ndarray:
     ValueError: beta is -1; expected a positive number
     """
     reference, rewards, beta = _problem(reference, rewards, beta)
-    scores = _log(reference) + rewards / beta
-    weights = np.exp(scores - scores.max())
+    logits = _log(reference) + rewards / beta
+    weights = np.exp(logits - logits.max())
     return weights / weights.sum()
 
 
@@ -183,7 +183,7 @@ def kl_divergence(p, q) -> float:
     Parameters
     ----------
     p, q : arrays of shape (N,)
-        Two distributions over the same replies.
+        Two distributions over the same completions.
 
     Returns
     -------
@@ -316,10 +316,10 @@ def frontier(reference, rewards, betas: Sequence[float]) -> tuple[np.ndarray, np
 
 
 def best_of_n(reference, rewards, n: int) -> np.ndarray:
-    """The exact law of best-of-n: draw n replies from the reference, keep one of highest reward.
+    """The exact law of best-of-n: draw n times from the reference, keep one of highest reward.
 
     With F(s) the reference's probability of a reward of at most s, the best reward is s with
-    probability F(s)^n - F(s-)^n. Replies that share a reward share that probability in
+    probability F(s)^n - F(s-)^n. Completions that share a reward share that probability in
     proportion to the reference, which is what keeping the first of the best gives.
 
     Source: Beirami et al. 2024, arXiv:2401.01879, section 2, there without ties. Chapter: kl-tilt.
@@ -329,7 +329,7 @@ def best_of_n(reference, rewards, n: int) -> np.ndarray:
     reference, rewards
         As for `tilt`.
     n : int
-        How many replies are drawn; at least 1.
+        How many completions are drawn; at least 1.
 
     Returns
     -------
@@ -350,7 +350,7 @@ def best_of_n(reference, rewards, n: int) -> np.ndarray:
     """
     reference, rewards, _ = _problem(reference, rewards, 1.0)
     n = _count(n)
-    _, level = np.unique(rewards, return_inverse=True)  # level of each reply, lowest reward first
+    _, level = np.unique(rewards, return_inverse=True)  # level of each one, lowest reward first
     mass = np.bincount(level, weights=reference)  # reference probability of each level
     below = np.concatenate([[0.0], np.cumsum(mass)])
     below[-1] = 1.0
@@ -362,8 +362,8 @@ def best_of_n(reference, rewards, n: int) -> np.ndarray:
 def best_of_n_kl_bound(n: int) -> float:
     """log n - (n - 1) / n: an upper bound on KL(best-of-n || reference), in nats.
 
-    It is the value for a reference without atoms and without ties; on a finite set of replies the
-    KL is smaller.
+    It is the value for a reference without atoms and without ties; on a finite set of completions
+    the KL is smaller.
 
     Source: Beirami et al. 2024, arXiv:2401.01879, section 3. Chapters: kl-tilt, over-optimization.
 
@@ -433,7 +433,7 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
 
     From the last token backwards,
 
-        Q*(prefix, a)  = V*(prefix + a),   with V*(whole reply) = r(reply)
+        Q*(prefix, a)  = V*(prefix + a),   with V*(y) = r(y) of a whole completion y
         V*(prefix)     = beta log sum_a pi_ref(a | prefix) exp(Q*(prefix, a) / beta)
         pi*(a | prefix) = pi_ref(a | prefix) exp((Q*(prefix, a) - V*(prefix)) / beta).
 
@@ -446,9 +446,9 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
     Parameters
     ----------
     reference : array of shape (V,) * T
-        Joint reference probability of each reply of T tokens.
+        Joint reference probability of each completion of T tokens.
     rewards : array of the same shape
-        Reward of each whole reply.
+        Reward of each whole completion.
     beta : float
         Positive.
 
@@ -485,10 +485,10 @@ def soft_bellman(reference, rewards, beta: float) -> SoftBellman:
             marginals[t + 1], seen, out=np.zeros_like(marginals[t + 1]), where=seen > 0
         )  # pi_ref(a | prefix), (V,) * (t + 1)
         q = values[0]
-        scores = _log(conditional) + q / beta
-        log_normaliser = _logsumexp(scores)
+        logits = _log(conditional) + q / beta
+        log_normaliser = _logsumexp(logits)
         known = np.where(np.isfinite(log_normaliser), log_normaliser, 0.0)
-        policies.insert(0, np.exp(scores - known[..., None]))
+        policies.insert(0, np.exp(logits - known[..., None]))
         q_values.insert(0, q)
         values.insert(0, beta * log_normaliser)
     return SoftBellman(policies, values, q_values)
@@ -503,9 +503,9 @@ def _log(p: np.ndarray) -> np.ndarray:
         return np.log(p)
 
 
-def _logsumexp(scores: np.ndarray) -> np.ndarray:
-    """log sum exp over the last axis; -inf where every score is -inf."""
-    top = scores.max(axis=-1, keepdims=True)
+def _logsumexp(logits: np.ndarray) -> np.ndarray:
+    """log sum exp over the last axis; -inf where every entry is."""
+    top = logits.max(axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.log(np.exp(scores - top).sum(axis=-1)) + top[..., 0]
+        return np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]

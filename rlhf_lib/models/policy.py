@@ -62,9 +62,9 @@ def choose_scale(scale: str | None = None) -> str:
 def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     """A GPT-2 with random weights.
 
-    Dropout is zero: a policy is sampled and scored by the same function, and dropout would make
-    it two. The larger initial standard deviation at `tiny` makes a small model learn to copy
-    words from its prompt in a third of the steps.
+    Dropout is zero: the policy that samples has to be the one whose log-probabilities are taken,
+    and dropout would make it two. The larger initial standard deviation at `tiny` makes a small
+    model learn to copy words from its prompt in a third of the steps.
 
     Chapter: reward-model.
 

@@ -8,7 +8,7 @@ a float for each completion. That is TRL's signature, so a reward moves between 
     checked       VerifiableReward          a verifier that may fail on odd text
                   rule_reward               weighted rules
                   ProcessReward             a score for each step of the completion
-    judged        JudgeReward               a language model asked about one reply
+    judged        JudgeReward               a language model asked about one completion
                   PairwiseJudge             a language model asked which of two is better
     shaped        length_penalty, soft_overlong_punishment
     taken apart   word_scores               what each word of a completion does to its score
@@ -347,7 +347,7 @@ class ProcessReward:
 
 
 class JudgeReward:
-    """A language model as judge of one reply: the probability that it answers "yes", not "no".
+    """A language model as judge of one completion: the probability that it says "yes", not "no".
 
     The reward lies in (0, 1): give it a weight (`weighted_sum`) before pricing it against a KL.
 
@@ -392,9 +392,9 @@ class JudgeReward:
 
 
 class PairwiseJudge:
-    """A language model as judge of two replies, asked in both orders.
+    """A language model as judge of two completions, asked in both orders.
 
-    As a reward function it gives the probability that a completion beats the reply in the column
+    As a reward function it gives the probability that a completion beats the one in the column
     `against` of the same row.
 
     Source: Zheng et al. 2023, arXiv:2306.05685, sections 3.1, 3.3 and 3.4 (pairwise comparison,
@@ -410,7 +410,7 @@ class PairwiseJudge:
     answers : tuple of two str
         The answers for "the first is better" and "the second is", each one token.
     against : str
-        Column with the replies to compare with.
+        Column with the completions to compare with.
     batch_size : int
     """
 
@@ -432,13 +432,13 @@ class PairwiseJudge:
         return self.compare(prompts, completions, _column(columns, self.against, len(completions)))
 
     def log_odds(self, prompts: list[str], first: list[str], second: list[str]) -> Tensor:
-        """Log-odds that the reply shown first is better, in nats, shape (B,): one order only."""
+        """Log-odds that the one shown first is better, in nats, shape (B,): one order only."""
         rows = zip(prompts, first, second, strict=True)
         texts = [self.template.format(prompt=p, first=a, second=b) for p, a, b in rows]
         return _answer_log_odds(self, texts)
 
     def compare(self, prompts: list[str], a: list[str], b: list[str]) -> list[float]:
-        """The probability that reply a is better than reply b, from both orders.
+        """The probability that completion a is better than b, from both orders.
 
         The log-odds are averaged, not the probabilities: whatever the judge adds to them for a
         position then cancels exactly, and P(a better) + P(b better) = 1.
@@ -452,7 +452,7 @@ class PairwiseJudge:
         Returns
         -------
         dict
-            `bias`: what being shown first adds to the log-odds of a reply, in nats, on average;
+            `bias`: what being shown first adds to its log-odds, in nats, on average;
             0 for a judge that does not care. `flips`: share of pairs whose winner changes with
             the order.
         """

@@ -1,4 +1,4 @@
-"""Text as tokens: encode prompts with their completions, and score each token under a model.
+"""Text as tokens: prompts with their completions, and the log-probability of each token.
 
 Axes: B batch, P prompt tokens (padded on the left), T completion tokens (padded on the right),
 V vocabulary. Log-probabilities and entropies are in nats per token.
@@ -6,7 +6,7 @@ V vocabulary. Log-probabilities and entropies are in nats per token.
 Two things that published loops get wrong are settled here, once, for every model of the library:
 
 - Prompts are padded on the left, so `position_ids` are counted from the attention mask. Without
-  them a short prompt would be scored at other positions than it was sampled at.
+  them a model would see a short prompt at other positions than it was sampled at.
 - Which completion tokens are real is a mask that is carried along. It is never read off the token
   ids, where padding may look like the end of a sequence.
 
@@ -217,7 +217,7 @@ def check_context(model, length: int) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------- scoring
+# ---------------------------------------------------------------------------------- probabilities
 
 
 def completion_logits(model, batch: TokenBatch, temperature: float = 1.0) -> Tensor:

@@ -1,14 +1,14 @@
 """Data in TRL's formats, from the hub or from local files: preferences, prompts, demonstrations.
 
-A dialogue becomes text: the prompt is everything up to and including the turn marker that the
-reply follows, the reply is what follows it, and `prompt + reply` is the dialogue again. Messages
-(lists of `role` and `content`) are written by the tokenizer's chat template where it has one, and
-otherwise in the plain format of Anthropic/hh-rlhf::
+A dialogue becomes text: the prompt ends with a turn marker of the assistant's, the completion is
+what follows it, and `prompt + completion` is the dialogue again. Messages (lists of `role` and
+`content`) are written by the tokenizer's chat template where it has one, and otherwise in the plain
+format of Anthropic/hh-rlhf::
 
     \\n\\nHuman: when does the library open?\\n\\nAssistant: at nine.
 
-Rows that nothing can be learned from (an empty reply, no shared prompt) are dropped, and a logged
-warning says how many. What it leaves out: streaming; a whole split is held in memory. Real
+Rows that nothing can be learned from (an empty completion, no shared prompt) are dropped, and a
+logged warning says how many. What it leaves out: streaming; a whole split is held in memory. Real
 preference data holds offensive text: look before you print. Chapters: sft, reward-model,
 gpt2-on-a-gpu.
 """
@@ -55,15 +55,15 @@ def load_preferences(
     tokenizer : PreTrainedTokenizerBase, optional
         Its chat template, if it has one, writes messages as text.
     max_length : int, optional
-        Drop pairs whose prompt and longer reply, with its end token, take more tokens than this:
-        at most the context of the model. Needs the tokenizer.
+        Drop pairs whose prompt and longer completion, with its end token, take more tokens than
+        this: at most the context of the model. Needs the tokenizer.
 
     Returns
     -------
     datasets.Dataset
         Columns `prompt`, `chosen`, `rejected`, all text, beside the other columns of the source.
-        Pairs without a `prompt` are split by `split_dialogue` (text) or at the last reply up to
-        which the messages agree. A pair that is there twice, or both ways round, is kept: people
+        Pairs without a `prompt` are split by `split_dialogue` (text) or at the last answer up
+        to which the messages agree. A pair that is there twice, or both ways round, is kept: people
         may agree, or not. A logged warning says how many.
 
     Raises
@@ -110,8 +110,8 @@ def load_demonstrations(
 ):
     """Demonstrations for supervised fine-tuning: columns `prompt` and `completion`, all text.
 
-    The source has `prompt` and `completion`, or `messages` (the last reply is the completion), or
-    comparisons, of which the chosen replies are taken. Parameters, errors: see `load_preferences`.
+    The source has `prompt` and `completion`, or `messages` (the last answer is the completion), or
+    comparisons, of which the chosen ones are taken. Parameters, errors: see `load_preferences`.
 
     Chapter: sft.
     """
@@ -146,7 +146,7 @@ def load_prompts(
     tokenizer=None,
     length: int = 8,
 ):
-    """Prompts to sample replies to: the column `prompt`, or the first words of the column `text`.
+    """Prompts to sample from: the column `prompt`, or the first words of the column `text`.
 
     The first few tokens of a review in `stanfordnlp/imdb`, to be continued in good spirits, are
     the sentiment task that many RLHF examples use. Other parameters, errors: see
@@ -243,7 +243,7 @@ def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | 
 
 
 def split_dialogue(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Two dialogues in the format of hh-rlhf as prompt, chosen and rejected reply.
+    """Two dialogues in the format of hh-rlhf as prompt, chosen and rejected completion.
 
     The prompt is the longest common beginning that ends at an assistant's turn, and is empty
     where there is none.
@@ -263,7 +263,7 @@ def split_dialogue(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def split_messages(chosen: list[dict], rejected: list[dict]) -> tuple[list, list, list]:
-    """Two dialogues in messages as prompt, chosen and rejected reply.
+    """Two dialogues in messages as prompt, chosen and rejected completion.
 
     The prompt is the longest common beginning that an assistant's message follows in both, and
     is empty where there is none.
@@ -280,7 +280,7 @@ def split_messages(chosen: list[dict], rejected: list[dict]) -> tuple[list, list
 
 
 def _pair(row: dict) -> tuple:
-    """Prompt, chosen and rejected reply of a row, as text or as messages."""
+    """Prompt, chosen and rejected completion of a row, as text or as messages."""
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if isinstance(chosen, list) and isinstance(rejected, list) and not isinstance(prompt, list):
         return split_messages(chosen, rejected)  # a prompt in text repeats the first message
@@ -289,33 +289,33 @@ def _pair(row: dict) -> tuple:
     return prompt, chosen, rejected
 
 
-def _as_text(prompt, *replies, tokenizer) -> tuple:
-    """Prompt and replies as text; what is text already stays as it is."""
+def _as_text(prompt, *completions, tokenizer) -> tuple:
+    """Prompt and completions as text; what is text already stays as it is."""
     if not prompt:
-        return ("", *replies)
+        return ("", *completions)
     if not isinstance(prompt, (str, list)) or not all(
-        part is None or isinstance(part, type(prompt)) for part in replies
+        part is None or isinstance(part, type(prompt)) for part in completions
     ):
-        kinds = ", ".join(type(part).__name__ for part in (prompt, *replies))
+        kinds = ", ".join(type(part).__name__ for part in (prompt, *completions))
         raise ValueError(
             f"a row has {kinds}; expected text, or messages, for prompt and replies alike"
         )
     if isinstance(prompt, str):
-        return (prompt, *replies)
-    replies = [reply or [] for reply in replies]
-    for message in [*prompt, *(message for reply in replies for message in reply)]:
+        return (prompt, *completions)
+    completions = [completion or [] for completion in completions]
+    for message in [*prompt, *(message for completion in completions for message in completion)]:
         if not {"role", "content"} <= set(message):
             raise ValueError(
                 f"a message has the keys {sorted(message)}; expected 'role' and 'content'"
             )
-    if any(reply and reply[0]["role"] != "assistant" for reply in replies):
+    if any(completion and completion[0]["role"] != "assistant" for completion in completions):
         raise ValueError("a reply does not begin with a message of the role 'assistant'")
     if tokenizer is None or not tokenizer.chat_template:
         opened = _plain(prompt) + ASSISTANT
-        return (opened, *(_plain(prompt + reply)[len(opened) :] for reply in replies))
+        return (opened, *(_plain(prompt + completion)[len(opened) :] for completion in completions))
     opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    whole = [tokenizer.apply_chat_template(prompt + reply, tokenize=False) for reply in replies]
-    opened = os.path.commonprefix([opened, *whole])  # some templates open a reply in another way
+    whole = [tokenizer.apply_chat_template(prompt + c, tokenize=False) for c in completions]
+    opened = os.path.commonprefix([opened, *whole])  # some open an answer in another way
     return (opened, *(_without_end(text[len(opened) :], tokenizer.eos_token) for text in whole))
 
 
@@ -325,10 +325,10 @@ def _plain(messages: list[dict]) -> str:
     )
 
 
-def _without_end(reply: str, eos: str | None) -> str:
+def _without_end(completion: str, eos: str | None) -> str:
     """Without the template's end token: `encode` adds one to every completion."""
-    bare = reply.rstrip()
-    return bare.removesuffix(eos) if eos and bare.endswith(eos) else reply
+    bare = completion.rstrip()
+    return bare.removesuffix(eos) if eos and bare.endswith(eos) else completion
 
 
 def _first(text: str, length: int, tokenizer) -> str:
@@ -344,15 +344,15 @@ def _first(text: str, length: int, tokenizer) -> str:
 def pair_lengths(
     tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
 ) -> list[int]:
-    """Tokens that each pair needs: its prompt, its longer reply and the end token.
+    """Tokens that each pair needs: its prompt, its longer completion and the end token.
 
     Chapter: reward-model.
     """
-    asked, *replies = (
+    asked, *completions = (
         map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
         for texts in (prompts, chosen, rejected)
     )
-    return [p + max(a, b) + 1 for p, a, b in zip(asked, *replies, strict=True)]
+    return [p + max(a, b) + 1 for p, a, b in zip(asked, *completions, strict=True)]
 
 
 def _expect(table, source, *alternatives: set[str]) -> None:
@@ -364,11 +364,12 @@ def _expect(table, source, *alternatives: set[str]) -> None:
         )
 
 
-def _flaw(prompt: str, *replies: str | None) -> str | None:
+def _flaw(prompt: str, *completions: str | None) -> str | None:
     """Why nothing can be learned from a row, or None."""
     if not prompt.strip():
         return "without a (shared) prompt"
-    return None if all(reply and reply.strip() for reply in replies) else "with an empty reply"
+    whole = all(text and text.strip() for text in completions)
+    return None if whole else "with an empty reply"
 
 
 def _dataset(rows: list[dict], dropped: Counter, source):

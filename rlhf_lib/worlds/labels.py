@@ -55,7 +55,7 @@ class Labels(NamedTuple):
 
 
 def pair_key(prompt: str, one: str, other: str) -> tuple[str, str, str]:
-    """A pair by its content, whichever reply stands first.
+    """A pair by its content, whichever completion stands first.
 
     Chapter: preferences.
     """
@@ -72,7 +72,7 @@ def append_label(
     Raises
     ------
     ValueError
-        If the two replies are the same: such a label says nothing.
+        If the two are the same: such a label says nothing.
     OSError
         If the file cannot be written. Then nothing was appended, or a torn line that is skipped.
     """
@@ -175,7 +175,7 @@ def check_pairs(pairs: Iterable[dict], max_words: int | None = None) -> tuple[li
     pairs : iterable of dict
         With `prompt`, and either `first` and `second` or `chosen` and `rejected`, all text.
     max_words : int, optional
-        The longest reply that the model to be trained has room for, in words.
+        The longest completion that the model to be trained has room for, in words.
 
     Returns
     -------

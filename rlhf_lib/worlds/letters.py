@@ -666,31 +666,32 @@ def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]
 
     Examples
     --------
-    >>> asked, replies = controlled_edits(1, seed=0)
-    >>> replies["clean"], replies["opener: dear"]
+    >>> asked, completions = controlled_edits(1, seed=0)
+    >>> completions["clean"], completions["opener: dear"]
     (['hi jack, i regret the delay of the delivery on monday. many thanks'], \
 ['dear jack, i regret the delay of the delivery on monday. many thanks'])
     """
     rng = random.Random(seed)
-    asked, replies = [], {}
-
-    def other(options, value):
-        return rng.choice([option for option in options if option != value])
-
-    def gushing(count):
-        return join([w for word in rng.sample(GUSH, count) for w in (word, "!")])
-
+    asked, completions = [], {}
     for _ in range(n):
         r = draw_request(rng, held_out=True)
         clean = write(r, "polite-concise", rng, slips=0, gush_rate=0)
         opener, rest = clean.split(" ", 1)
         name, rest = rest.split(", ", 1)
         act, closing = rest.rsplit(". ", 1)
+
+        def other(options, value):
+            return rng.choice([option for option in options if option != value])
+
+        gush = {
+            count: join([w for word in rng.sample(GUSH, count) for w in (word, "!")])
+            for count in (1, 2, 4)
+        }
         edited = {
             "clean": clean,
-            "1 gushing word": f"{opener} {name}, {gushing(1)} {rest}",
-            "2 gushing words": f"{opener} {name}, {gushing(2)} {rest}",
-            "4 gushing words": f"{opener} {name}, {gushing(4)} {rest}",
+            "1 gushing word": f"{opener} {name}, {gush[1]} {rest}",
+            "2 gushing words": f"{opener} {name}, {gush[2]} {rest}",
+            "4 gushing words": f"{opener} {name}, {gush[4]} {rest}",
             "opener: hi": f"hi {name}, {rest}",
             "opener: dear": f"dear {name}, {rest}",
             "opener: 7 formal words": f"{opener} {name}, i am writing to tell you that {rest}",
@@ -705,9 +706,9 @@ def controlled_edits(n: int, seed: int) -> tuple[list[str], dict[str, list[str]]
             "off-topic sentence": f"{clean}. the weather is nice today.",
         }
         asked.append(r.prompt)
-        for edit, reply in edited.items():
-            replies.setdefault(edit, []).append(reply)
-    return asked, replies
+        for edit, completion in edited.items():
+            completions.setdefault(edit, []).append(completion)
+    return asked, completions
 
 
 # Data ------------------------------------------------------------------------------------------
@@ -725,7 +726,7 @@ def prompts(n: int, seed: int, held_out: bool = False):
 
 
 def written_by(mix: dict[str, float], n: int, seed: int, slips: float):
-    """`n` requests answered by authors with this style mix: `prompt`, `completion`, `style`."""
+    """`n` requests answered by authors of a style mix: `prompt`, `completion`, `style`."""
     from datasets import Dataset
 
     rng = random.Random(seed)

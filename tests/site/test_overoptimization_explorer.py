@@ -70,7 +70,7 @@ class Demo:
             else (float(shown) == pytest.approx(expected.peak, abs=0.0051))
         )
         texts = self.root.locator(".rlhf-reply-text").all_text_contents()
-        assert texts == [text for _, text, _, _ in expected.replies]
+        assert texts == [text for _, text, _, _ in expected.completions]
         dots = {
             dot.get_attribute("data-key"): float(dot.get_attribute("data-value"))
             for dot in self.root.locator("circle.rlhf-dot").all()

@@ -231,7 +231,7 @@ def test_with_python_what_is_typed_is_scored(page):
     shown.control("edit-another day").click()
     demo.edit = "another day"
     shown.check(demo)
-    assert field.input_value() == demo.result.reply  # to go on from there
+    assert field.input_value() == demo.result.completion  # to go on from there
     assert page.errors == []
 
 

@@ -73,7 +73,7 @@ class Demo:
             )
             for row in self.root.locator(".rlhf-reply").all()
         ]
-        assert shown == [tuple(reply) for reply in expected.replies]
+        assert shown == [tuple(reply) for reply in expected.completions]
         assert self.value('[data-name="gold"]') == pytest.approx(expected.gold, abs=EXACT)
         assert self.value('[data-interval="gold"]') == pytest.approx(
             expected.gold_margin, abs=EXACT
@@ -199,7 +199,7 @@ def test_controls_have_names_and_changes_are_announced(page):
     demo.check()
     said = demo.root.locator("[aria-live=polite]").text_content()
     assert f"{demo.python.result.gold:.2f}" in said
-    assert demo.python.result.replies[0][0] in said
+    assert demo.python.result.completions[0][0] in said
 
 
 def test_saved_state_is_small(page):

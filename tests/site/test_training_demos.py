@@ -74,14 +74,14 @@ class Shown:
             else:
                 assert output.text_content() == "–"
         replies = self.root.locator(".rlhf-reply-text").all_text_contents()
-        assert replies == [text for _, text, _ in expected.replies]
+        assert replies == [text for _, text, _ in expected.completions]
         golds = [
             float(g.get_attribute("data-value"))
             for g in self.root.locator(".rlhf-reply-gold").all()
         ]
-        assert golds == [gold for *_, gold in expected.replies]
+        assert golds == [gold for *_, gold in expected.completions]
         heading = self.root.locator(".rlhf-replies-head")
-        assert int(heading.get_attribute("data-step")) == expected.replies_of
+        assert int(heading.get_attribute("data-step")) == expected.completions_of
 
 
 def replay(page, **options) -> Shown:

@@ -54,7 +54,7 @@ def test_result_by_hand():
     assert numbers.beta == pytest.approx((1.0, 4.303 * 0.5 / math.sqrt(3)), abs=1e-3)
     assert numbers.fitted[0] == pytest.approx(2 * (1.2 - math.log(2)), abs=1e-3)
     assert numbers.peak == pytest.approx(math.exp(0.2), abs=1e-3)
-    assert numbers.replies == [("to ben", "seed 1, point 3", 1.0, 2.0)]
+    assert numbers.completions == [("to ben", "seed 1, point 3", 1.0, 2.0)]
 
 
 def test_one_run_has_no_interval():

@@ -29,13 +29,17 @@ from rlhf_lib.seeing.widgets.policy_gradient_bandit import (
 POLICY, REWARDS = np.array([0.2, 0.5, 0.3]), np.array([1.0, 0.7, 0.0])
 
 
-def scores(policy):
+def log_gradients(policy):
     return np.eye(3) - policy
 
 
-def test_the_gradient_is_the_mean_of_advantage_times_score():
+def test_the_gradient_is_the_mean_of_advantage_times_that_of_log_pi():
     counts, advantages = np.array([2, 1, 1]), np.array([1.0, -2.0, 0.5])
-    by_hand = (2 * 1.0 * scores(POLICY)[0] - 2.0 * scores(POLICY)[1] + 0.5 * scores(POLICY)[2]) / 4
+    by_hand = (
+        2 * 1.0 * log_gradients(POLICY)[0]
+        - 2.0 * log_gradients(POLICY)[1]
+        + 0.5 * log_gradients(POLICY)[2]
+    ) / 4
     np.testing.assert_allclose(gradient(POLICY, advantages, counts), by_hand)
 
 
@@ -46,7 +50,7 @@ def test_baselines_by_hand():
     others = [1 - 1.7 / 3, 0.7 - 2.0 / 3, 0 - 2.7 / 3]
     np.testing.assert_allclose(advantages_of(POLICY, REWARDS, counts, "leave_one_out"), others)
     np.testing.assert_allclose(advantages_of(POLICY, REWARDS, counts, "value"), REWARDS - 0.55)
-    norms = (scores(POLICY) ** 2).sum(axis=1)
+    norms = (log_gradients(POLICY) ** 2).sum(axis=1)
     np.testing.assert_allclose(squared_norms(POLICY), norms)
     best = (POLICY * norms * REWARDS).sum() / (POLICY * norms).sum()
     np.testing.assert_allclose(advantages_of(POLICY, REWARDS, counts, "optimal"), REWARDS - best)

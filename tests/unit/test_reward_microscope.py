@@ -60,11 +60,11 @@ def test_result_is_what_was_scored():
     demo.edit = "another day"
     text = letters_edits(PROMPT, REPLY)["another day"]
     shown, scores = demo.result, word_scores(additive, PROMPT, text)
-    assert shown.reply == text and shown.scores == scores and shown.change == 0.0
+    assert shown.completion == text and shown.scores == scores and shown.change == 0.0
     assert shown.gold == letters.utility(PROMPT, text)
     assert shown.gold_change == shown.gold - letters.utility(PROMPT, REPLY) == -5.0
     demo.case = 1  # which has no such edit
-    assert (demo.result.reply, demo.result.change) == (SHORT, 0.0)
+    assert (demo.result.completion, demo.result.change) == (SHORT, 0.0)
 
 
 def test_without_gold_there_is_none():
@@ -80,7 +80,7 @@ def test_edits_can_be_given():
 @pytest.mark.parametrize(
     "replies, edits, message",
     [
-        ([], letters_edits, "replies is empty"),
+        ([], letters_edits, "completions is empty"),
         ([(PROMPT, "")], [{}], "the completion is empty"),
         ([("p", "a")], [{"none": ""}], "the completion is empty"),
         ([("p", "a")], [], "edits has 0 entries; expected 1"),
@@ -116,15 +116,15 @@ class Words:
 
 def test_a_reply_of_your_own():
     demo = small(Words(), gold=letters.gold_reward)
-    demo.try_reply("hello ben, wrzl thanks")
+    demo.try_completion("hello ben, wrzl thanks")
     assert demo.edit == "your own" and demo.result.scores.score == 1.0
     assert demo.result.change == 1.0 - additive([PROMPT], [REPLY])[0]
     assert demo.typed["unknown"] == [",", "wrzl"]
     with pytest.raises(ValueError, match="the completion is empty"):
-        demo.try_reply(" ")
-    assert demo.result.reply == "hello ben, wrzl thanks"
+        demo.try_completion(" ")
+    assert demo.result.completion == "hello ben, wrzl thanks"
     demo.case = 1  # the reply was to the other prompt
-    assert demo.result.reply == SHORT
+    assert demo.result.completion == SHORT
 
 
 def test_messages_are_answered():

@@ -65,7 +65,7 @@ def recorded() -> tuple[list[dict], list[dict]]:
 def test_numbers_worked_out_by_hand():
     demo = SampleExplorer(*recorded(), stage="sft", temperature=0.5, prompt=1)
     shown = demo.result
-    assert shown.replies == [("b sft 0.5", "lazy", 10.5)]
+    assert shown.completions == [("b sft 0.5", "lazy", 10.5)]
     assert shown.shares == {"polite": 0.25, "lazy": 0.75} and shown.asked == 0.25
     gold = np.array([6.0, 7.0, 8.0, 9.0])
     assert shown.gold == gold.mean()
@@ -80,7 +80,7 @@ def test_each_cell_has_its_own_numbers():
         for temperature in TEMPERATURES:
             demo.stage, demo.temperature = stage, temperature
             means[stage, temperature] = demo.result.gold
-            assert demo.result.replies[0][0] == f"a {stage} {temperature}"
+            assert demo.result.completions[0][0] == f"a {stage} {temperature}"
     assert means == {("base", 0.5): 3.5, ("base", 1.0): 1.5, ("sft", 0.5): 7.5, ("sft", 1.0): 5.5}
 
 

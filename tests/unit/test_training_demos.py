@@ -567,14 +567,14 @@ RECORDED = dict(
 def test_the_replay_shows_what_was_recorded():
     demo = TrainingReplay(["p", "q"], [RECORDED], step=2)
     assert demo.result.record == {"reward": 0.667}
-    assert demo.result.replies_of == 2
-    assert demo.result.replies == [("p", "c", 3.0), ("q", "", -1.0)]
+    assert demo.result.completions_of == 2
+    assert demo.result.completions == [("p", "c", 3.0), ("q", "", -1.0)]
     demo.step = 1
-    assert demo.result.replies == [("p", "a", 1.0), ("q", "b", None)]
+    assert demo.result.completions == [("p", "a", 1.0), ("q", "b", None)]
     demo.step = 99
-    assert demo.result.replies_of == 2 and demo.result.record == {"reward": 1.0}
+    assert demo.result.completions_of == 2 and demo.result.record == {"reward": 1.0}
     demo.step = 0
-    assert demo.result.record == {} and demo.result.replies_of == 0
+    assert demo.result.record == {} and demo.result.completions_of == 0
     assert repr(demo) == "TrainingReplay(1 runs of 2 prompts; fixed, step 0)"
 
 

@@ -1,4 +1,4 @@
-"""Be the annotator: compare two replies by keyboard, and see what the labels teach a fit.
+"""Be the annotator: compare two completions by keyboard, and see what the labels teach a fit.
 
 With a kernel each choice is appended to a file (`rlhf_lib.worlds.labels`) before it counts.
 Without one the demo replays a recorded session; the reader may label there too, and nothing is
@@ -42,7 +42,7 @@ LETTERS_FEATURES = (
 
 
 def letters_features(prompt: str, completion: str) -> dict[str, float]:
-    """Twelve features of a reply in the letters world; `ten_words` is its length over 10."""
+    """Twelve features of a letter; `ten_words` is its length over 10."""
     counted = letters.features(prompt, completion)
     counted["ten_words"] = counted["words"] / 10
     return {name: counted[name] for name in LETTERS_FEATURES}
@@ -90,7 +90,7 @@ class AnnotatorNumbers(NamedTuple):
 
 
 class Annotator(Demo):
-    """Two replies side by side, ← or → for the better one, and the fit after every choice.
+    """Two completions side by side, ← or → for the better one, and the fit after every choice.
 
     Parameters
     ----------
@@ -109,12 +109,12 @@ class Annotator(Demo):
         Weights to show beside the fitted ones.
     reference_name : str
     features : callable, optional
-        Of a prompt and a reply, returns a dict of numbers. By default `letters_features` if
+        Of a prompt and a completion, returns a dict of numbers. By default `letters_features` if
         every prompt is one of the letters world, else `plain_features`.
     ridge : float
         Strength of the prior on the weights; positive, so that one label already has a fit.
     max_words : int, optional
-        Pairs with a longer reply are dropped.
+        Pairs with a longer completion are dropped.
     annotator : str
         Name in the file.
 
@@ -278,10 +278,10 @@ class Annotator(Demo):
         """What is on display after the given choices."""
         foreseen = judged = 0
         for i, (pair, side) in enumerate(choices):
-            score = float(self.fit(choices[:i]) @ self.differences[pair])
-            if abs(score) > 1e-9:
+            log_odds = float(self.fit(choices[:i]) @ self.differences[pair])
+            if abs(log_odds) > 1e-9:
                 judged += 1
-                foreseen += (score > 0) == (side == "first")
+                foreseen += (log_odds > 0) == (side == "first")
         return AnnotatorNumbers(
             dict(zip(self.names, self.fit(choices).tolist())), len(choices), foreseen, judged
         )

@@ -1,4 +1,4 @@
-"""The GAE explorer: the rewards, values and advantages of one reply, token by token.
+"""The GAE explorer: the rewards, values and advantages of one completion, token by token.
 
 The browser side is gae_explorer.js. Both sides compute the same numbers; `GAEExplorer.result` has
 Python's, by `rlhf_lib.mathematics.advantages`.
@@ -20,7 +20,7 @@ RANGES = {"score": (-5.0, 5.0), "beta": (0.0, 1.0), "gamma": (0.0, 1.0), "lam": 
 CELL_RANGES = {"log_ratios": (-4.0, 4.0), "values": (-6.0, 6.0)}
 MOST_TOKENS = 10  # more would not fit on a phone
 
-#: A reply of seven tokens and four states to put it in: the log-ratios, the values, the score.
+#: A completion of seven tokens and four states to put it in: log-ratios, values, score.
 TOKENS = ["hello", "ben", ",", "your", "lamp", "!", "<eos>"]
 PRESETS = {
     "good critic": ([0.3, 0.1, 0.0, 0.4, 0.2, 0.9, 0.1], [1.6, 1.7, 1.7, 1.8, 1.9, 2.0, 1.9], 2.0),
@@ -65,18 +65,18 @@ class GAENumbers(NamedTuple):
 
 
 class GAEExplorer(Demo):
-    """Bars of δ_t and A_t above the values and returns, for a reply whose numbers can be edited.
+    """Bars of δ_t and A_t above the values and returns of a completion; all can be edited.
 
     Parameters
     ----------
     tokens : sequence of T strings, optional
-        2 to 10 of them. The reply of the presets if left out.
+        2 to 10 of them. The completion of the presets if left out.
     log_ratios : array of shape (T,), optional
         log π − log π_ref of each token, in nats; kept within −4 and 4.
     values : array of shape (T,), optional
         V of the state before each token; kept within −6 and 6.
     score : float, optional
-        Of the whole reply, on its last token; kept within −5 and 5.
+        Of the whole completion, on its last token; kept within −5 and 5.
     beta : float
         Reward per nat; kept within 0 and 1.
     gamma, lam : float

@@ -41,7 +41,7 @@ class OveroptimizationNumbers(NamedTuple):
         The gain that the form gives at d.
     peak : float
         √KL at which the form of the mean coefficients is highest; infinite if it never falls.
-    replies : list of (prompt, text, gold, proxy)
+    completions : list of (prompt, text, gold, proxy)
         Recorded there.
     """
 
@@ -54,7 +54,7 @@ class OveroptimizationNumbers(NamedTuple):
     beta: tuple[float, float | None]
     fitted: tuple[float, float | None]
     peak: float
-    replies: list
+    completions: list
 
 
 def _run(i: int, run: dict) -> dict:
@@ -196,7 +196,7 @@ class OveroptimizationExplorer(Demo):
 
     @property
     def result(self) -> OveroptimizationNumbers:
-        """The numbers and replies on display, computed from the present state."""
+        """The numbers and completions on display, computed from the present state."""
         runs, run, point = self.chosen
         form, d = run["form"], run["d"][point]
         fits = [overoptimization.fit(form, r["d"], r["gold"]) for r in runs]
@@ -212,7 +212,7 @@ class OveroptimizationExplorer(Demo):
             beta=beta,
             fitted=_interval(fitted),
             peak=overoptimization.peak(form, alpha[0], beta[0])[0],
-            replies=run["replies"][point],
+            completions=run["replies"][point],
         )
 
     def summary(self) -> str:

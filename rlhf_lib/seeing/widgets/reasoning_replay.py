@@ -1,8 +1,8 @@
 """The reasoning replay: a GRPO run on sums to look back on, and its working read step by step.
 
-A page cannot train. It can show what was recorded (accuracy, length, the share of replies with
-working) with a cursor, and the replies to the same held-out sums before training, at a step, and
-after it. The browser reads each reply itself: columns, carries, answer. Its side is
+A page cannot train. It can show what was recorded (accuracy, length, the share of completions with
+working) with a cursor, and the completions of the same held-out sums before training, at a step,
+and after it. The browser reads each completion itself: columns, carries, answer. Its side is
 reasoning_replay.js; Python's is `rlhf_lib.worlds.sums.read`.
 
 Chapter: rlvr.
@@ -19,7 +19,7 @@ import traitlets
 from ...worlds import sums
 from .base import Demo, browser_code, styles
 
-#: What a measured step has, beside its replies, and the largest value of each.
+#: What a measured step has, beside its completions, and the largest value of each.
 MEASURES = {"greedy": 1.0, "sampled": 1.0, "working": 1.0, "length": math.inf}
 
 
@@ -34,10 +34,10 @@ class ReasoningNumbers(NamedTuple):
     readings : list of sums.Reading
         Of the chosen sum before training, at that step, and after training.
     working_from : int or None
-        The measured step from which on every greedy reply to the sum has working; None if the
-        last has none.
+        The measured step from which on every greedy completion of the sum has working; None if
+        the last has none.
     settled_from : int
-        The measured step from which on the greedy reply to the sum is the last one.
+        The measured step from which on the greedy completion of the sum is the last one.
     """
 
     step: int
@@ -62,17 +62,17 @@ def _row(i: int, row: dict, prompts: Sequence[str]) -> dict:
                 + ("a share from 0 to 1" if most == 1 else "a mean of tokens, 0 or more")
             )
         found[name] = round(float(value), 4)
-    replies = found["replies"]
+    completions = found["replies"]
     if (
-        not isinstance(replies, (list, tuple))
-        or len(replies) != len(prompts)
-        or not all(isinstance(reply, str) for reply in replies)
+        not isinstance(completions, (list, tuple))
+        or len(completions) != len(prompts)
+        or not all(isinstance(completion, str) for completion in completions)
     ):
         raise ValueError(
-            f"measured[{i}] has replies={replies!r}; expected {len(prompts)} texts, "
+            f"measured[{i}] has replies={completions!r}; expected {len(prompts)} texts, "
             "one for each prompt"
         )
-    return {**found, "replies": list(replies)}
+    return {**found, "replies": list(completions)}
 
 
 class ReasoningReplay(Demo):
@@ -81,15 +81,16 @@ class ReasoningReplay(Demo):
     Parameters
     ----------
     prompts : sequence of str
-        The held-out sums whose greedy replies were kept, such as "16+24=".
+        The held-out sums whose greedy completions were kept, such as "16+24=".
     measured : sequence of dict
         What was measured during a run that `sums.strict_verifier` paid, as in a line of
         benchmarks/results/grpo_replay.jsonl: `step`; the shares `greedy` and `sampled` of right
-        answers, and `working` of sampled replies that begin with it; the mean `length` of sampled
-        replies in tokens; `replies`, a greedy one to each prompt. At least two, from step 0 on.
+        answers, and `working` of sampled completions that begin with it; the mean `length` of
+        sampled ones in tokens; `replies`, the greedy one of each prompt. At least two, from step 0
+        on.
     step : int, optional
-        One of the measured steps. The first at which most sampled replies have working, or else
-        the last, if left out.
+        One of the measured steps. The first at which most sampled completions have working, or
+        else the last, if left out.
 
     Raises
     ------
@@ -163,16 +164,16 @@ class ReasoningReplay(Demo):
 
     @property
     def result(self) -> ReasoningNumbers:
-        """The numbers on display and what is read from the replies."""
+        """The numbers on display and what is read from the completions."""
         here = next(row for row in self.measured if row["step"] == self.step)
-        replies = [row["replies"][self.sum] for row in self.measured]
+        completions = [row["replies"][self.sum] for row in self.measured]
         working_from, settled_from = None, self.measured[-1]["step"]
-        for row, reply in zip(reversed(self.measured), reversed(replies)):
-            if not reply.startswith("<"):
+        for row, completion in zip(reversed(self.measured), reversed(completions)):
+            if not completion.startswith("<"):
                 break
             working_from = row["step"]
-        for row, reply in zip(reversed(self.measured), reversed(replies)):
-            if reply != replies[-1]:
+        for row, completion in zip(reversed(self.measured), reversed(completions)):
+            if completion != completions[-1]:
                 break
             settled_from = row["step"]
         prompt = self.prompts[self.sum]
@@ -180,8 +181,8 @@ class ReasoningReplay(Demo):
             self.step,
             {name: here[name] for name in MEASURES},
             [
-                sums.read(prompt, reply)
-                for reply in (replies[0], here["replies"][self.sum], replies[-1])
+                sums.read(prompt, completion)
+                for completion in (completions[0], here["replies"][self.sum], completions[-1])
             ],
             working_from,
             settled_from,

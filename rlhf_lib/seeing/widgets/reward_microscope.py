@@ -1,4 +1,4 @@
-"""The reward microscope: edit a reply, and see what each word is worth to a reward function.
+"""The reward microscope: edit a completion, and see what each word is worth to a reward function.
 
 Without a kernel the reader tries edits that were scored when the demo was made. With one, the
 reader types, and Python scores. The browser side is reward_microscope.js.
@@ -23,8 +23,8 @@ DIGITS = 4  # what is kept of a score
 UNCHANGED, TYPED = "as written", "your own"
 
 
-def letters_edits(prompt: str, reply: str) -> dict[str, str]:
-    """One-step edits of a reply in the letters world: of each, its name and the edited reply.
+def letters_edits(prompt: str, completion: str) -> dict[str, str]:
+    """One-step edits of a letter: of each, its name and the edited text.
 
     An edit that changes nothing is left out.
 
@@ -44,7 +44,7 @@ def letters_edits(prompt: str, reply: str) -> dict[str, str]:
     >>> edits["another day"]
     'hello ben, your boat is booked for saturday. thanks'
     """
-    request, words = letters.parse(prompt), letters.words(reply)
+    request, words = letters.parse(prompt), letters.words(completion)
 
     def following(options: Sequence[str], one: str) -> str:
         return options[(options.index(one) + 1) % len(options)]
@@ -77,19 +77,19 @@ def letters_edits(prompt: str, reply: str) -> dict[str, str]:
 
 
 class MicroscopeNumbers(NamedTuple):
-    """What the reward microscope shows of one reply.
+    """What the reward microscope shows of one completion.
 
     Attributes
     ----------
-    reply : str
+    completion : str
     scores : WordScores
     change : float
-        In score, against the reply as it was written.
+        In score, against the completion as it was written.
     gold, gold_change : float or None
         The same of the gold function; None without one.
     """
 
-    reply: str
+    completion: str
     scores: WordScores
     change: float
     gold: float | None
@@ -97,7 +97,7 @@ class MicroscopeNumbers(NamedTuple):
 
 
 class RewardMicroscope(Demo):
-    """A reply with the contribution of each word below it, and a table of edits to try.
+    """A completion with the contribution of each word below it, and a table of edits to try.
 
     All edits are scored when the demo is made, so that it works in a page without Python. With
     Python behind it there is a field as well, and each pause in typing scores what it holds.
@@ -106,19 +106,19 @@ class RewardMicroscope(Demo):
     ----------
     reward : callable
         A reward function, such as `LearnedReward(model, tokenizer)`.
-    replies : sequence of (prompt, reply)
+    completions : sequence of (prompt, completion)
         What the reader starts from; two to four of them.
     edits : callable or sequence of dict
-        Of a prompt and a reply, returns a dict from the name of an edit to the edited reply; or
-        such a dict for each of the replies. By default `letters_edits`.
+        Of a prompt and a completion, returns a dict from the name of an edit to the edited text;
+        or such a dict for each of the completions. By default `letters_edits`.
     gold : callable, optional
         A reward function too: the truth to show beside the score.
 
     Raises
     ------
     ValueError
-        If there is no reply, one is empty, edits are not one dict a reply, or a score is not
-        finite.
+        If there is no completion, one is empty, edits are not one dict a completion, or a score is
+        not finite.
     RuntimeError
         If a reward function raises.
 
@@ -138,46 +138,49 @@ class RewardMicroscope(Demo):
     _css = styles("reward_microscope")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    rows = traitlets.List().tag(sync=True)  # for each prompt, its replies; the one as written first
+    rows = traitlets.List().tag(sync=True)  # for each prompt, what can be read; as written first
     case = traitlets.Int(0).tag(sync=True)  # the prompt on display
-    edit = traitlets.Unicode(UNCHANGED).tag(sync=True)  # name of the reply on display
+    edit = traitlets.Unicode(UNCHANGED).tag(sync=True)  # name of the completion on display
     view = traitlets.Enum(["contributions", "running"], "contributions").tag(sync=True)
-    typed = traitlets.Dict().tag(sync=True)  # the reader's own reply, as a row with its `case`
+    typed = traitlets.Dict().tag(sync=True)  # the reader's own completion, as a row with its `case`
 
     def __init__(
         self,
         reward: Callable,
-        replies: Sequence[tuple[str, str]],
+        completions: Sequence[tuple[str, str]],
         edits: Callable | Sequence[Mapping[str, str]] = letters_edits,
         *,
         gold: Callable | None = None,
     ) -> None:
-        replies = [tuple(pair) for pair in replies]
-        if not replies:
-            raise ValueError("replies is empty; expected at least one pair of prompt and reply")
-        edited = [edits(*pair) for pair in replies] if callable(edits) else list(edits)
-        if len(edited) != len(replies):
+        completions = [tuple(pair) for pair in completions]
+        if not completions:
             raise ValueError(
-                f"edits has {len(edited)} entries; expected {len(replies)}, one for each reply"
+                "completions is empty; expected at least one pair of prompt and completion"
+            )
+        edited = [edits(*pair) for pair in completions] if callable(edits) else list(edits)
+        if len(edited) != len(completions):
+            raise ValueError(
+                f"edits has {len(edited)} entries; expected {len(completions)}, one for each "
+                "completion"
             )
         self.reward, self.gold = reward, gold
         super().__init__(
-            prompts=[prompt for prompt, _ in replies],
+            prompts=[prompt for prompt, _ in completions],
             rows=[
                 [
                     self._row(prompt, name, text)
-                    for name, text in {UNCHANGED: reply, **changes}.items()
+                    for name, text in {UNCHANGED: completion, **changes}.items()
                 ]
-                for (prompt, reply), changes in zip(replies, edited)
+                for (prompt, completion), changes in zip(completions, edited)
             ],
         )
         self.on_msg(self._heard)
 
-    def _row(self, prompt: str, name: str, reply: str) -> dict:
-        """A reply as it is stored: scores rounded, so that the page stays small."""
+    def _row(self, prompt: str, name: str, completion: str) -> dict:
+        """A completion as it is stored: scores rounded, so that the page stays small."""
         from ...models.rewards import call_reward, word_scores
 
-        scores = word_scores(self.reward, prompt, reply)
+        scores = word_scores(self.reward, prompt, completion)
         gold = None
         if self.gold is not None:
             gold = round(call_reward(self.gold, [prompt], ["".join(scores.pieces)]).item(), DIGITS)
@@ -190,19 +193,19 @@ class RewardMicroscope(Demo):
             "gold": gold,
         }
 
-    def try_reply(self, reply: str) -> None:
-        """Score a reply of your own to the prompt on display, and show it.
+    def try_completion(self, completion: str) -> None:
+        """Score a completion of your own to the prompt on display, and show it.
 
         Raises
         ------
         ValueError, RuntimeError
             As `word_scores`; the display stays as it was.
         """
-        self._score_typed(self.case, reply)
+        self._score_typed(self.case, completion)
         self.edit = TYPED
 
-    def _score_typed(self, case: int, reply: str) -> None:
-        row = self._row(self.prompts[case], TYPED, reply)
+    def _score_typed(self, case: int, completion: str) -> None:
+        row = self._row(self.prompts[case], TYPED, completion)
         self.typed = {**row, "case": case, "unknown": self._unknown(row["pieces"])}
 
     def _unknown(self, pieces: list[str]) -> list[str]:
@@ -221,7 +224,7 @@ class RewardMicroscope(Demo):
         )
 
     def _heard(self, _, message: dict, buffers) -> None:
-        """Answer the browser: `hello`, or `score` of a reply, which it shows if it still asks."""
+        """Answer the browser: `hello`, or `score` of a text, which it shows if it still asks."""
         answer = {"id": message.get("id", 0)}
         try:
             if message.get("kind") == "score":
@@ -247,7 +250,7 @@ class RewardMicroscope(Demo):
 
     @property
     def result(self) -> MicroscopeNumbers:
-        """The numbers on display; of the reply as written where it has no edit of that name."""
+        """The numbers on display; of the text as written where it has no edit of that name."""
         from ...models.rewards import WordScores
 
         rows = self.rows[self.case]
@@ -257,7 +260,7 @@ class RewardMicroscope(Demo):
         row = next((row for row in rows if row["name"] == self.edit), base)
         gold = row["gold"]
         return MicroscopeNumbers(
-            reply="".join(row["pieces"]),
+            completion="".join(row["pieces"]),
             scores=WordScores(row["pieces"], row["score"], row["contributions"], row["running"]),
             change=row["score"] - base["score"],
             gold=gold,

@@ -1,7 +1,7 @@
 """The sample explorer: what a policy writes, by training stage and sampling temperature.
 
-Sampling needs a model, and a page has none. So the demo shows recorded samples: the replies to a
-few prompts in full, and how many of a larger set fell into each style. The browser side is
+Sampling needs a model, and a page has none. So the demo shows recorded samples: the completions of
+a few prompts in full, and how many of a larger set fell into each style. The browser side is
 sample_explorer.js; it computes shares and intervals from the counts, and `SampleExplorer.result`
 has Python's.
 
@@ -28,8 +28,8 @@ class SampleNumbers(NamedTuple):
 
     Attributes
     ----------
-    replies : list of (text, style, gold)
-        The recorded replies to the prompt.
+    completions : list of (text, style, gold)
+        Those recorded for the prompt.
     shares : dict of str to float
         Share of each style among the measured samples.
     intervals : dict of str to (low, high)
@@ -42,7 +42,7 @@ class SampleNumbers(NamedTuple):
         Wilson's 95 % interval of that share.
     """
 
-    replies: list[tuple[str, str, float]]
+    completions: list[tuple[str, str, float]]
     shares: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     gold: float
@@ -76,12 +76,12 @@ class SampleExplorer(Demo):
     Parameters
     ----------
     shown : sequence of dict
-        The samples that can be read: a few replies to each of a few prompts, at every stage and
+        The samples that can be read: a few completions of each of a few prompts, at every stage and
         temperature. Keys: `stage` (str), `temperature` (float), `prompt`, `completion`, `style`
-        (str), `gold` (float) and `asked` (bool: the reply does what was asked).
+        (str), `gold` (float) and `asked` (bool: it does what was asked).
     measured : sequence of dict
-        The samples that are counted, with the same keys: at every stage and temperature one reply
-        to each of many prompts, drawn independently, as the intervals assume.
+        The samples that are counted, with the same keys: at every stage and temperature one
+        completion of each of many prompts, drawn independently, as the intervals assume.
     styles : sequence of str, optional
         Order of the bars. By default that of first appearance in `measured`.
     stage : str, optional
@@ -145,10 +145,10 @@ class SampleExplorer(Demo):
         if unknown:
             raise ValueError(f"styles lacks {unknown[0]!r}, which a sample has")
 
-        replies: dict[tuple, list] = {}
+        completions: dict[tuple, list] = {}
         for row in shown:
             cell = row["prompt"], row["stage"], float(row["temperature"])
-            replies.setdefault(cell, []).append(
+            completions.setdefault(cell, []).append(
                 [row["completion"], styles.index(row["style"]), round(float(row["gold"]), 4)]
             )
         cells: dict[tuple, list[dict]] = {}
@@ -159,7 +159,7 @@ class SampleExplorer(Demo):
                 if (s, t) not in cells:
                     raise ValueError(f"measured has no sample of stage {s!r} at temperature {t:g}")
                 for p in prompts:
-                    if (p, s, t) not in replies:
+                    if (p, s, t) not in completions:
                         raise ValueError(
                             f"shown has no reply to {p!r} of stage {s!r} at temperature {t:g}"
                         )
@@ -175,7 +175,9 @@ class SampleExplorer(Demo):
             stages=stages,
             temperatures=temperatures,
             styles=styles,
-            replies=[[[replies[p, s, t] for t in temperatures] for s in stages] for p in prompts],
+            replies=[
+                [[completions[p, s, t] for t in temperatures] for s in stages] for p in prompts
+            ],
             counts=[
                 [
                     [sum(row["style"] == style for row in cells[s, t]) for style in styles]
@@ -210,12 +212,12 @@ class SampleExplorer(Demo):
 
     @property
     def result(self) -> SampleNumbers:
-        """The numbers and replies on display, computed from the present state."""
+        """The numbers and completions on display, computed from the present state."""
         s, t = self.stages.index(self.stage), self.temperatures.index(self.temperature)
         n, asked, mean, deviation = self.totals[s][t]
         counts = dict(zip(self.styles, self.counts[s][t]))
         return SampleNumbers(
-            replies=[
+            completions=[
                 (text, self.styles[style], gold)
                 for text, style, gold in self.replies[self.prompt][s][t]
             ],

@@ -1,4 +1,4 @@
-"""The tilt explorer: turn beta, and watch the optimum leave the reference for the best reply.
+"""The tilt explorer: turn beta, and watch the optimum leave the reference for the best completion.
 
 The browser side is tilt_explorer.js. Both sides compute the same numbers; `TiltExplorer.result` has
 Python's.
@@ -21,9 +21,9 @@ from .base import Demo, browser_code, clamp, styles
 
 _LOGITS = (1.2, 0.5, 1.0, 0.3, 1.5, 1.1, 0.8, 0.9)
 
-#: The eight replies of the worked example: a style, its reference probability, its reward, and what
-#: a flawed reward model adds to that reward for sounding good.
-EIGHT_REPLIES = {
+#: The eight completions of the worked example: a style, its reference probability, its reward, and
+#: what a flawed reward model adds to that reward for sounding good.
+EIGHT_COMPLETIONS = {
     "labels": [
         "polite-detailed",
         "rude-refusal",
@@ -80,14 +80,15 @@ class TiltExplorer(Demo):
     Parameters
     ----------
     reference : array of shape (N,), optional
-        pi_ref, probabilities that sum to 1. The eight replies of the worked example where left out.
+        pi_ref, probabilities that sum to 1. The eight completions of the worked example where left
+        out.
     rewards : array of shape (N,), optional
-        The true reward of each reply.
+        The true reward of each completion.
     labels : list of N strings, optional
-        Names of the replies.
+        Names of the completions.
     bias : array of shape (N,), optional
         What a flawed reward model adds: the proxy is rewards + proxy_gap * bias. Zeros where left
-        out for replies of your own.
+        out for completions of your own.
     beta : float
         Price of one nat of KL; kept within `beta_range`.
     beta_range : pair of floats
@@ -149,9 +150,9 @@ class TiltExplorer(Demo):
             missing = "reference" if reference is None else "rewards"
             raise ValueError(f"{missing} is missing; expected reference and rewards, or neither")
         if reference is None:
-            reference, rewards = EIGHT_REPLIES["reference"], EIGHT_REPLIES["rewards"]
-            labels = EIGHT_REPLIES["labels"] if labels is None else labels
-            bias = EIGHT_REPLIES["bias"] if bias is None else bias
+            reference, rewards = EIGHT_COMPLETIONS["reference"], EIGHT_COMPLETIONS["rewards"]
+            labels = EIGHT_COMPLETIONS["labels"] if labels is None else labels
+            bias = EIGHT_COMPLETIONS["bias"] if bias is None else bias
         reference, rewards = _numbers("reference", reference), _numbers("rewards", rewards)
         count = len(reference)
         labels = [f"reply {i + 1}" for i in range(count)] if labels is None else list(labels)

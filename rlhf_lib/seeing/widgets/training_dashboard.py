@@ -297,7 +297,7 @@ class TrainingDashboard(Demo):
 
         loop, config = self.loop, self.loop.config
         generator = torch.Generator(loop.policy.device).manual_seed(config.seed)
-        replies = sample(
+        completions = sample(
             loop.policy,
             loop.tokenizer,
             self.prompts,
@@ -306,11 +306,11 @@ class TrainingDashboard(Demo):
             generator,
         ).completions
         golds = (
-            call_reward(self.gold, self.prompts, replies).tolist()
+            call_reward(self.gold, self.prompts, completions).tolist()
             if self.gold
-            else [None] * len(replies)
+            else [None] * len(completions)
         )
-        self.measured.append({"step": loop.step_number, "replies": list(zip(replies, golds))})
+        self.measured.append({"step": loop.step_number, "replies": list(zip(completions, golds))})
 
     def _end(self, status: str, message: str = "") -> None:
         message = message or self.message

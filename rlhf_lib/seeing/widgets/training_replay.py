@@ -1,7 +1,7 @@
 """The training replay: scrub through the steps of recorded runs, and read what the policy wrote.
 
 A page cannot train. It can show what was recorded: the curves of each run with a cursor, and the
-replies to the same held-out prompts at that step. The browser side is training_replay.js, after
+completions of the same held-out prompts at that step. The browser side is training_replay.js, after
 training_view.js; `TrainingReplay.result` has Python's numbers.
 
 Chapter: ppo-live.
@@ -28,14 +28,14 @@ class ReplayNumbers(NamedTuple):
     ----------
     record : dict of str to float
         The metrics of the batch of that step; empty before the first.
-    replies_of : int or None
-        The step after which the replies on display were sampled; None if there are none yet.
-    replies : list of (prompt, reply, gold or None)
+    completions_of : int or None
+        The step after which those on display were sampled; None if there are none yet.
+    completions : list of (prompt, completion, gold or None)
     """
 
     record: dict[str, float]
-    replies_of: int | None
-    replies: list[tuple[str, str, float | None]]
+    completions_of: int | None
+    completions: list[tuple[str, str, float | None]]
 
 
 def rounded(value, digits: int = 3) -> float | None:
@@ -69,7 +69,7 @@ def as_run(
     Raises
     ------
     ValueError
-        If a step is missing or not after the one before, or replies do not fit the prompts.
+        If a step is missing or not after the one before, or completions do not fit the prompts.
     """
     for what, rows in (("records", records), ("measured", measured)):
         steps = [row.get("step") for row in rows]
@@ -79,7 +79,7 @@ def as_run(
                     f"{what}[{i}] of run {name!r} has step={step!r}; expected a whole "
                     "number above the one before"
                 )
-    replies = []
+    completions = []
     for i, row in enumerate(measured):
         found = [[str(text), rounded(gold, 2)] for text, gold in row.get("replies") or ()]
         if found and len(found) != len(prompts):
@@ -87,7 +87,7 @@ def as_run(
                 f"measured[{i}] of run {name!r} has {len(found)} replies; expected "
                 f"{len(prompts)}, one for each prompt, or none"
             )
-        replies.append(found)
+        completions.append(found)
     return {
         "name": name,
         "note": note,
@@ -99,17 +99,17 @@ def as_run(
         },
         "at": [row["step"] for row in measured],
         "held": [rounded(row.get("gold")) for row in measured],
-        "replies": replies,
+        "replies": completions,
     }
 
 
 class TrainingReplay(Demo):
-    """Recorded runs: choose one, scrub through its steps, read the replies at each.
+    """Recorded runs: choose one, scrub through its steps, read what was written at each.
 
     Parameters
     ----------
     prompts : sequence of str
-        The held-out prompts whose replies were kept.
+        The held-out prompts whose completions were kept.
     runs : sequence of dict
         Each with `name`, `records`, `measured`, and a `note` if there is something to say of it;
         see `as_run`. All are of the same prompts.
@@ -170,7 +170,7 @@ class TrainingReplay(Demo):
 
     @property
     def result(self) -> ReplayNumbers:
-        """The numbers and replies on display."""
+        """The numbers and completions on display."""
         run = self.runs[self.run]
         before = [i for i, step in enumerate(run["steps"]) if step <= self.step]
         record = (
@@ -188,7 +188,7 @@ class TrainingReplay(Demo):
         return ReplayNumbers(
             record,
             run["at"][seen[-1]],
-            [(prompt, *reply) for prompt, reply in zip(self.prompts, run["replies"][seen[-1]])],
+            [(prompt, *written) for prompt, written in zip(self.prompts, run["replies"][seen[-1]])],
         )
 
     def summary(self) -> str:
