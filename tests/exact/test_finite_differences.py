@@ -72,7 +72,7 @@ def test_cispo_with_its_weight_held_still(how):
     A = batch.advantages[:, None]
     weight = (batch.logprobs - batch.old).exp().clamp(max=1.3).detach()
     assert (weight == 1.3).any() and (weight < 1.3).any()
-    still = lambda x: aggregate(-weight * A * x, batch.mask, **how)  # noqa: E731
+    still = lambda x: aggregate(-weight * A * x, batch.mask, **how)
     assert torch.autograd.gradcheck(still, batch.logprobs)
     (ours,) = torch.autograd.grad(
         aggregate(cispo_loss(batch.logprobs, batch.old, A, 1.3), batch.mask, **how), batch.logprobs

@@ -13,6 +13,7 @@ which has loaded them and nothing of the library. Two run at a time.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import re
@@ -48,11 +49,14 @@ def copy_tree(target: Path) -> Path:
 
 def warm_up() -> None:
     """Import what is slow and not ours. No tensor is computed here: forks and threads mix badly."""
-    import datasets  # noqa: F401
-    import pytest  # noqa: F401
-    import torchrl.objectives.value.functional  # noqa: F401
-    import transformers.models.gpt2.modeling_gpt2  # noqa: F401
-    import trl.trainer.grpo_trainer  # noqa: F401
+    for name in (
+        "datasets",
+        "pytest",
+        "torchrl.objectives.value.functional",
+        "transformers.models.gpt2.modeling_gpt2",
+        "trl.trainer.grpo_trainer",
+    ):
+        importlib.import_module(name)
 
 
 def run_tests(tree: Path, tests: list[str], output: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_budget_is_a_constant():
 def test_preference_losses_by_hand():
     chosen, rejected = torch.tensor([-2.0]), torch.tensor([-5.0])
     ref_chosen, ref_rejected = torch.tensor([-3.0]), torch.tensor([-4.0])  # log-ratios 1 and −1
-    log_sigmoid = lambda x: -math.log(1 + math.exp(-x))  # noqa: E731
+    log_sigmoid = lambda x: -math.log(1 + math.exp(-x))
     four = chosen, rejected, ref_chosen, ref_rejected
     for loss, expected in (
         (dpo_loss(*four, 0.5), -log_sigmoid(1.0)),
