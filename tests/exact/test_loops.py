@@ -8,14 +8,12 @@ import copy
 import pytest
 import torch
 
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.models.reward_model import reward_scores, state_values
 from rlhf_lib.models.tokens import encode, token_logprobs
-from rlhf_lib.worlds import letters
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
+from tests.unit import loops
+from tests.unit.loops import with_settings
+from tests.unit.small import RAGGED, policy, reward_model, tokenizer, weights
 
-PROMPTS = letters.prompts(50, seed=0)
 # a rate at which the second pass meets the clip, and a norm that every gradient exceeds
 SETTINGS = dict(
     max_steps=1,
@@ -31,45 +29,27 @@ SETTINGS = dict(
 )
 
 
-def models(dropout=0.0):
-    """A policy whose completions often end within a few tokens, and a reference that differs."""
-    model = policy(dropout=dropout)
+def start(seed=0, dropout=0.0):
+    """A policy whose completions often end within a few tokens."""
+    model = policy(seed, dropout)
     with torch.no_grad():
         embedding, eos = model.transformer.wte.weight, tokenizer().eos_token_id
         embedding[eos] = 1.5 * model.transformer.ln_f(embedding.mean(dim=0))
+    return model
+
+
+def another(model):
+    """A reference that differs from the policy."""
     reference = copy.deepcopy(model)
     with torch.no_grad():
         reference.transformer.wte.weight.mul_(1.2)
-    return model, reference
+    return reference
 
 
-def ppo(**settings):
-    model, reference = models()
-    return PPO(
-        model,
-        reference,
-        reward_model(),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        PPOConfig(**{**SETTINGS, **settings}),
-    )
-
-
-def grpo(**settings):
-    model, reference = models()
-    return GRPO(
-        model,
-        reference,
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        GRPOConfig(**{**SETTINGS, "num_generations": 4, **settings}),
-    )
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+ppo, grpo = (
+    with_settings(make, model=start, reference=another, **SETTINGS)
+    for make in (loops.ppo, loops.grpo)
+)
 
 
 def scores_of(rollout):
@@ -211,31 +191,12 @@ def test_the_reference_is_frozen(make):
     assert not any(p.requires_grad for p in make().reference.parameters())
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-def test_a_reference_with_dropout_in_its_configuration_has_none(algorithm):
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_a_reference_with_dropout_in_its_configuration_has_none(make):
     """A copy of the policy is at distance 0 from it, which noise in either would hide."""
-    model, _ = models(dropout=0.3)
-    reference = copy.deepcopy(model).train()
-    settings = {**SETTINGS, "batch_size": 8}
-    loop = (
-        PPO(
-            model,
-            reference,
-            reward_model(),
-            tokenizer(),
-            count_words,
-            PROMPTS,
-            PPOConfig(**settings),
-        )
-        if algorithm == "ppo"
-        else GRPO(
-            model,
-            reference,
-            tokenizer(),
-            count_words,
-            PROMPTS,
-            GRPOConfig(num_generations=4, **settings),
-        )
+    loop = make(
+        model=lambda seed: start(seed, dropout=0.3),
+        reference=lambda model: copy.deepcopy(model).train(),
     )
     assert abs(loop.step()["kl"]) < 1e-4
 

@@ -1,4 +1,4 @@
-"""A model small enough for unit tests, and prompts of different lengths for it."""
+"""Models small enough for unit tests, with prompts of different lengths and rewards for them."""
 
 from __future__ import annotations
 
@@ -41,8 +41,21 @@ def policy(seed: int = 0, dropout: float = 0.0):
     return GPT2LMHeadModel(config).eval()
 
 
+def hasty(seed: int = 0, push: float = 1.7):
+    """A policy that ends soon, and at different times; sooner with a larger push."""
+    model = policy(seed)
+    with torch.no_grad():
+        model.transformer.ln_f.bias += push * model.transformer.wte.weight[tokenizer().eos_token_id]
+    return model
+
+
 def reward_model(seed: int = 0):
     return new_reward_model(policy(seed), seed)
+
+
+def weights(model):
+    """All parameters of a model, in one row."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def count_words(prompts, completions, **columns):

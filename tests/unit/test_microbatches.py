@@ -1,15 +1,12 @@
 """A minibatch cut for memory: the same numbers, whatever fits, and what happens if it does not."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
+from rlhf_lib.algorithms.grpo import GRPOConfig
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.machinery.machine import Machine
@@ -18,51 +15,26 @@ from rlhf_lib.machinery.precision import BFloat16Products, check_precision
 from rlhf_lib.mathematics.losses import aggregate
 from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
 from rlhf_lib.worlds import letters
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
+from tests.unit import loops
+from tests.unit.loops import all_weights, with_settings
+from tests.unit.small import RAGGED, hasty, policy, tokenizer
 
-SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=8, max_new_tokens=12)
-PROMPTS = letters.prompts(50, seed=0)
+PTX = letters.demonstrations(30, seed=0)
+ppo, grpo = (  # in float64, with completions that differ in length
+    with_settings(
+        make,
+        model=lambda seed: hasty(seed, push=2.2).double(),
+        mini_batch_size=8,
+        max_new_tokens=12,
+    )
+    for make in (loops.ppo, loops.grpo)
+)
 TEXTS = [
     "no.",
     "hello ben, thank you.",
     "write to me, friday.",
     "the lamp, the lamp, the lamp.",
 ] * 2
-
-
-def hasty(seed=0):
-    """A policy in float64 whose completions differ in length."""
-    model = policy(seed)
-    with torch.no_grad():
-        model.transformer.ln_f.bias += 2.2 * model.transformer.wte.weight[tokenizer().eos_token_id]
-    return model.double()
-
-
-def ppo(**settings):
-    model = hasty()
-    ptx = letters.demonstrations(30, seed=0) if "ptx_coefficient" in settings else None
-    shared = settings.pop("shared", False)
-    rest = (tokenizer(), count_words, PROMPTS, PPOConfig(**{**SMALL, **settings}), ptx)
-    if shared:
-        return SharedTrunkPPO(model, copy.deepcopy(model), *rest)
-    return PPO(model, copy.deepcopy(model), reward_model().double(), *rest)
-
-
-def grpo(variant="grpo", **settings):
-    model = hasty()
-    return GRPO(
-        model,
-        copy.deepcopy(model),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        GRPOConfig(**{**SMALL, "num_generations": 4, **VARIANTS[variant], **settings}),
-    )
-
-
-def weights(loop):
-    models = [loop.policy] + ([loop.critic] if hasattr(loop, "critic") else [])
-    return torch.cat([p.detach().flatten() for m in models for p in m.parameters()])
 
 
 def batch():
@@ -152,7 +124,7 @@ def test_selected_logprobs_keep_no_table_of_all_log_probabilities():
     [
         (ppo, {}),
         (ppo, dict(shared=True)),
-        (ppo, dict(ptx_coefficient=0.5, dual_clip=3.0)),
+        (ppo, dict(ptx=PTX, ptx_coefficient=0.5, dual_clip=3.0)),
         *((grpo, dict(variant=name)) for name in VARIANTS),
     ],
     ids=["ppo", "shared critic", "ptx", *VARIANTS],
@@ -165,9 +137,9 @@ def test_the_fast_path_gives_the_numbers_of_the_slow_one(make, settings):
         for name in ours.keys() - {"seconds"}:
             assert theirs[name] == pytest.approx(ours[name], rel=1e-5, abs=1e-6), name
     assert len(set(fast.rollout.lengths.tolist())) > 2
-    assert (weights(slow) - weights(fast)).abs().max().item() < 1e-9
+    assert (all_weights(slow) - all_weights(fast)).abs().max().item() < 1e-9
     start = make(**settings)
-    assert (weights(start) - weights(fast)).abs().max().item() > 1e-4
+    assert (all_weights(start) - all_weights(fast)).abs().max().item() > 1e-4
 
 
 def losses_at(monkeypatch, full: int):
@@ -201,7 +173,7 @@ def test_out_of_memory_halves_the_microbatch_and_changes_no_number(monkeypatch, 
         assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
     assert loop.microbatch_tokens == (before or calls[0]) // 2
     assert max(calls[full:]) <= loop.microbatch_tokens and len(calls) > 3
-    assert (weights(plain) - weights(loop)).abs().max().item() < 1e-9
+    assert (all_weights(plain) - all_weights(loop)).abs().max().item() < 1e-9
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])
@@ -259,10 +231,9 @@ def kept_bytes(loop):
     return sum(kept.values())
 
 
-def llama(**settings):
-    """GRPO of a model that is no GPT-2, so that it samples through its own forward pass."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
+def llama_policy(seed):
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer()),
             hidden_size=32,
@@ -273,14 +244,11 @@ def llama(**settings):
             initializer_range=0.5,
         )
     ).double()
-    return GRPO(
-        model,
-        copy.deepcopy(model),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        GRPOConfig(**SMALL, num_generations=4, **settings),
-    )
+
+
+def llama(**settings):
+    """GRPO of a model that is no GPT-2, so that it samples through its own forward pass."""
+    return grpo(model=llama_policy, **settings)
 
 
 @pytest.mark.parametrize("make", [ppo, grpo, llama])
@@ -319,7 +287,7 @@ def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make,
             for name in expected.keys() - {"seconds"}:
                 assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
         assert plain.rollout.completions == fused.rollout.completions
-        assert (weights(plain) - weights(fused)).abs().max().item() < 1e-9
+        assert (all_weights(plain) - all_weights(fused)).abs().max().item() < 1e-9
         assert programs
         if "bf16" not in settings:  # whose products are rounded between two pieces of a layer
             for length in (7, 9, 5):
@@ -335,7 +303,7 @@ def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make,
 def test_checkpointed_activations_save_memory_and_change_no_number(make):
     plain, saving = make(), make(gradient_checkpointing=True)
     assert plain.step()["policy_loss"] == pytest.approx(saving.step()["policy_loss"], abs=1e-9)
-    assert (weights(plain) - weights(saving)).abs().max().item() < 1e-9
+    assert (all_weights(plain) - all_weights(saving)).abs().max().item() < 1e-9
     assert kept_bytes(saving) < 0.6 * kept_bytes(plain)
 
 
@@ -433,4 +401,4 @@ def test_a_compiled_policy_gives_the_same_numbers(make):
     plain, compiled = make(), make()
     compiled.policy.compile(backend="aot_eager")  # traced as ever, but no C++ compiler is needed
     assert plain.step()["policy_loss"] == pytest.approx(compiled.step()["policy_loss"], abs=1e-7)
-    assert (weights(plain) - weights(compiled)).abs().max().item() < 1e-6
+    assert (all_weights(plain) - all_weights(compiled)).abs().max().item() < 1e-6

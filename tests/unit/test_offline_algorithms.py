@@ -25,7 +25,15 @@ from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode, token_logprobs
 from rlhf_lib.worlds.tables import rows_of_step
-from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
+from tests.unit.small import (
+    RAGGED,
+    count_words,
+    early_letters,
+    policy,
+    reward_model,
+    tokenizer,
+    weights,
+)
 
 GOOD = ["hello ben, thank you for the lamp.", "yes.", "", "i can not join on friday."]
 BAD = ["no.", "stupid nonsense, stop.", "maybe later.", "thank you ben."]
@@ -109,10 +117,6 @@ def can_end(seed=0):
     model = policy(seed)
     list(make_sft(model, max_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=4, seed=seed))
     return model
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def logprob_sums(model, prompts, completions):

@@ -17,7 +17,7 @@ from rlhf_lib.models.tokens import (
     entropy,
     token_logprobs,
 )
-from tests.unit.small import RAGGED, count_words, policy, tokenizer
+from tests.unit.small import RAGGED, count_words, hasty, policy, tokenizer
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 
@@ -98,14 +98,6 @@ def test_samples_follow_the_policy():
     frequencies = torch.bincount(rollout.completion_ids[:, 0], minlength=len(probabilities)) / 4000
     error = (frequencies - probabilities).abs()
     assert (error < 4.5 * (probabilities * (1 - probabilities) / 4000).sqrt() + 1e-3).all()
-
-
-def hasty(seed=0):
-    """A policy that ends soon, and at different times."""
-    model = policy(seed)
-    with torch.no_grad():
-        model.transformer.ln_f.bias += 1.7 * model.transformer.wte.weight[EOS]
-    return model
 
 
 @pytest.mark.parametrize(

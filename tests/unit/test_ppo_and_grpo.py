@@ -1,6 +1,5 @@
 """The loops: one step re-computed by hand, learning, stopping, resuming, and bad input."""
 
-import copy
 import dataclasses
 
 import pytest
@@ -14,43 +13,18 @@ from rlhf_lib.models.reward_model import state_values
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import token_logprobs
 from rlhf_lib.running.log import RunLog, read_log
-from rlhf_lib.worlds import letters
-from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
-
-SMALL = dict(max_steps=4, batch_size=8, mini_batch_size=4, max_new_tokens=8)
-PROMPTS = letters.prompts(50, seed=0)
-
-
-def ppo(reward=count_words, dataset=PROMPTS, seed=0, dropout=0.0, **settings):
-    model = policy(seed, dropout)
-    return PPO(
-        model,
-        copy.deepcopy(model),
-        reward_model(seed),
-        tokenizer(),
-        reward,
-        dataset,
-        PPOConfig(**{**SMALL, **settings}),
-    )
-
-
-def grpo(reward=count_words, dataset=PROMPTS, seed=0, dropout=0.0, **settings):
-    model = policy(seed, dropout)
-    return GRPO(
-        model,
-        copy.deepcopy(model),
-        tokenizer(),
-        reward,
-        dataset,
-        GRPOConfig(**{**SMALL, "num_generations": 4, **settings}),
-    )
-
+from tests.unit.loops import PROMPTS, grpo, ppo
+from tests.unit.small import (
+    RAGGED,
+    count_words,
+    early_letters,
+    policy,
+    reward_model,
+    tokenizer,
+    weights,
+)
 
 LOOPS = pytest.mark.parametrize("make", [ppo, grpo])
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 # ---------------------------------------------------------------------------------- what a step is
@@ -142,7 +116,8 @@ def test_token_rewards_are_part_of_the_reward_and_not_of_the_graph():
 
 @LOOPS
 def test_the_sampler_and_the_scorer_agree_on_the_first_minibatch(make):
-    for record in make(dropout=0.1):  # dropout in the configuration, switched off by the loop
+    # dropout stands in the configuration; the loop switches it off
+    for record in make(model=lambda seed: policy(seed, dropout=0.1)):
         assert record["ratio_gap"] < 1e-5
 
 
@@ -160,7 +135,7 @@ def test_the_reference_does_not_move(make):
 def test_the_reward_goes_up(make):
     records = list(
         make(
-            early_letters,
+            reward=early_letters,
             max_steps=40,
             batch_size=32,
             mini_batch_size=16,
@@ -177,7 +152,7 @@ def test_a_larger_beta_keeps_the_policy_nearer(make):
     def distance(beta):
         records = list(
             make(
-                early_letters,
+                reward=early_letters,
                 max_steps=25,
                 batch_size=32,
                 mini_batch_size=16,
@@ -219,7 +194,7 @@ def test_a_resumed_run_gives_the_same_numbers(make, tmp_path):
     first.beta = 0.05
     first.save(tmp_path / "checkpoint")
     first.save(tmp_path / "checkpoint")  # replacing the one before
-    second = make(seed=1)  # other weights, to be replaced
+    second = make(model_seed=1)  # other weights, to be replaced
     second.reference = first.reference
     second.resume(tmp_path / "checkpoint")
     assert second.beta == 0.05 and second.step_number == 2

@@ -15,46 +15,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.loop import check_beta
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
+from rlhf_lib.algorithms.ppo import PPOConfig
 from rlhf_lib.machinery.checkpoints import save_checkpoint
 from rlhf_lib.machinery.optimization import optimizer_step
 from rlhf_lib.running import command_line as cli
 from rlhf_lib.running.log import read_log
-from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
+from tests.unit import loops
+from tests.unit.loops import RAGGED_PROMPTS, with_settings
+from tests.unit.small import early_letters, policy, tokenizer, weights
 
-PROMPTS = Dataset.from_dict({"prompt": RAGGED})
-SMALL = dict(batch_size=8, mini_batch_size=4, max_new_tokens=8, max_steps=4, seed=1)
-
-
-def ppo(reward=early_letters, critic=True, **settings):
-    rest = (tokenizer(), reward, PROMPTS, PPOConfig(**{**SMALL, **settings}))
-    if not critic:
-        return SharedTrunkPPO(policy(), policy(), *rest)
-    return PPO(policy(), policy(), reward_model(), *rest)
-
-
-def grpo(reward=early_letters, **settings):
-    return GRPO(
-        policy(),
-        policy(),
-        tokenizer(),
-        reward,
-        PROMPTS,
-        GRPOConfig(**{**SMALL, "num_generations": 4, **settings}),
-    )
+ppo, grpo = (
+    with_settings(make, reward=early_letters, dataset=RAGGED_PROMPTS, seed=1)
+    for make in (loops.ppo, loops.grpo)
+)
 
 
 LOOPS = pytest.mark.parametrize("make", [ppo, grpo])
 NO_PRICE = [-1, -0.001, math.nan, math.inf, "0.1", "much", None, torch.tensor(0.1), [0.1]]
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def constant(prompts, completions, **columns):
@@ -92,14 +71,7 @@ def test_beta_of_the_settings_is_checked_the_same_way(make, beta):
 
 
 def test_beta_without_a_reference_is_refused_at_the_next_step():
-    loop = GRPO(
-        policy(),
-        None,
-        tokenizer(),
-        early_letters,
-        PROMPTS,
-        GRPOConfig(**SMALL, num_generations=4, beta=0.0),
-    )
+    loop = grpo(reference=lambda model: None, beta=0.0)
     loop.beta = 0.1
     with pytest.raises(ValueError, match="beta is 0.1 without a reference"):
         loop.step()
@@ -138,7 +110,7 @@ def test_a_run_may_stop_between_any_two_steps(make, tmp_path):
     whole = make()
     expected = [{**record, "seconds": 0} for record in whole]
     found = []
-    for stop in range(SMALL["max_steps"]):
+    for stop in range(whole.config.max_steps):
         loop = make()
         if stop:
             loop.resume(tmp_path / "checkpoint")
@@ -161,9 +133,9 @@ def test_a_beta_turned_by_hand_survives_the_stop(tmp_path):
 # --- a reward that becomes constant ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("critic", [True, False])
-def test_a_constant_reward_is_said_and_gives_numbers(critic):
-    loop = ppo(critic=critic, missing_eos_penalty=0.0)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_constant_reward_is_said_and_gives_numbers(shared):
+    loop = ppo(shared=shared, missing_eos_penalty=0.0)
     assert loop.step()["reward_std"] > 0
     loop.reward = constant
     with pytest.warns(RuntimeWarning, match=r"the reward is 1.5 for each of the 8 completions"):

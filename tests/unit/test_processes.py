@@ -13,7 +13,8 @@ pytest.importorskip("accelerate")  # it launches the processes; the library does
 from rlhf_lib.algorithms.dpo import DPO, DPOConfig
 from rlhf_lib.machinery.processes import local_generator, local_rows, resume_sampler
 from tests.unit import two_processes
-from tests.unit.two_processes import grpo, ppo, reward, sft, shared, weights
+from tests.unit.loops import all_weights
+from tests.unit.two_processes import grpo, ppo, reward, sft, shared
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,8 @@ def test_two_processes_learn_what_one_does_from_the_same_batches(two, make):
         ours = loop.step()
         for name, value in ours.items() - {("seconds", ours["seconds"])}:
             assert theirs[name] == pytest.approx(value, rel=1e-6, abs=1e-7), name
-    assert (weights(loop) - found["weights"]).abs().max().item() < 1e-9
-    assert (weights(loop) - weights(make())).abs().max().item() > 1e-4
+    assert (all_weights(loop) - found["weights"]).abs().max().item() < 1e-9
+    assert (all_weights(loop) - all_weights(make())).abs().max().item() > 1e-4
 
 
 @pytest.mark.parametrize("make", [sft, reward])
@@ -82,7 +83,7 @@ def test_two_processes_imitate_and_compare_as_one_does(two, make):
     for ours, theirs in zip(loop, found["records"]):
         for name in ours.keys() - {"seconds"}:
             assert theirs[name] == pytest.approx(ours[name], rel=1e-6), name
-    assert (weights(loop) - found["weights"]).abs().max().item() < 1e-9
+    assert (all_weights(loop) - found["weights"]).abs().max().item() < 1e-9
 
 
 @LOOPS

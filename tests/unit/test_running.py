@@ -1,6 +1,5 @@
 """Run logs, checkpoints, interruptions, the order of the data, artifacts, evaluation."""
 
-import copy
 import errno
 import itertools
 import json
@@ -18,8 +17,6 @@ from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_lib.algorithms.dpo import DPO, DPOConfig
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.machinery.checkpoints import check_writable, load_checkpoint, save_checkpoint
 from rlhf_lib.models.rollout import sample
@@ -28,6 +25,7 @@ from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.running.log import RunLog, read_log
 from rlhf_lib.worlds import letters
 from rlhf_lib.worlds.tables import rows_of_step
+from tests.unit.loops import RAGGED_PROMPTS, grpo, ppo, with_settings
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
 
@@ -317,33 +315,9 @@ def test_a_resumed_log_forgets_the_steps_after_the_checkpoint(tmp_path):
 
 # ------------------------------------------------------------------ interruptions
 
-PROMPTS = Dataset.from_dict({"prompt": RAGGED})
-SAMPLING = dict(max_steps=3, batch_size=4, mini_batch_size=2, max_new_tokens=5)
-
-
-def small_ppo():
-    model = policy()
-    return PPO(
-        model,
-        copy.deepcopy(model),
-        reward_model(),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        PPOConfig(**SAMPLING),
-    )
-
-
-def small_grpo():
-    model = policy()
-    return GRPO(
-        model,
-        copy.deepcopy(model),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        GRPOConfig(num_generations=2, **SAMPLING),
-    )
+SMALL = dict(dataset=RAGGED_PROMPTS, max_steps=3, batch_size=4, mini_batch_size=2, max_new_tokens=5)
+small_ppo = with_settings(ppo, **SMALL)
+small_grpo = with_settings(grpo, **SMALL, num_generations=2)
 
 
 def small_dpo():

@@ -17,49 +17,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
 
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.running.log import read_log
 from rlhf_lib.seeing.widgets import TrainingDashboard, TrainingReplay, training_dashboard
 from rlhf_lib.seeing.widgets.training_replay import as_run
-from tests.unit.small import RAGGED, early_letters, policy, reward_model, tokenizer
+from tests.unit import loops
+from tests.unit.loops import RAGGED_PROMPTS, all_weights, with_settings
+from tests.unit.small import RAGGED, early_letters
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMPTS = Dataset.from_dict({"prompt": RAGGED})
-SMALL = dict(batch_size=8, mini_batch_size=4, max_new_tokens=6, max_steps=6, seed=1)
+ppo, grpo = (
+    with_settings(
+        make, reward=early_letters, dataset=RAGGED_PROMPTS, max_new_tokens=6, max_steps=6, seed=1
+    )
+    for make in (loops.ppo, loops.grpo)
+)
 LONG = 100_000  # steps that nobody waits for
 
 
-def ppo(**settings):
-    return PPO(
-        policy(),
-        policy(),
-        reward_model(),
-        tokenizer(),
-        early_letters,
-        PROMPTS,
-        PPOConfig(**{**SMALL, **settings}),
-    )
-
-
-def grpo(**settings):
-    return GRPO(
-        policy(),
-        policy(),
-        tokenizer(),
-        early_letters,
-        PROMPTS,
-        GRPOConfig(**{**SMALL, "num_generations": 4, **settings}),
-    )
-
-
 LOOPS = pytest.mark.parametrize("make", [ppo, grpo])
-
-
-def weights(loop):
-    return torch.cat([p.detach().flatten() for p in loop.policy.parameters()])
 
 
 def until(condition, seconds=20.0):
@@ -110,7 +86,7 @@ def test_the_thread_takes_the_same_steps(make, dashboard):
     demo.start()
     found = demo.wait()
     assert numbers(found) == numbers(records)
-    assert torch.equal(weights(loop), weights(expected))
+    assert torch.equal(all_weights(loop), all_weights(expected))
     assert demo.status == "done" and demo.live["steps"] == [1, 2, 3, 4, 5, 6]
     assert demo.live["at"] == [0, 2, 4, 6] and all(len(r) == 2 for r in demo.live["replies"])
     gold = early_letters(None, loop.rollout.completions)
@@ -243,7 +219,7 @@ def test_stopped_at_any_moment_it_leaves_a_whole_state(make, dashboard, tmp_path
     whole = make()
     records = list(whole)
     assert numbers([*demo.records, *other]) == numbers(records)
-    assert torch.equal(weights(other), weights(whole))
+    assert torch.equal(all_weights(other), all_weights(whole))
 
 
 def test_started_again_after_a_stop_it_goes_on(dashboard):

@@ -1,15 +1,12 @@
 """What the settings of PPO and GRPO change: shared critic, ptx, dual clip, every GRPO variant."""
 
 import copy
-import dataclasses
 
 import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig, all_equal
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
-from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
+from rlhf_lib.algorithms.grpo import all_equal
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.mathematics.advantages import (
     group_advantages,
@@ -21,29 +18,12 @@ from rlhf_lib.models.reward_model import SharedCritic, state_values
 from rlhf_lib.models.rollout import join, sample
 from rlhf_lib.models.tokens import encode, token_logprobs
 from rlhf_lib.worlds import letters
-from tests.unit.small import RAGGED, count_words, early_letters, policy, reward_model, tokenizer
+from tests.unit import loops
+from tests.unit.loops import PROMPTS, with_settings
+from tests.unit.small import RAGGED, count_words, early_letters, policy, tokenizer, weights
 
-SMALL = dict(max_steps=3, batch_size=8, mini_batch_size=4, max_new_tokens=8)
-PROMPTS = letters.prompts(50, seed=0)
+ppo, grpo = (with_settings(make, max_steps=3) for make in (loops.ppo, loops.grpo))
 PTX = letters.corpus(40, seed=1)
-
-
-def ppo(shared=False, reward=count_words, ptx=None, seed=0, dataset=PROMPTS, **settings):
-    model = policy(seed)
-    rest = (tokenizer(), reward, dataset, PPOConfig(**{**SMALL, **settings}), ptx)
-    if shared:
-        return SharedTrunkPPO(model, copy.deepcopy(model), *rest)
-    return PPO(model, copy.deepcopy(model), reward_model(seed), *rest)
-
-
-def grpo(variant="grpo", reward=count_words, seed=0, dataset=PROMPTS, **settings):
-    model = policy(seed)
-    settings = {**SMALL, "num_generations": 4, **VARIANTS[variant], **settings}
-    return GRPO(model, copy.deepcopy(model), tokenizer(), reward, dataset, GRPOConfig(**settings))
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def timeless(records):
@@ -69,7 +49,7 @@ def test_one_forward_pass_gives_what_two_give():
 def test_a_shared_critic_is_one_optimiser_over_both_losses():
     """The first update again by hand: policy loss plus a tenth of the value loss, one Adam step."""
     settings = dict(num_ppo_epochs=1, mini_batch_size=8, warmup_steps=0)
-    loop, hand = ppo(True, **settings), ppo(True, **settings)
+    loop, hand = ppo(shared=True, **settings), ppo(shared=True, **settings)
     assert list(loop.optimizers) == ["policy"]
     record = loop.step()
     rollout, mask = loop.rollout, loop.rollout.completion_mask
@@ -103,8 +83,8 @@ def test_a_shared_critic_is_one_optimiser_over_both_losses():
 def test_a_shared_critic_learns():
     records = list(
         ppo(
-            True,
-            early_letters,
+            shared=True,
+            reward=early_letters,
             max_steps=40,
             batch_size=32,
             mini_batch_size=16,
@@ -187,7 +167,7 @@ def hand_loss(name, rollout, scores, logprobs, G):
     groups = scores.view(-1, G)
     centred = (groups - groups.mean(1, keepdim=True)).flatten()
     divided = centred / (groups.std(1) + 1e-4).repeat_interleave(G) if G > 1 else None
-    token_sum = lambda x: (x * mask).sum(dim=1)  # noqa: E731
+    token_sum = lambda x: (x * mask).sum(dim=1)
     if name == "grpo":
         return -(token_sum(r * divided[:, None]) / lengths).mean()
     if name == "dr_grpo":
@@ -237,7 +217,7 @@ def test_the_first_update_of_each_variant_by_hand(name):
 def test_each_variant_learns(name):
     loop = grpo(
         name,
-        early_letters,
+        reward=early_letters,
         max_steps=30,
         batch_size=32,
         mini_batch_size=16,
@@ -345,10 +325,10 @@ def test_joined_rollouts_are_the_same_samples():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda seed=0: ppo(True, seed=seed),
-        lambda seed=0: ppo(ptx=PTX, ptx_coefficient=0.3, seed=seed),
-        lambda seed=0: grpo("dapo", reward=mostly_equal, seed=seed),
-        lambda seed=0: grpo("reinforce++", seed=seed),
+        lambda seed=0: ppo(shared=True, model_seed=seed),
+        lambda seed=0: ppo(ptx=PTX, ptx_coefficient=0.3, model_seed=seed),
+        lambda seed=0: grpo("dapo", reward=mostly_equal, model_seed=seed),
+        lambda seed=0: grpo("reinforce++", model_seed=seed),
     ],
 )
 @pytest.mark.parametrize("stop", [1, 2])
@@ -382,15 +362,14 @@ def test_the_reward_gets_the_columns_of_the_dataset(make):
 
 
 def test_no_reference_is_needed_without_a_penalty():
-    model = policy()
-    config = GRPOConfig(**{**SMALL, "num_generations": 4, "beta": 0.0})
-    loop = GRPO(model, None, tokenizer(), count_words, PROMPTS, config)
+    alone = with_settings(grpo, reference=lambda model: None)
+    loop = alone(beta=0.0)
     assert "kl" not in loop.step()
     loop.beta = 0.1
     with pytest.raises(ValueError, match="beta is 0.1 without a reference"):
         loop.step()
     with pytest.raises(ValueError, match="reference is None at beta=0.1"):
-        GRPO(model, None, tokenizer(), count_words, PROMPTS, dataclasses.replace(config, beta=0.1))
+        alone(beta=0.1)
 
 
 @pytest.mark.parametrize(
@@ -415,9 +394,8 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_models_on_two_devices_are_refused():
-    model = policy()
     with pytest.raises(ValueError, match="reference is on meta; expected cpu, where policy is"):
-        GRPO(model, copy.deepcopy(model).to("meta"), tokenizer(), count_words, PROMPTS)
+        grpo(reference=lambda model: copy.deepcopy(model).to("meta"))
 
 
 @pytest.mark.parametrize("change", [dict(pad_token=None), dict(pad_token="<eos>")])

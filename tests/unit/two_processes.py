@@ -1,59 +1,32 @@
 """What each of two processes does in test_processes.py: train, save, resume, and write it down."""
 
-import copy
 import sys
 from pathlib import Path
 
 import accelerate
 import torch
 
-from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
-from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
-from rlhf_lib.algorithms.shared_trunk import SharedTrunkPPO
 from rlhf_lib.worlds import letters
-from tests.unit.small import count_words, policy, reward_model, tokenizer
+from tests.unit import loops
+from tests.unit.loops import PROMPTS, all_weights, with_settings
+from tests.unit.small import policy, reward_model, tokenizer
 
-SMALL = dict(max_steps=3, batch_size=12, mini_batch_size=6, max_new_tokens=8)
-PROMPTS = letters.prompts(50, seed=0)
-
-
-def ppo(**settings):
-    model = policy().double()
-    return PPO(
-        model,
-        copy.deepcopy(model),
-        reward_model().double(),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        PPOConfig(**SMALL, **settings),
-    )
+SMALL = dict(
+    model=lambda seed: policy(seed).double(), max_steps=3, batch_size=12, mini_batch_size=6
+)
+ppo = with_settings(loops.ppo, **SMALL)
+grpo = with_settings(loops.grpo, **SMALL, dynamic_sampling=True)
 
 
 def shared(**settings):
-    model = policy().double()
-    return SharedTrunkPPO(
-        model,
-        copy.deepcopy(model),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        PPOConfig(**SMALL, ptx_coefficient=0.5, microbatch_tokens=70, **settings),
+    return ppo(
+        shared=True,
         ptx=letters.demonstrations(30, seed=0),
-    )
-
-
-def grpo(**settings):
-    model = policy().double()
-    return GRPO(
-        model,
-        copy.deepcopy(model),
-        tokenizer(),
-        count_words,
-        PROMPTS,
-        GRPOConfig(**SMALL, num_generations=4, dynamic_sampling=True, **settings),
+        ptx_coefficient=0.5,
+        microbatch_tokens=70,
+        **settings,
     )
 
 
@@ -81,11 +54,6 @@ def reward():
     )
 
 
-def weights(loop):
-    models = [getattr(loop, name) for name in ("policy", "critic", "model") if hasattr(loop, name)]
-    return torch.cat([p.detach().flatten() for m in models for p in m.parameters()])
-
-
 def learned_batches(loop) -> list:
     """The list that every batch a loop learns from will be added to."""
     batches, learn = [], loop.learn
@@ -110,12 +78,12 @@ def main(folder: Path) -> None:
             batches=batches,
             records=[*records, last],
             resumed=resumed,
-            weights=weights(loop),
-            resumed_weights=weights(again),
+            weights=all_weights(loop),
+            resumed_weights=all_weights(again),
         )
     for make in (sft, reward):
         loop = make()
-        found[make.__name__] = dict(records=list(loop), weights=weights(loop))
+        found[make.__name__] = dict(records=list(loop), weights=all_weights(loop))
     torch.save(found, folder / f"{state.process_index}.pt")
 
 
