@@ -13,7 +13,7 @@ rejection sampling. It leaves out the pool of samples that Llama 2 keeps over it
 holds the policy near where it started but how little it is trained; for the KL of best-of-n itself
 see `tilt.best_of_n_kl_bound`. Axes: P prompts, n samples of each. Source: Nakano et al. 2021,
 arXiv:2112.09332; RAFT, Dong et al. 2023, arXiv:2304.06767; Touvron et al. 2023, arXiv:2307.09288,
-section 3.2.3. Chapters: dpo, choosing.
+section 3.2.3. Chapters: sft, over-optimization.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .sft import imitation_loss
 class BestOfN:
     """For each of P prompts: the best of n completions, and all that it was chosen from.
 
-    Chapter: choosing.
+    Chapter: over-optimization.
     """
 
     prompts: list[str]
@@ -70,7 +70,7 @@ def best_of_n(
 ) -> BestOfN:
     """Sample n completions for each prompt and choose the one with the highest reward.
 
-    Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: choosing.
+    Source: Nakano et al. 2021, arXiv:2112.09332, section 3.2. Chapter: over-optimization.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def best_of_n(
 class RejectionSamplingConfig(Config):
     """Settings beside those of every loop, or with other defaults; TRL's names where it has them.
 
-    Chapter: grpo-variants.
+    Chapter: none yet.
     """
 
     max_steps: int = 2  # rounds of sampling and fine-tuning
@@ -139,7 +139,7 @@ class RejectionSamplingConfig(Config):
     num_train_epochs: int = 2  # passes over what was kept
     mini_batch_size: int = 32  # completions a gradient step
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    temperature: float = 1.0  # divides the logits that are sampled from and learnt from
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
 
     def __post_init__(self):
@@ -156,7 +156,7 @@ class RejectionSampling(Loop):
     `chosen` holds the samples of the last round. A completion that was cut off is never kept:
     fine-tuning would teach the policy to stop there.
 
-    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: choosing.
+    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: none yet.
 
     Parameters
     ----------

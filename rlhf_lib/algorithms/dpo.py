@@ -14,7 +14,7 @@ takes single completions, each labelled desirable or not, and compares each with
 It leaves out, against the larger implementations: a reference that follows the policy, and
 mixtures of losses. Axes: B completions of a step, T completion tokens. Source:
 Rafailov et al. 2023, arXiv:2305.18290; IPO, Azar et al. 2023, arXiv:2310.12036; SimPO, Meng et al.
-2024, arXiv:2405.14734; KTO, Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: dpo.
+2024, arXiv:2405.14734; KTO, Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: none yet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .loop import Config, Loop, check_choices
 class DPOConfig(Config):
     """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
-    Chapter: grpo-variants.
+    Chapter: none yet.
     """
 
     loss_type: str = "dpo"  # or "ipo", "simpo", "kto"; TRL calls the first "sigmoid"
@@ -66,14 +66,14 @@ class DPOConfig(Config):
 
 @dataclass
 class Pairs(PairBatch):
-    """Comparisons to learn from. Chapter: grpo-variants."""
+    """Comparisons to learn from. Chapter: none yet."""
 
     ref_logprobs: Tensor  # (B, 2) of the completions under the reference
 
 
 @dataclass
 class Labelled(TokenBatch):
-    """Single completions to learn from, for "kto". Chapter: grpo-variants."""
+    """Single completions to learn from, for "kto". Chapter: none yet."""
 
     ref_logprobs: Tensor  # (B,) under the reference
     desirable: Tensor  # (B,) whether a completion is
@@ -88,7 +88,7 @@ class DPO(Loop):
     agree with the data; `chosen_logprob` is the mean log-probability of the chosen completions,
     in nats per completion ("simpo": per token). Watch it: the margin can grow while it falls.
 
-    Source: as for this module. Chapter: dpo.
+    Source: as for this module. Chapter: none yet.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ class DPO(Loop):
 def implicit_rewards(logprobs: Tensor, rewards: Tensor, chosen: Tensor) -> dict[str, float]:
     """Means over the chosen (or desirable) completions, over the others, and the gap.
 
-    Chapter: grpo-variants.
+    Chapter: none yet.
     """
     found = {
         "chosen_reward": rewards[chosen].mean().item(),

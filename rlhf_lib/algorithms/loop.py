@@ -72,7 +72,7 @@ class OnlineConfig(Config):
 
     mini_batch_size: int = 32  # completions of one update
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    temperature: float = 1.0  # divides the logits that are sampled from and learnt from
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     beta: float = 0.1  # reward per nat of KL
     epsilon: float = 0.2  # clip of the policy ratio

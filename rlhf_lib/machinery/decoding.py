@@ -19,6 +19,20 @@ from torch import Tensor
 from .preparation import layers_of
 
 
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions counted over real tokens only, so that left padding does not shift a prompt.
+
+    Chapters: ppo-live, rlvr.
+
+    Examples
+    --------
+    >>> position_ids(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]))
+    tensor([[0, 0, 0, 1, 2],
+            [0, 1, 2, 3, 4]])
+    """
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
 class Decoder:
     """Next-token logits of any transformers language model, one token a row at a time.
 
@@ -30,11 +44,11 @@ class Decoder:
         self.model, self.max_new_tokens = model, max_new_tokens
         self.dtype = dtype or model.dtype  # what is computed in
 
-    def start(self, prompt_ids: Tensor, prompt_mask: Tensor, positions: Tensor) -> Tensor:
-        """Read prompts, each table (B, P); returns the logits of the first new token, (B, V)."""
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Read the prompts, (B, P); return the logits of the first new token, (B, V)."""
         self.mask = prompt_mask.bool()  # (rows, slots) what a new token may attend to
         self.even = bool(self.mask.all())
-        self.positions = positions
+        self.positions = position_ids(prompt_mask)
         self.rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # not ended yet
         self.open(*prompt_ids.shape)
         return self.forward(prompt_ids, self.positions)

@@ -16,7 +16,7 @@ import torch
 
 
 class Scale(TypedDict):
-    """The sizes of a GPT-2 and the standard deviation of its first weights."""
+    """The sizes of a GPT-2 and the standard deviation of its first weights. Chapter: sft."""
 
     n_embd: int
     n_layer: int

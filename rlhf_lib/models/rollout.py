@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
-from .tokens import TokenBatch, check_context, encode_prompts, position_ids, texts
+from .tokens import TokenBatch, check_context, encode_prompts, texts
 
 
 @dataclass
@@ -179,8 +179,7 @@ def sample(
     fixed = kind is GPT2Decoder and FixedDecoder.suits(policy)
     decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
     with plain_layers(policy):
-        mask = prompt_mask[distinct]
-        logits = decoder.start(prompt_ids[distinct], mask, position_ids(mask))
+        logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
         if isinstance(decoder, GPT2Decoder) and fixed:
             # prompts of about the same length share a recording
             slots = 16 * math.ceil(P / 16)

@@ -22,6 +22,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..machinery.decoding import position_ids
+
 # ---------------------------------------------------------------------------------- encoding
 
 
@@ -105,20 +107,6 @@ class PairBatch(TokenBatch):
     def rows(self) -> TokenBatch:
         """All 2B completions as rows: first the chosen ones, then the rejected ones."""
         return TokenBatch(*(x.transpose(0, 1).flatten(0, 1) for x in self.tokens))
-
-
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions counted over real tokens only, so that left padding does not shift a prompt.
-
-    Chapters: ppo-live, rlvr.
-
-    Examples
-    --------
-    >>> position_ids(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]))
-    tensor([[0, 0, 0, 1, 2],
-            [0, 1, 2, 3, 4]])
-    """
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def texts(name: str, values: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ that a run leaves is the --policy or the --reward of the next. In its folder a r
 
 The flag of a setting is made from the field of the algorithm's settings dataclass: name, type,
 default, and the comment beside it. Nothing is imported before a command needs it.
-Chapters: ppo-live, grpo, dpo.
+Chapters: ppo-live, grpo.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What each training command makes of its settings: models, data and reward, joined to a loop.
 
-`set_up` is the command line's way into the algorithms, and reads like the first cell of a chapter:
-load a policy, load data, load a reward, make the loop. Chapters: ppo-live, grpo, dpo.
+A command reads like the first cell of a chapter: load a policy, load data, load a reward, make the
+loop. Chapters: ppo-live, grpo.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ class SamplingConfig:
     batch_size: int = 16  # prompts a step
     max_steps: int | None = None  # steps; none for all prompts
     max_new_tokens: int = 32  # longest completion, its end token included
-    temperature: float = 1.0  # of sampling and scoring; at 1 the policy itself
+    temperature: float = 1.0  # divides the logits that are sampled from and learnt from
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     seed: int = 0  # prompts and samples
 

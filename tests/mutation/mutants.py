@@ -772,7 +772,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------- policy and rollout
     Mutant(
         "positions-counted-over-padding",
-        "models/tokens.py",
+        "machinery/decoding.py",
         "position_ids",
         "return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)",
         "return torch.ones_like(attention_mask).long().cumsum(dim=1) - 1",
@@ -781,7 +781,7 @@ MUTANTS = [
     ),
     Mutant(
         "positions-from-one",
-        "models/tokens.py",
+        "machinery/decoding.py",
         "position_ids",
         "return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)",
         "return attention_mask.long().cumsum(dim=1).clamp(min=0)",

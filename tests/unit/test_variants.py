@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.algorithms.grpo import all_equal
+from rlhf_lib.algorithms.grpo import advantages, all_equal
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.mathematics.advantages import (
     group_advantages,
@@ -411,10 +411,12 @@ def test_a_tokenizer_that_cannot_tell_padding_from_the_end_is_named(change):
 def test_the_kl_is_priced_once_in_the_loss_or_in_the_reward():
     """As `return_to_go` reads rewards token by token, it could take the KL a second time."""
     given = dict(advantage="return_to_go", beta=0.5)
-    advantages = {}
+    found = {}
     for kl_in in ("loss", "reward"):
         loop = grpo(**given, kl_in=kl_in)
         rollout = loop.collect()[0]
-        scores = torch.arange(len(rollout), dtype=torch.float)
-        advantages[kl_in] = [loop.advantages(rollout, scores, k * rollout.logprobs) for k in (0, 1)]
-    assert torch.equal(*advantages["loss"]) and not torch.equal(*advantages["reward"])
+        scores, mask = torch.arange(len(rollout), dtype=torch.float), rollout.completion_mask
+        found[kl_in] = [
+            advantages(loop.config, scores, k * rollout.logprobs, mask, loop.beta) for k in (0, 1)
+        ]
+    assert torch.equal(*found["loss"]) and not torch.equal(*found["reward"])
