@@ -50,7 +50,7 @@ floors: test-env ## run the unit tests with the oldest packages that pyproject.t
 	  --ignore tests/unit/test_demo_files.py
 
 clean: ## remove what was built and installed
-	rm -rf .venv .venv-floors benchmarks/.trl-* book/_build build .pytest_cache
+	rm -rf .venv .venv-floors benchmarks/.trl-* book/_build build .pytest_cache .ruff_cache
 
 # --- environments -------------------------------------------------------------------------------
 # What is installed is known by a copy of the requirements.txt that it was installed from, so a

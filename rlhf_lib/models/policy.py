@@ -16,7 +16,10 @@ import torch
 
 
 class Scale(TypedDict):
-    """The sizes of a GPT-2 and the standard deviation of its first weights. Chapter: sft."""
+    """The sizes of a GPT-2 and the standard deviation of its first weights.
+
+    Chapter: gpt2-on-a-gpu.
+    """
 
     n_embd: int
     n_layer: int

@@ -275,7 +275,9 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
             "published settings; flags beside it override them",
             choices=tuple(variants),
         )
-    comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(config), re.M))
+    comments = {}
+    for owner in reversed(config.__mro__[:-1]):  # those of every loop first
+        comments |= dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(owner), re.M))
     hints = get_type_hints(config)
     for field in fields(config):
         kinds = get_args(hints[field.name]) or (hints[field.name],)

@@ -335,7 +335,7 @@ def test_a_real_ctrl_c_ends_a_real_run(models, tmp_path):
     arguments = line(
         "grpo", {"policy": models["policy"]}, out, "--reward", "slow:reward", "--max-steps", 1000
     )
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-m", "rlhf_lib", *arguments],
         cwd=tmp_path,
@@ -775,7 +775,7 @@ def test_help_loads_no_library_and_little_of_python():
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=Path(cli.__file__).parents[1],
+        cwd=Path(cli.__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     for command in [*cli.COMMANDS, "report", "artifacts"]:
@@ -818,7 +818,7 @@ def test_transformers_is_not_loaded_for_the_help_of_a_command():
         "import sys\nfrom rlhf_lib.running.command_line import make_parser\nmake_parser('ppo')\n"
         "assert 'transformers' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(cli.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(cli.__file__).parents[2])
 
 
 def test_artifacts_has_its_own_command_line(monkeypatch, capsys):
