@@ -158,7 +158,8 @@ class DPO(Loop):
         losses, over = {"loss": (loss, batch)}, ("sequences", "sequences")
         record = self.machine.descend(self.policy, self.optimizers["policy"], losses, *over)
         rates = {"beta": self.beta, "learning_rate": self.learning_rate}
-        return record | rates | {"gradient_norm": record["gradient_norm"]}
+        margin = {"reward_margin": record["chosen_reward"] - record["rejected_reward"]}
+        return record | margin | rates
 
     def pair_loss(self, batch: Pairs) -> tuple[Tensor, dict]:
         """The loss of a batch of pairs, and what to see of them."""
@@ -167,7 +168,8 @@ class DPO(Loop):
         logprobs = self.logprobs(self.policy, batch.rows)
         rewards = self.beta * (logprobs - ref_logprobs).detach()
         gaps = rewards[: len(batch)] - rewards[len(batch) :]
-        seen = implicit_rewards(logprobs, rewards, torch.arange(len(rewards)) < len(batch))
+        first = torch.arange(len(rewards), device=rewards.device) < len(batch)
+        seen = implicit_rewards(logprobs, rewards, first)
         seen["accuracy"] = (0.5 + 0.5 * gaps.sign()).mean().item()  # a tie counts half
         (chosen, rejected), (ref_chosen, ref_rejected) = logprobs.chunk(2), ref_logprobs.chunk(2)
         if c.loss_type == "simpo":
@@ -227,15 +229,14 @@ class DPO(Loop):
         return log_ratio.mean().clamp(min=0)
 
 
-def implicit_rewards(logprobs: Tensor, rewards: Tensor, chosen: Tensor) -> dict[str, float]:
-    """Means over the chosen (or desirable) completions, over the others, and the gap.
+def implicit_rewards(logprobs: Tensor, rewards: Tensor, chosen: Tensor) -> dict:
+    """Means over the chosen (or desirable) completions and over the others, each with its count.
 
     Chapter: none yet.
     """
-    found = {
-        "chosen_reward": rewards[chosen].mean().item(),
-        "rejected_reward": rewards[~chosen].mean().item(),
-        "chosen_logprob": logprobs[chosen].mean().item(),
-        "rejected_logprob": logprobs[~chosen].mean().item(),
-    }
-    return found | {"reward_margin": found["chosen_reward"] - found["rejected_reward"]}
+    found = {}
+    for which, rows in (("chosen", chosen), ("rejected", ~chosen)):
+        count = int(rows.sum())
+        found[f"{which}_reward"] = rewards[rows].mean().item(), count
+        found[f"{which}_logprob"] = logprobs[rows].mean().item(), count
+    return found

@@ -97,8 +97,9 @@ class Machine:
         model, optimizer
             What is moved, and by what.
         losses : dict of str to (function, batch) or (function, batch, weight)
-            By their names. `function(batch)` returns the loss of a batch and a dict of means to
-            see. It is called on parts of the batch, as if each were all there is.
+            By their names. `function(batch)` returns the loss of a batch and a dict of what to
+            see: means over what it is averaged over, or pairs of a mean and its own count. It is
+            called on parts of the batch, as if each were all there is.
         over, seen_over : {"tokens", "sequences", "budget"}
             What a loss is averaged over, as in `losses.aggregate`; and what is seen.
 
@@ -117,8 +118,9 @@ class Machine:
                         loss, seen = function(part)
                     masks = part.completion_mask, batch.completion_mask
                     loss, n = loss * share(*masks, over), share(*masks, seen_over)
-                    means = {k: x if k in LARGEST else x * n for k, x in seen.items()}
-                    record.append({name: loss.item()} | means)
+                    record.append(
+                        {name: loss.item()} | {k: _shared(k, x, n) for k, x in seen.items()}
+                    )
                     yield loss * weight[0] if weight else loss
 
         try:
@@ -138,12 +140,11 @@ class Machine:
             )
             total = backward(optimizer, one_by_one())
         norm = optimizer_step(model, optimizer, total, self.config.max_grad_norm)
-        found = {"gradient_norm": norm}
-        for seen in (seen for several in gather(record) for seen in several):
-            for name, x in seen.items():
-                old = found.get(name, 0.0)
-                found[name] = max(old, x) if name in LARGEST else old + x
-        return found
+        seen = [seen for several in gather(record) for seen in several]
+        names = dict.fromkeys(name for part in seen for name in part)
+        return {"gradient_norm": norm} | {
+            name: _joined(name, [part[name] for part in seen if name in part]) for name in names
+        }
 
     def _cut(self, batch: B) -> Iterator[B]:
         rows = local_rows(torch.arange(len(batch)))
@@ -171,3 +172,18 @@ class Machine:
                 "gradient_checkpointing=True; while sampling lower batch_size or max_new_tokens; "
                 f"bf16=True halves activations and cache. PyTorch says: {error}"
             ) from error
+
+
+def _shared(name: str, x, share: float):
+    """What is seen of a part, as its share of the whole; a mean of its own count stays as it is."""
+    return x if name in LARGEST or isinstance(x, tuple) else x * share
+
+
+def _joined(name: str, parts: list) -> float:
+    """What is seen of the whole, from its parts: the largest, a mean over counts, or the sum."""
+    if name in LARGEST:
+        return max(parts)
+    if isinstance(parts[0], tuple):
+        total = sum(count for _, count in parts)
+        return sum(mean * (count / total) for mean, count in parts if count)
+    return sum(parts)

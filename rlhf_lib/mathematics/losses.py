@@ -331,9 +331,9 @@ def ratio_record(
     """What to watch about the ratios of an update, in one of the forms of `surrogate_loss`.
 
     Definition: `clip_fraction` of the ratio that the form has, of tokens or of completions; for
-    "cispo" the share of tokens whose weight the cap holds. `ratio_gap`, the largest |ρ − 1| of a
-    token. With a dual clip c, `dual_clip_fraction`: the share of ρ > c with A < 0. Shapes as in
-    `clipped_policy_loss`. Chapters: ppo-live, grpo-variants.
+    "cispo" the share of tokens whose weight the cap holds. `ratio_gap`: how far the ratio of a
+    token is from 1 at most. With a dual clip c, `dual_clip_fraction`: the share of ρ > c with
+    A < 0. Shapes as in `clipped_policy_loss`. Chapters: ppo-live, grpo-variants.
     """
     logprobs, advantages = logprobs.detach(), advantages.expand_as(logprobs)
     ratio = torch.exp(logprobs - old_logprobs)

@@ -20,6 +20,7 @@ from rlhf_lib.algorithms.reward_training import (
     reward_ensemble,
 )
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
+from rlhf_lib.machinery.machine import Machine
 from rlhf_lib.models.reward_model import new_reward_model, reward_scores
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
@@ -483,6 +484,60 @@ LOOPS = {
     "rejection": make_rejection_sampling,
     **{name: lambda *a, name=name, **k: make_dpo(*a, loss_type=name, **k) for name in LOSSES},
 }
+
+
+@pytest.mark.parametrize(
+    "settings", [{"microbatch_tokens": 60}, {"gradient_checkpointing": True}], ids=str
+)
+@pytest.mark.parametrize("name", LOOPS)
+def test_how_it_is_computed_changes_no_number(name, settings, monkeypatch):
+    """Parts of like length, or activations computed twice, against the plain loop, in float64."""
+    start = reward_model() if name == "reward" else can_end() if name == "rejection" else policy(1)
+    reference = None if name == "simpo" else policy(0).double()
+    given = {} if name in ("sft", "reward", "rejection") else {"reference": reference}
+    parts, cut = [], Machine._cut
+
+    def counted(machine, batch):
+        found = list(cut(machine, batch))
+        parts.append(len(found))
+        return found
+
+    monkeypatch.setattr(Machine, "_cut", counted)
+
+    def run(**settings):
+        model = copy.deepcopy(start).double()
+        loop = LOOPS[name](model, **copy.deepcopy(given), **settings)
+        return [loop.step(), loop.step()], weights(model)
+
+    plain, before = run()
+    assert set(parts) == {1}
+    found, after = run(**settings)
+    assert (max(parts) > 1) == ("microbatch_tokens" in settings)
+    for ours, theirs in zip(plain, found):
+        for key in ours.keys() - {"seconds"}:
+            assert theirs[key] == pytest.approx(ours[key], rel=1e-6, abs=1e-7), key
+    assert (before - after).abs().max().item() < 1e-9
+    assert (before - weights(copy.deepcopy(start).double())).abs().max().item() > 1e-5
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_every_loop_computes_in_bfloat16(name):
+    start = reward_model() if name == "reward" else can_end() if name == "rejection" else policy()
+    record, rough = (LOOPS[name](copy.deepcopy(start), bf16=bf16).step() for bf16 in (False, True))
+    assert rough["loss"] != record["loss"]
+    assert rough["loss"] == pytest.approx(record["loss"], rel=0.1)
+
+
+def test_out_of_memory_is_said_by_every_loop(monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no room for the moments")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    message = (
+        "out of memory in step 1; expected room for microbatch_tokens=None and batch_size=6. In"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        make_sft().step()
 
 
 @pytest.mark.parametrize("name", LOOPS)
