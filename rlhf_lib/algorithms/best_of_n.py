@@ -200,12 +200,8 @@ class RejectionSampling(Loop):
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
         prompts, columns = take(self.data, rows)
         how = (c.num_generations, c.max_new_tokens, c.temperature, self.sampler)
-        penalty = c.missing_eos_penalty
-        return (
-            best_of_n(
-                self.policy, self.tokenizer, prompts, self.reward, *how, penalty, columns=columns
-            ),
-        )
+        known = {"missing_eos_penalty": c.missing_eos_penalty, "columns": columns}
+        return (best_of_n(self.policy, self.tokenizer, prompts, self.reward, *how, **known),)
 
     def learn(self, chosen: BestOfN) -> dict:
         """2 and 3: keep the good ones and fine-tune on them; the record of the round."""

@@ -41,7 +41,7 @@ class DPOConfig(Config):
     loss_type: str = "dpo"  # or "ipo", "simpo", "kto"; TRL calls the first "sigmoid"
     max_steps: int = 100  # steps of the whole run
     batch_size: int = 32  # pairs a step; for "kto", completions
-    learning_rate: float = 1e-4  # peak; after the warm-up it falls linearly to 0
+    learning_rate: float = 1e-4  # times the warm-up, and a line that falls to 0
     warmup_steps: int = 9  # steps at less than the learning rate, which rises to it
     beta: float | None = None  # None: 2 for "simpo", .1 for the others
     label_smoothing: float = 0.0  # "dpo": share of comparisons taken to be wrong

@@ -38,7 +38,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, check_positive
+from .loop import OnlineConfig, OnlineLoop, check_counts
 from .variants import VARIANTS, check_variant
 
 
@@ -65,7 +65,7 @@ class GRPOConfig(OnlineConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(self, "num_iterations")
+        check_counts(self, "num_iterations")
         check_variant(self)
 
 
@@ -85,7 +85,7 @@ class GRPO(OnlineLoop):
     """Step through GRPO; `for record in GRPO(...)` trains to the end, and can stop anywhere.
 
     `beta` is an attribute: turn it while the loop runs, to 0 or more. `rollout` holds the last
-    batch.
+    batch that was learnt from.
 
     Source: Shao et al. 2024, arXiv:2402.03300, algorithm 1. Chapters: grpo, grpo-variants.
 
@@ -110,8 +110,8 @@ class GRPO(OnlineLoop):
     RuntimeError
         If the reward function raises.
     FloatingPointError
-        If a loss or gradient is not finite. The weights are those before the update, and the step
-        does not count: `save` what there is, mend the cause, and go on.
+        If a gradient is not finite. The weights are those before the update; updates made earlier
+        in the step stay, and the step does not count: `save` what there is, mend the cause, go on.
     """
 
     STATE = (*OnlineLoop.STATE, "draws")  # batches of prompts; more than steps if drawn again
@@ -136,50 +136,46 @@ class GRPO(OnlineLoop):
         self.draws = 0
 
     def collect(self) -> tuple[Rollout, Tensor, Tensor]:
-        """1 and 2: completions in groups, their scores, and the scores of all that were drawn.
-
-        With dynamic sampling, groups whose rewards are all equal are drawn again, as they teach
-        nothing, until the batch is full or `max_draws` is reached.
-        """
+        """1 and 2: completions in groups, their scores, and the scores of all that were drawn."""
         if self.beta and self.reference is None:
             raise ValueError(f"beta is {self.beta} without a reference; expected 0")
-        c = self.config
-        G, parts, kept, drawn = c.num_generations, [], 0, []
-        while kept < c.batch_size:
-            prompts = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
-            rollout, scores = self.sample(self.policy, [i for i in prompts for _ in range(G)], G)
-            self.draws += 1
-            drawn.append(scores)
-            if not c.dynamic_sampling:
-                return rollout, scores, scores
-            silent = all_equal(scores.view(-1, G))
-            groups = (~silent).nonzero()[:, 0].tolist()
-            if len(drawn) == c.max_draws:  # no more: fill up with groups that teach nothing
-                groups += silent.nonzero()[:, 0].tolist()
-            rows = [G * g + i for g in groups for i in range(G)][: c.batch_size - kept]
-            parts.append((rollout[rows], scores[rows]))
-            kept += len(rows)
-        rollout = join([rollout for rollout, _ in parts], self.tokenizer.pad_token_id)
-        return rollout, torch.cat([scores for _, scores in parts]), torch.cat(drawn)
+        if self.config.dynamic_sampling:
+            return self.collect_what_teaches()
+        rollout, scores = self.draw()
+        return rollout, scores, scores
+
+    def draw(self) -> tuple[Rollout, Tensor]:
+        """A batch of completions, those of one prompt together, and their scores."""
+        c, G = self.config, self.config.num_generations
+        prompts = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
+        self.draws += 1
+        return self.sample_and_score(self.policy, [i for i in prompts for _ in range(G)], each=G)
 
     def learn(self, rollout: Rollout, scores: Tensor, drawn: Tensor) -> dict:
         """3 and 4: compare the completions of each group, and update; the record of the step."""
-        c, ref_logprobs = self.config, rollout.logprobs
+        c, mask, ref_logprobs = self.config, rollout.completion_mask, rollout.logprobs
         if self.reference is not None:
             ref_logprobs = self.machine.table(
                 lambda batch: token_logprobs(self.reference, batch, c.temperature), rollout
             )
         log_ratio = rollout.logprobs - ref_logprobs
-        A = advantages(c, scores, log_ratio, rollout.completion_mask, self.beta)
-        batch = Experience(*rollout.tokens, rollout.logprobs, A, ref_logprobs)
-        updates = [self.update(batch[rows]) for rows in self.minibatches(c.num_iterations)]
+        kl = {"kl": k1(log_ratio).sum(dim=1).mean().item()} if self.reference is not None else {}
+
+        batch = Experience(
+            *rollout.tokens,
+            logprobs=rollout.logprobs,
+            advantages=advantages_of(c, scores, log_ratio, mask, self.beta),
+            ref_logprobs=ref_logprobs,
+        )
+        updates = []
+        for rows in self.minibatches(c.num_iterations):
+            updates.append(self.update(batch[rows]))
 
         silent = all_equal(drawn.view(-1, c.num_generations))
-        kl = {"kl": k1(log_ratio).sum(dim=1).mean().item()} if self.reference is not None else {}
         return {
-            "reward": drawn.mean().item(),
+            "reward": drawn.mean().item(),  # of all that were drawn; the rest is of what was kept
             **kl,
-            **self.record(rollout, updates),
+            **self.watch(rollout, updates),
             "zero_variance_groups": silent.float().mean().item(),
             "drawn": len(drawn),
         }
@@ -200,8 +196,28 @@ class GRPO(OnlineLoop):
         seen = ratio_record(logprobs, old, A, mask, c.epsilon, c.epsilon_high, c.loss)
         return aggregate(loss, mask, c.aggregate_over, c.max_new_tokens), seen
 
+    def collect_what_teaches(self) -> tuple[Rollout, Tensor, Tensor]:
+        """The same with dynamic sampling: groups whose rewards are all equal are drawn again.
 
-def advantages(
+        They teach nothing. It ends when the batch is full or `max_draws` is reached.
+        """
+        c = self.config
+        G, parts, kept, drawn = c.num_generations, [], 0, []
+        while kept < c.batch_size:
+            rollout, scores = self.draw()
+            drawn.append(scores)
+            silent = all_equal(scores.view(-1, G))
+            groups = (~silent).nonzero()[:, 0].tolist()
+            if len(drawn) == c.max_draws:  # no more: fill up with groups that teach nothing
+                groups += silent.nonzero()[:, 0].tolist()
+            rows = [G * g + i for g in groups for i in range(G)][: c.batch_size - kept]
+            parts.append((rollout[rows], scores[rows]))
+            kept += len(rows)
+        rollout = join([rollout for rollout, _ in parts], self.tokenizer.pad_token_id)
+        return rollout, torch.cat([scores for _, scores in parts]), torch.cat(drawn)
+
+
+def advantages_of(
     c: GRPOConfig, scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float
 ) -> Tensor:
     """The advantage of each token: (B, 1) if a completion's tokens share it, else (B, T).

@@ -81,10 +81,8 @@ class OnlineConfig(Config):
         super().__post_init__()
         check_counts(self, "mini_batch_size", "max_new_tokens")
         if self.batch_size % self.mini_batch_size:
-            raise ValueError(
-                f"batch_size is {self.batch_size}; expected a multiple of "
-                f"mini_batch_size={self.mini_batch_size}"
-            )
+            many, few = self.batch_size, self.mini_batch_size
+            raise ValueError(f"batch_size is {many}; expected a multiple of mini_batch_size={few}")
         check_positive(self, "temperature", "epsilon")
         check_beta(self.beta)
 
@@ -111,6 +109,7 @@ class Loop:
         self.config: Any = config
         self.tokenizer, self.trained = tokenizer, trained
         self.machine = Machine(config, trained, frozen)
+        self.sampler = self.machine.sampler
         self.optimizers = {name: self.optimizer(model) for name, model in trained.items()}
         self.shuffler = torch.Generator().manual_seed(config.seed)
         self.step_number = 0
@@ -119,7 +118,7 @@ class Loop:
         return adam(model, self.config.learning_rate)
 
     def decay(self) -> float:
-        """What the learning rate is multiplied by in this step, after the warm-up."""
+        """What the learning rate is multiplied by in this step, beside the warm-up."""
         return 1.0
 
     @property
@@ -128,15 +127,15 @@ class Loop:
         return next(iter(self.optimizers.values())).param_groups[0]["lr"]
 
     @property
-    def sampler(self) -> torch.Generator:
-        return self.machine.sampler
+    def microbatch_tokens(self) -> int | None:
+        return self.machine.microbatch_tokens
 
     def step(self) -> dict:
         """Take one step and return its record."""
         start, c = time.perf_counter(), self.config
         pace = min(1, (self.step_number + 1) / (c.warmup_steps + 1))
         for name, optimizer in self.optimizers.items():
-            rate = getattr(c, f"{name}_learning_rate", c.learning_rate)
+            rate = getattr(c, f"{name}_learning_rate", c.learning_rate)  # the critic has its own
             for group in optimizer.param_groups:
                 group["lr"] = rate * pace * self.decay()
         with self.machine.advice(self.step_number + 1):
@@ -191,10 +190,10 @@ class OnlineLoop(Loop):
     """A loop that samples from its policy and scores what it sampled.
 
     `beta` is an attribute: turn it while the loop runs, to 0 or more. `rollout` holds the last
-    batch. Chapter: ppo-live.
+    batch that was learnt from. Chapter: ppo-live.
     """
 
-    STATE = ("step_number", "beta")
+    STATE = (*Loop.STATE, "beta")
     config: Any  # an OnlineConfig
     beta = Price()
 
@@ -206,11 +205,7 @@ class OnlineLoop(Loop):
         self.reward, self.data, self.beta = reward, prompt_table(dataset), config.beta
         self.rollout: Rollout | None = None
 
-    @property
-    def microbatch_tokens(self) -> int | None:
-        return self.machine.microbatch_tokens
-
-    def sample(self, policy, rows: list[int], each: int = 1) -> tuple[Rollout, Tensor]:
+    def sample_and_score(self, policy, rows: list[int], each: int = 1) -> tuple[Rollout, Tensor]:
         """Completions of the prompts in some rows of the data, and their scores.
 
         Of several processes each samples whole groups of `each` rows, and all get the whole batch.
@@ -235,7 +230,7 @@ class OnlineLoop(Loop):
             order = torch.randperm(self.config.batch_size, generator=self.shuffler)
             yield from order.split(self.config.mini_batch_size)
 
-    def record(self, rollout: Rollout, updates: list[dict]) -> dict:
+    def watch(self, rollout: Rollout, updates: list[dict]) -> dict:
         """What to watch about the samples, and the means over the updates."""
         self.rollout = rollout
         return {
@@ -284,7 +279,8 @@ def warn_if_constant(scores: Tensor) -> None:
     if len(scores) > 1 and (scores == scores[0]).all():
         warnings.warn(
             f"the reward is {scores[0].item():g} for each of the {len(scores)} completions of this "
-            "step; expected some to be better than others. Only the KL is left to learn from",
+            "step; expected some to be better than others. Only the KL, and what the critic does "
+            "not know, are left to learn from",
             RuntimeWarning,
             stacklevel=4,
         )

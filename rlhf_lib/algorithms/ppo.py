@@ -10,10 +10,10 @@ One step, in the order of the chapter's algorithm box:
 
 The critic is a model of its own; `shared_trunk` has the one that is a value head on the policy's
 trunk. It leaves out, against the larger implementations: reward scaling by a running deviation
-(the reward is standardised once, before), and early stopping inside a step. Axes: B batch,
-T completion tokens. Source: Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et
-al. 2019, arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155. Chapters: ppo-mechanics,
-ppo-live.
+(the reward is standardised once, before, by `reward_training.standardise`), and early stopping
+inside a step. Axes: B batch, T completion tokens. Source: Schulman et al. 2017, arXiv:1707.06347;
+for language models Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155.
+Chapters: ppo-mechanics, ppo-live.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, check_positive, warn_if_constant
+from .loop import OnlineConfig, OnlineLoop, check_counts, check_positive, warn_if_constant
 from .sft import Demonstrations, imitation_loss
 
 
@@ -49,12 +49,14 @@ class PPOConfig(OnlineConfig):
     value_coefficient: float = 0.1  # weight of the value loss; for a shared trunk only
     dual_clip: float | None = None  # bound of the ratio where the advantage is negative
     target_kl: float | None = None  # nats per completion; given one, beta adapts to it
-    kl_horizon: int = 640  # completions over which an adaptive beta moves by its error
+    kl_horizon: int = 640  # completions over which an adaptive beta moves by a share of itself
     ptx_coefficient: float = 0.0  # weight of the SFT loss on `ptx`, against lost ability
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(self, "num_ppo_epochs", "critic_learning_rate")
+        check_counts(self, "num_ppo_epochs")
+        check_positive(self, "critic_learning_rate")
+        check_options(self)
 
 
 @dataclass
@@ -73,8 +75,8 @@ class Experience(TokenBatch):
 class PPO(OnlineLoop):
     """Step through PPO; `for record in PPO(...)` trains to the end, and can stop anywhere.
 
-    `beta` is an attribute: turn it while the loop runs, to 0 or more. `rollout` holds the last
-    batch.
+    `beta` is an attribute: turn it while the loop runs, to 0 or more (with `target_kl` the loop
+    does). `rollout` holds the last batch that was learnt from.
 
     Source: as for this module; the ptx mix from Ouyang et al. 2022, eq. 2. Chapters:
     ppo-mechanics, ppo-live.
@@ -90,7 +92,7 @@ class PPO(OnlineLoop):
         model, which is where it should start.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=...)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
     dataset : datasets.Dataset
         Column `prompt`; other columns are handed to the reward.
     config : PPOConfig
@@ -106,8 +108,8 @@ class PPO(OnlineLoop):
     RuntimeError
         If the reward function raises.
     FloatingPointError
-        If a loss or gradient is not finite. The weights are those before the update, and the step
-        does not count: `save` what there is, mend the cause, and go on.
+        If a gradient is not finite. The weights are those before the update; updates made earlier
+        in the step stay, and the step does not count: `save` what there is, mend the cause, go on.
     """
 
     STATE = (*OnlineLoop.STATE, "updates")
@@ -128,13 +130,13 @@ class PPO(OnlineLoop):
         trained = {"policy": policy, "critic": critic}
         super().__init__(config, tokenizer, reward, dataset, trained, {"reference": reference})
         self.policy, self.reference, self.critic = policy, reference, critic
-        self.mix_in(ptx)
+        self.updates, self.ptx = 0, self.demonstrations(ptx)
 
     def collect(self) -> tuple[Rollout, Tensor]:
         """1 and 2: a batch of completions, and their scores."""
         c = self.config
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
-        return self.sample(self.policy, rows)
+        return self.sample_and_score(self.policy, rows)
 
     def learn(self, rollout: Rollout, scores: Tensor) -> dict:
         """3 to 5: price, estimate advantages, update; the record of the step."""
@@ -143,22 +145,28 @@ class PPO(OnlineLoop):
         ref_logprobs = self.machine.table(
             lambda batch: token_logprobs(self.reference, batch, c.temperature), rollout
         )
-        log_ratio = rollout.logprobs - ref_logprobs
-        rewards = token_rewards(scores, log_ratio, mask, self.beta)
-
         values = mask * self.machine.table(lambda batch: state_values(self.critic, batch), rollout)
+        log_ratio = rollout.logprobs - ref_logprobs
+        kl = k1(log_ratio).sum(dim=1).mean().item()  # for the record, and for an adaptive beta
+
+        rewards = token_rewards(scores, log_ratio, mask, self.beta)  # −β k1, score on the last one
         advantages, returns = gae(rewards, values, mask, c.gamma, c.lam)
-        advantages = masked_whiten(advantages, mask)
+        batch = Experience(
+            *rollout.tokens,
+            logprobs=rollout.logprobs,
+            advantages=masked_whiten(advantages, mask),
+            values=values,
+            returns=returns,
+        )
+        updates = []
+        for rows in self.minibatches(c.num_ppo_epochs):
+            updates.append(self.update(batch[rows]))
 
-        batch = Experience(*rollout.tokens, rollout.logprobs, advantages, values, returns)
-        updates = [self.update(batch[rows]) for rows in self.minibatches(c.num_ppo_epochs)]
-
-        kl = k1(log_ratio).sum(dim=1).mean().item()
         record = {
             "reward": scores.mean().item(),
             "reward_std": scores.std(correction=0).item(),
             "kl": kl,
-            **self.record(rollout, updates),
+            **self.watch(rollout, updates),
             "explained_variance": explained_variance(values, returns, mask),
         }
         if c.target_kl is not None:
@@ -180,6 +188,7 @@ class PPO(OnlineLoop):
         return self.surrogate(logprobs, batch)
 
     def surrogate(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict]:
+        """The same of log-probabilities that are there, as with a shared trunk."""
         c, old, A, mask = self.config, batch.logprobs, batch.advantages, batch.completion_mask
         loss = clipped_policy_loss(logprobs, old, A, c.epsilon, dual_clip=c.dual_clip)
         seen = ratio_record(logprobs, old, A, mask, c.epsilon, dual_clip=c.dual_clip)
@@ -191,15 +200,14 @@ class PPO(OnlineLoop):
         loss = clipped_value_loss(values, batch.values, batch.returns, self.config.epsilon_value)
         return aggregate(loss, batch.completion_mask), {}
 
-    def mix_in(self, ptx) -> None:
-        """Take the dataset whose SFT loss `ptx_coefficient` weighs."""
+    def demonstrations(self, ptx) -> Demonstrations | None:
+        """The dataset whose SFT loss `ptx_coefficient` weighs, if there is one."""
         if self.config.ptx_coefficient and ptx is None:
             raise ValueError(
                 f"ptx is None at ptx_coefficient={self.config.ptx_coefficient}; expected a dataset "
                 "with the columns prompt and completion"
             )
-        self.ptx = Demonstrations(ptx, self.tokenizer) if ptx else None
-        self.updates = 0
+        return None if ptx is None else Demonstrations(ptx, self.tokenizer)
 
     def ptx_loss(self) -> dict:
         """If it has a weight: the SFT loss of as many demonstrations as a minibatch has rows."""
@@ -208,3 +216,18 @@ class PPO(OnlineLoop):
             return {}
         batch = self.ptx.batch(c.mini_batch_size, self.updates, c.seed, self.policy.device)
         return {"ptx_loss": (imitation_loss(self.policy), batch, c.ptx_coefficient)}
+
+
+def check_options(c: PPOConfig) -> None:
+    """Refuse what would stop a step half-way, when a model has moved. Chapter: ppo-mechanics."""
+    for name in ("gamma", "lam"):
+        if not 0 <= getattr(c, name) <= 1:
+            raise ValueError(f"{name} is {getattr(c, name)}; expected 0 to 1")
+    given = [name for name in ("epsilon_value", "target_kl") if getattr(c, name) is not None]
+    check_positive(c, "kl_horizon", *given)
+    if c.dual_clip is not None and not c.dual_clip > 1 + c.epsilon:
+        raise ValueError(
+            f"dual_clip is {c.dual_clip}; expected more than {1 + c.epsilon}, the upper clip"
+        )
+    if c.target_kl is not None and not c.beta:
+        raise ValueError("beta is 0 and target_kl is given; expected more, as beta is multiplied")

@@ -33,7 +33,7 @@ class RewardConfig(Config):
 
     max_steps: int = 130  # steps of the whole run
     batch_size: int = 64  # pairs a step
-    learning_rate: float = 3e-4  # peak; after the warm-up it falls linearly to 0
+    learning_rate: float = 3e-4  # times the warm-up, and a line that falls to 0
     warmup_steps: int = 9  # steps at less than the learning rate, which rises to it
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     weight_decay: float = 0.01  # of AdamW

@@ -27,7 +27,7 @@ class SFTConfig(Config):
     """
 
     max_steps: int = 60  # steps of the whole run
-    learning_rate: float = 5e-4  # peak; after the warm-up it falls as a cosine to a tenth
+    learning_rate: float = 5e-4  # times the warm-up, and a cosine that falls to a tenth
     warmup_steps: int = 19  # steps at less than the learning rate, which rises to it
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
     weight_decay: float = 0.01  # of AdamW

@@ -40,7 +40,7 @@ class SharedTrunkPPO(PPO):
         OnlineLoop.__init__(self, config, tokenizer, reward, dataset, trained, frozen)
         self.policy, self.reference, self.critic = policy, reference, SharedCritic(policy)
         self.optimizers = {"policy": self.optimizer(self.critic)}
-        self.mix_in(ptx)
+        self.updates, self.ptx = 0, self.demonstrations(ptx)
 
     def stateful(self) -> dict:
         return {**super().stateful(), "value_head": self.critic.score}

@@ -28,7 +28,7 @@ from .preparation import (
 )
 from .processes import broadcast, gather, local_generator, local_rows, sum_over_processes
 
-B = TypeVar("B", bound=Batch)
+BatchT = TypeVar("BatchT", bound=Batch)
 LARGEST = ("ratio_gap",)  # of what is seen: the largest over all parts, and not the mean
 
 
@@ -41,7 +41,7 @@ class Machine:
     ----------
     config : Config
         Its settings `microbatch_tokens`, `gradient_checkpointing`, `torch_compile`, `bf16`,
-        `max_grad_norm` and `seed`.
+        `max_grad_norm`, `seed`, and where it has one `gradient_accumulation_steps`.
     trained, frozen : dict of str to model or None
         By their roles, for messages. None is left out.
     """
@@ -49,7 +49,7 @@ class Machine:
     def __init__(self, config, trained: dict, frozen: dict):
         frozen = {role: model for role, model in frozen.items() if model is not None}
         check_apart(**trained, **frozen)
-        self.config, self.microbatch_tokens = config, config.microbatch_tokens
+        self.config, self.microbatch_tokens, self.halved = config, config.microbatch_tokens, False
         self.device = next(iter(trained.values())).device
         check_precision(config, self.device)
         for model in frozen.values():
@@ -65,8 +65,8 @@ class Machine:
         self.sampling_dtype = sampling_dtype(config, self.device)
 
     @torch.no_grad()
-    def table(self, function: Callable[[B], Tensor], batch: B) -> Tensor:
-        """`function(batch)`, shape (B, T), without gradients."""
+    def table(self, function: Callable[[BatchT], Tensor], batch: BatchT) -> Tensor:
+        """`function(batch)`, a number for each token, (B, T), without gradients."""
         rows = local_rows(torch.arange(len(batch)))
         cut = microbatches(batch, rows, self.microbatch_tokens)
         if len(rows) == len(batch) and len(cut) == 1:
@@ -108,29 +108,33 @@ class Machine:
         FloatingPointError
             If the gradient is not finite. The weights are those before.
         """
-        record: list[dict] = []
+        records: list[dict] = []
+        largest = 0
 
         def one_by_one() -> Iterator[Tensor]:
-            record.clear()  # of an attempt that ran out of memory
+            """Losses, each computed when `backward` asks: one part's activations live at a time."""
+            nonlocal largest
+            records.clear()  # of an attempt that ran out of memory
             for name, (function, batch, *weight) in losses.items():
                 for part in self._cut(batch):
+                    largest = max(largest, part.attention_mask.numel())
                     with computing_in(self.config, self.device):
                         loss, seen = function(part)
                     masks = part.completion_mask, batch.completion_mask
-                    loss, n = loss * share(*masks, over), share(*masks, seen_over)
-                    record.append(
-                        {name: loss.item()} | {k: _shared(k, x, n) for k, x in seen.items()}
-                    )
+                    loss = loss * share(*masks, over)  # of what the whole is averaged over
+                    n = share(*masks, seen_over)
+                    seen = {key: _shared(key, x, n) for key, x in seen.items()}
+                    records.append({name: loss.item()} | seen)
                     yield loss * weight[0] if weight else loss
 
         try:
             total = backward(optimizer, one_by_one())
         except torch.OutOfMemoryError:
-            if self.microbatch_tokens != self.config.microbatch_tokens:  # halved before
+            if self.halved:
                 raise
             total = None  # go on outside: this error holds on to what was computed
         if total is None:
-            largest = max(batch.attention_mask.numel() for _, batch, *_ in losses.values())
+            self.halved = True
             self.microbatch_tokens = max(1, (self.microbatch_tokens or largest) // 2)
             warnings.warn(
                 f"out of memory in an update: from here on microbatch_tokens is "
@@ -140,13 +144,13 @@ class Machine:
             )
             total = backward(optimizer, one_by_one())
         norm = optimizer_step(model, optimizer, total, self.config.max_grad_norm)
-        seen = [seen for several in gather(record) for seen in several]
-        names = dict.fromkeys(name for part in seen for name in part)
-        return {"gradient_norm": norm} | {
-            name: _joined(name, [part[name] for part in seen if name in part]) for name in names
-        }
+        parts: dict[str, list] = {}
+        for record in (record for several in gather(records) for record in several):
+            for name, x in record.items():
+                parts.setdefault(name, []).append(x)
+        return {"gradient_norm": norm} | {name: _joined(name, xs) for name, xs in parts.items()}
 
-    def _cut(self, batch: B) -> Iterator[B]:
+    def _cut(self, batch: BatchT) -> Iterator[BatchT]:
         rows = local_rows(torch.arange(len(batch)))
         cut = microbatches(batch, rows, self.microbatch_tokens)
         if self.microbatch_tokens is None:

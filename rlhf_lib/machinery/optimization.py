@@ -31,10 +31,10 @@ def adam(
 
 
 def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: float) -> float:
-    """One optimiser step; returns the gradient norm before clipping.
+    """One optimiser step, in its plain form; returns the gradient norm before clipping.
 
-    Given several losses, their gradients add up. Of several processes each gives its own losses,
-    shares of one.
+    `Machine.descend` does the same in parts, precisions and processes. Given several losses, their
+    gradients add up; of several processes each gives its own losses, shares of one.
 
     Chapter: ppo-mechanics.
     """

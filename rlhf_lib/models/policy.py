@@ -8,36 +8,21 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any
 
 import torch
 
 # ---------------------------------------------------------------------------------- scales
 
-
-class Scale(TypedDict):
-    """The sizes of a GPT-2 and the standard deviation of its first weights.
-
-    Chapter: gpt2-on-a-gpu.
-    """
-
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_positions: int
-    init_std: float
-    vocab_size: NotRequired[int]  # else the tokenizer's
-
-
-SCALES: dict[str, Scale] = {
+SCALES: dict[str, dict[str, Any]] = {
     # about 1M parameters: trains on two CPU cores in a minute
-    "tiny": Scale(n_embd=128, n_layer=4, n_head=4, n_positions=128, init_std=0.06),
+    "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, init_std=0.06),
     # GPT-2 small, 124M parameters with its 50,257 rows of vocabulary
-    "gpt2": Scale(
+    "gpt2": dict(
         n_embd=768, n_layer=12, n_head=12, n_positions=1024, init_std=0.02, vocab_size=50_257
     ),
     # 0.35M parameters: enough for the sums world, whose tokens are 15 characters
-    "mini": Scale(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=0.06),
+    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=0.06),
 }
 
 
@@ -85,21 +70,17 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    size = SCALES[choose_scale(scale)]
+    sizes = dict(SCALES[choose_scale(scale)])
+    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     config = GPT2Config(
-        vocab_size=size.get("vocab_size", len(tokenizer)),
-        n_positions=size["n_positions"],
-        n_embd=size["n_embd"],
-        n_layer=size["n_layer"],
-        n_head=size["n_head"],
-        initializer_range=size["init_std"],
+        vocab_size=sizes.pop("vocab_size", len(tokenizer)),
+        initializer_range=sizes.pop("init_std"),
         activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
+        **sizes,
+        **no_dropout,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.algorithms.grpo import advantages, all_equal
+from rlhf_lib.algorithms.grpo import advantages_of, all_equal
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.mathematics.advantages import (
     group_advantages,
@@ -417,6 +417,7 @@ def test_the_kl_is_priced_once_in_the_loss_or_in_the_reward():
         rollout = loop.collect()[0]
         scores, mask = torch.arange(len(rollout), dtype=torch.float), rollout.completion_mask
         found[kl_in] = [
-            advantages(loop.config, scores, k * rollout.logprobs, mask, loop.beta) for k in (0, 1)
+            advantages_of(loop.config, scores, k * rollout.logprobs, mask, loop.beta)
+            for k in (0, 1)
         ]
     assert torch.equal(*found["loss"]) and not torch.equal(*found["reward"])

@@ -189,7 +189,7 @@ class GroupExplorer(Demo):
         import torch
 
         from ...algorithms import VARIANTS, GRPOConfig
-        from ...algorithms.grpo import advantages
+        from ...algorithms.grpo import advantages_of
         from ...mathematics.advantages import all_equal
         from ...mathematics.losses import aggregate, surrogate_loss
 
@@ -201,7 +201,7 @@ class GroupExplorer(Demo):
         c = GRPOConfig(
             **{**VARIANTS[self.method], "num_generations": G}, batch_size=G, mini_batch_size=G
         )
-        A = advantages(c, rewards, start, mask, beta=0.0)
+        A = advantages_of(c, rewards, start, mask, beta=0.0)
         logprobs = start.clone().requires_grad_()
         loss = surrogate_loss(c.loss, logprobs, start, A, mask, c.epsilon, c.epsilon_high)
         loss = aggregate(loss, mask, c.aggregate_over, self.budget)
