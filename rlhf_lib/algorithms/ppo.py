@@ -55,8 +55,16 @@ class PPOConfig(OnlineConfig):
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "num_ppo_epochs")
-        check_positive(self, "critic_learning_rate")
-        check_options(self)
+        given = [name for name in ("epsilon_value", "target_kl") if getattr(self, name) is not None]
+        check_positive(self, "critic_learning_rate", "kl_horizon", *given)
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        edge = 1 + self.epsilon
+        if self.dual_clip is not None and not self.dual_clip > edge:
+            raise ValueError(f"dual_clip is {self.dual_clip}; expected more than {edge}")
+        if self.target_kl is not None and not self.beta:
+            raise ValueError("beta is 0, and target_kl would multiply it; expected more")
 
 
 @dataclass
@@ -216,18 +224,3 @@ class PPO(OnlineLoop):
             return {}
         batch = self.ptx.batch(c.mini_batch_size, self.updates, c.seed, self.policy.device)
         return {"ptx_loss": (imitation_loss(self.policy), batch, c.ptx_coefficient)}
-
-
-def check_options(c: PPOConfig) -> None:
-    """Refuse what would stop a step half-way, when a model has moved. Chapter: ppo-mechanics."""
-    for name in ("gamma", "lam"):
-        if not 0 <= getattr(c, name) <= 1:
-            raise ValueError(f"{name} is {getattr(c, name)}; expected 0 to 1")
-    given = [name for name in ("epsilon_value", "target_kl") if getattr(c, name) is not None]
-    check_positive(c, "kl_horizon", *given)
-    if c.dual_clip is not None and not c.dual_clip > 1 + c.epsilon:
-        raise ValueError(
-            f"dual_clip is {c.dual_clip}; expected more than {1 + c.epsilon}, the upper clip"
-        )
-    if c.target_kl is not None and not c.beta:
-        raise ValueError("beta is 0 and target_kl is given; expected more, as beta is multiplied")
