@@ -1,7 +1,7 @@
 """Reinforcement learning from human feedback, small enough to read.
 
 Seven rooms; none imports one below it on this map. Mathematics, models and algorithms are under
-2,500 lines of code, docstrings and comments apart; the machinery is under 850 more, and may be
+2,500 lines of code, docstrings and comments apart; the machinery is under 900 more, and may be
 skipped at first::
 
     mathematics   tilt              the exact optimum on finite sets
@@ -13,7 +13,8 @@ skipped at first::
                   intervals         of a share of trials, and of a mean of few values
                   overoptimization  gold reward against distance: Gao's forms, fitted
                   checks            of arguments, with errors that name them
-    machinery     machine           the tables and the optimiser steps of a loop, however computed
+    machinery     settings          how it is computed, and checks of settings
+                  machine           the tables and the optimiser steps of a loop, however computed
                   optimization      Adam, gradients added up, clipped, and refused if not finite
                   preparation       models frozen, without dropout, recomputed, compiled
                   microbatches      a batch in parts that fit into memory

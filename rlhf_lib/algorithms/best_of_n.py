@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from ..machinery.processes import check_one_process
+from ..machinery.settings import check_counts, check_positive
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import sample
 from ..models.tokens import encode, texts
 from ..worlds.tables import prompt_table, rows_of_step, take
-from .loop import Config, Loop, check_counts, check_positive, score
+from .loop import Config, Loop, score
 from .sft import imitation_loss
 
 # ---------------------------------------------------------------------------------- choosing
@@ -67,6 +68,7 @@ def best_of_n(
     missing_eos_penalty: float = 1.0,
     batch_size: int = 256,
     columns: dict[str, list] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> BestOfN:
     """Sample n completions for each prompt and choose the one with the highest reward.
 
@@ -100,9 +102,8 @@ def best_of_n(
     }
     completions, scores, finished = [], [], []
     for i in range(0, len(repeated), batch_size):
-        rollout = sample(
-            policy, tokenizer, repeated[i : i + batch_size], max_new_tokens, temperature, generator
-        )
+        some, how = repeated[i : i + batch_size], (max_new_tokens, temperature, generator)
+        rollout = sample(policy, tokenizer, some, *how, dtype=dtype)
         completions += rollout.completions
         known = {name: values[i : i + batch_size] for name, values in repeated_columns.items()}
         scores.append(score(reward, rollout, missing_eos_penalty, known).cpu())
@@ -179,6 +180,7 @@ class RejectionSampling(Loop):
         If a loss or gradient is not finite. The weights are those before the update.
     """
 
+    SAMPLES = True
     config: RejectionSamplingConfig
 
     def __init__(
@@ -190,8 +192,8 @@ class RejectionSampling(Loop):
         config: RejectionSamplingConfig = RejectionSamplingConfig(),
     ):
         check_one_process("RejectionSampling")
-        super().__init__(config, tokenizer, {"policy": policy}, {})
         self.policy, self.reward, self.data = policy, reward, prompt_table(dataset)
+        super().__init__(config, tokenizer, {"policy": policy}, {})
         self.chosen: BestOfN | None = None
 
     def collect(self) -> tuple[BestOfN]:
@@ -200,7 +202,8 @@ class RejectionSampling(Loop):
         rows = rows_of_step(len(self.data["prompt"]), c.batch_size, self.step_number, c.seed)
         prompts, columns = take(self.data, rows)
         how = (c.num_generations, c.max_new_tokens, c.temperature, self.sampler)
-        known = {"missing_eos_penalty": c.missing_eos_penalty, "columns": columns}
+        dtype, penalty = self.machine.sampling_dtype, c.missing_eos_penalty
+        known = {"missing_eos_penalty": penalty, "columns": columns, "dtype": dtype}
         return (best_of_n(self.policy, self.tokenizer, prompts, self.reward, *how, **known),)
 
     def learn(self, chosen: BestOfN) -> dict:

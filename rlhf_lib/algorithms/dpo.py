@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from ..machinery.processes import check_one_process
+from ..machinery.settings import check_choices
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
 from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop, check_choices
+from .loop import Config, Loop
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class DPOConfig(Config):
 class Pairs(PairBatch):
     """Comparisons to learn from. Chapter: none yet."""
 
-    ref_logprobs: Tensor  # (B, 2) of the completions under the reference
+    ref_logprobs: Tensor  # (B, 2, 1) of the completions under the reference
 
 
 @dataclass
@@ -149,7 +150,7 @@ class DPO(Loop):
         pairs = rows_of_step(total // 2, c.batch_size, self.step_number, c.seed)
         rows = pairs + [pair + total // 2 for pair in pairs]
         batch = self.encode(rows, rows)
-        tables = (*batch.tokens, self.ref_logprobs(rows, batch))
+        tables = (*batch.tokens, self.ref_logprobs(rows, batch)[:, None])
         return (Pairs(*(x.unflatten(0, (2, -1)).transpose(0, 1) for x in tables)),)
 
     def learn(self, batch: Pairs | Labelled) -> dict:
@@ -164,11 +165,11 @@ class DPO(Loop):
     def pair_loss(self, batch: Pairs) -> tuple[Tensor, dict]:
         """The loss of a batch of pairs, and what to see of them."""
         c = self.config
-        ref_logprobs = batch.ref_logprobs.T.flatten()
+        ref_logprobs = batch.ref_logprobs.transpose(0, 1).flatten()
         logprobs = self.logprobs(self.policy, batch.rows)
         rewards = self.beta * (logprobs - ref_logprobs).detach()
         gaps = rewards[: len(batch)] - rewards[len(batch) :]
-        first = torch.arange(len(rewards), device=rewards.device) < len(batch)
+        first = torch.arange(2 * len(batch), device=rewards.device) < len(batch)
         seen = implicit_rewards(logprobs, rewards, first)
         seen["accuracy"] = (0.5 + 0.5 * gaps.sign()).mean().item()  # a tie counts half
         (chosen, rejected), (ref_chosen, ref_rejected) = logprobs.chunk(2), ref_logprobs.chunk(2)
@@ -188,7 +189,7 @@ class DPO(Loop):
         seen = implicit_rewards(logprobs, rewards, batch.desirable)
         right = (rewards > self.beta * point) == batch.desirable
         seen |= {"accuracy": right.float().mean().item(), "reference_point": point[0].item()}
-        return kto_loss(log_ratio, batch.desirable, point, self.beta, *weights), seen
+        return kto_loss(log_ratio, batch.desirable, point[0], self.beta, *weights), seen
 
     # ------------------------------------------------------------------ log-probabilities
 
@@ -203,20 +204,23 @@ class DPO(Loop):
         mean = self.config.loss_type == "simpo"
         return sequence_logprobs(token_logprobs(model, batch), batch.completion_mask, mean)
 
-    @torch.no_grad()
+    def known_logprobs(self, model, batch: TokenBatch) -> Tensor:
+        """The same without gradients, in the parts and the precision of the settings."""
+        table = self.machine.table(lambda part: token_logprobs(model, part), batch)
+        return sequence_logprobs(table, batch.completion_mask)
+
     def ref_logprobs(self, rows: list[int], batch: TokenBatch) -> Tensor:
         """The same under the reference, from the cache if there is one; 0 without a reference."""
         if self.reference is None:
             return torch.zeros(len(rows), device=self.policy.device)
         if not self.config.precompute_ref_log_probs:
-            return self.logprobs(self.reference, batch)
+            return self.known_logprobs(self.reference, batch)
         if self.cached is None:
             parts = torch.arange(len(self.completions)).split(2 * self.config.batch_size)
-            batches = (self.encode(part.tolist(), part.tolist()) for part in parts)
-            self.cached = torch.cat([self.logprobs(self.reference, batch) for batch in batches])
+            some = (self.encode(part.tolist(), part.tolist()) for part in parts)
+            self.cached = torch.cat([self.known_logprobs(self.reference, batch) for batch in some])
         return self.cached[rows]
 
-    @torch.no_grad()
     def reference_point(self, rows: list[int]) -> Tensor:
         """KTO's z_0: the mean log-ratio over prompts with another row's completion, at least 0.
 
@@ -225,8 +229,8 @@ class DPO(Loop):
         Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.1.
         """
         batch = self.encode(rows, rows[-1:] + rows[:-1])
-        log_ratio = self.logprobs(self.policy, batch) - self.logprobs(self.reference, batch)
-        return log_ratio.mean().clamp(min=0)
+        ours, theirs = (self.known_logprobs(m, batch) for m in (self.policy, self.reference))
+        return (ours - theirs).mean().clamp(min=0)
 
 
 def implicit_rewards(logprobs: Tensor, rewards: Tensor, chosen: Tensor) -> dict:

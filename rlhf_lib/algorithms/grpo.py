@@ -25,6 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..machinery.settings import check_counts
 from ..mathematics.advantages import (
     all_equal,
     group_advantages,
@@ -38,7 +39,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, check_counts
+from .loop import OnlineConfig, OnlineLoop
 from .variants import VARIANTS, check_variant
 
 
@@ -51,7 +52,9 @@ class GRPOConfig(OnlineConfig):
 
     VARIANTS: ClassVar[dict[str, dict]] = VARIANTS
 
-    num_generations: int = 8  # G, completions of each prompt; divides batch_size
+    batch_size: int = 64  # completions a step, a multiple of num_generations
+    beta: float = 0.1  # weight of the KL: per completion in the reward, per token in the loss
+    num_generations: int = 8  # G, completions of each prompt
     num_iterations: int = 2  # passes over each batch, μ in the paper
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
     loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
@@ -148,8 +151,9 @@ class GRPO(OnlineLoop):
         """A batch of completions, those of one prompt together, and their scores."""
         c, G = self.config, self.config.num_generations
         prompts = rows_of_step(len(self.data["prompt"]), c.batch_size // G, self.draws, c.seed)
+        found = self.sample_and_score(self.policy, [i for i in prompts for _ in range(G)], each=G)
         self.draws += 1
-        return self.sample_and_score(self.policy, [i for i in prompts for _ in range(G)], each=G)
+        return found
 
     def learn(self, rollout: Rollout, scores: Tensor, drawn: Tensor) -> dict:
         """3 and 4: compare the completions of each group, and update; the record of the step."""
@@ -182,8 +186,7 @@ class GRPO(OnlineLoop):
 
     def update(self, batch: Experience) -> dict:
         """One gradient step of the policy on a minibatch."""
-        losses = {"policy_loss": (self.policy_loss, batch)}
-        over = self.config.aggregate_over
+        losses, over = {"policy_loss": (self.policy_loss, batch)}, self.config.aggregate_over
         return self.machine.descend(self.policy, self.optimizers["policy"], losses, over)
 
     def policy_loss(self, batch: Experience) -> tuple[Tensor, dict]:

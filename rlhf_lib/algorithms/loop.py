@@ -22,43 +22,30 @@ from torch import Tensor
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
 from ..machinery.optimization import adam
-from ..machinery.processes import (
-    check_shares,
-    gather,
-    local_rows,
-    on_main_process,
-    rank_and_count,
-    resume_sampler,
-)
+from ..machinery.processes import check_shares, gather, local_rows, on_main_process, resume_sampler
+from ..machinery.settings import MachineConfig, check_counts, check_positive
 from ..mathematics.advantages import masked_mean
 from ..models.rewards import RewardFunction, call_reward
-from ..models.rollout import Rollout, join, sample
+from ..models.rollout import Rollout, gather_rollout, sample
 from ..worlds.tables import prompt_table, take
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings that every loop has, named as TRL names them where TRL has them.
+class Config(MachineConfig):
+    """Settings that every loop has beside those of its machine; TRL's names where TRL has them.
 
     Chapter: sft.
     """
 
     max_steps: int = 45  # steps of the whole run
-    batch_size: int = 64  # rows of the data, or completions, a step
-    learning_rate: float = 3e-4  # of what is trained, or of the policy
+    batch_size: int = 64  # completions a step
+    learning_rate: float = 3e-4  # of the policy
     warmup_steps: int = 3  # steps at less than the learning rate, which rises to it
-    max_grad_norm: float = 1.0  # longer gradients are clipped to it
-    microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit
-    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
-    torch_compile: bool = False  # fuse the layers of all models; the first step takes longer
-    bf16: bool = False  # compute in bfloat16, over weights in float32
-    seed: int = 0  # of the order of the data, samples and minibatches
 
     def __post_init__(self):
+        super().__post_init__()
         check_counts(self, "max_steps", "batch_size")
-        check_positive(self, "learning_rate", "max_grad_norm")
-        if self.microbatch_tokens is not None:
-            check_positive(self, "microbatch_tokens")
+        check_positive(self, "learning_rate")
         if not self.warmup_steps >= 0:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; expected 0 or more")
 
@@ -102,6 +89,7 @@ class Loop:
     """
 
     STATE: tuple[str, ...] = ("step_number",)  # attributes that a checkpoint holds
+    SAMPLES = False  # whether it does, and a checkpoint holds the samplers too
     collect: Callable[[], tuple]  # what is learnt from in this step: the arguments of `learn`
     learn: Callable[..., dict]  # moves the models; the record, but for its number and the time
 
@@ -154,20 +142,23 @@ class Loop:
     def save(self, folder: str | os.PathLike) -> None:
         """Write a checkpoint: each model as a `save_pretrained` folder, and the loop's state."""
         state = {name: getattr(self, name) for name in self.STATE} | {
-            "samplers": gather(self.sampler.get_state()),
             "shuffler": self.shuffler.get_state(),
             "stateful": {name: x.state_dict() for name, x in self.stateful().items()},
         }
+        if self.SAMPLES:
+            state["samplers"] = gather(self.sampler.get_state())
         models = {**self.trained, "tokenizer": self.tokenizer}
         on_main_process(lambda: save_checkpoint(folder, models, state))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue from a checkpoint as if the run had not stopped: the same numbers follow."""
-        state = load_checkpoint(folder, self.trained)
+        needed = {*self.STATE, "shuffler", "stateful"} | ({"samplers"} if self.SAMPLES else set())
+        state = load_checkpoint(folder, self.trained, needed)
         for name in self.STATE:
             value = state[name]
             setattr(self, name, value.to(self.machine.device) if torch.is_tensor(value) else value)
-        resume_sampler(self.sampler, state["samplers"])
+        if self.SAMPLES:
+            resume_sampler(self.sampler, state["samplers"])
         self.shuffler.set_state(state["shuffler"])
         for name, x in self.stateful().items():
             x.load_state_dict(state["stateful"][name])
@@ -194,6 +185,7 @@ class OnlineLoop(Loop):
     """
 
     STATE = (*Loop.STATE, "beta")
+    SAMPLES = True
     config: Any  # an OnlineConfig
     beta = Price()
 
@@ -201,8 +193,8 @@ class OnlineLoop(Loop):
         self, config: OnlineConfig, tokenizer, reward, dataset, trained: dict, frozen: dict
     ):
         check_shares(config, config.batch_size // getattr(config, "num_generations", 1))
-        super().__init__(config, tokenizer, trained, frozen)
         self.reward, self.data, self.beta = reward, prompt_table(dataset), config.beta
+        super().__init__(config, tokenizer, trained, frozen)
         self.rollout: Rollout | None = None
 
     def sample_and_score(self, policy, rows: list[int], each: int = 1) -> tuple[Rollout, Tensor]:
@@ -257,20 +249,6 @@ def score(
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
 
 
-def gather_rollout(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
-    """What all processes sampled and scored, as one batch that every one of them holds.
-
-    Chapter: gpt2-on-a-gpu.
-    """
-    if rank_and_count()[1] == 1:
-        return rollout, scores
-    found = gather((rollout.to("cpu"), scores.cpu()))
-    return (
-        join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
-        torch.cat([scores for _, scores in found]).to(scores.device),
-    )
-
-
 def warn_if_constant(scores: Tensor) -> None:
     """Say so if every completion scored the same: with a critic that knows, nothing is learnt.
 
@@ -303,27 +281,3 @@ def check_beta(beta) -> float:
     if not (isinstance(beta, Real) and 0 <= float(beta) < math.inf):
         raise ValueError(f"beta is {beta!r}; expected 0 or more, and finite")
     return float(beta)
-
-
-def check_positive(config, *names: str) -> None:
-    """Refuse settings that are not above 0. Chapter: ppo-live."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
-
-
-def check_counts(config, *names: str) -> None:
-    """Refuse settings that count something and are below 1. Chapter: ppo-live."""
-    for name in names:
-        if not getattr(config, name) >= 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
-
-
-def check_choices(config, **choices: tuple[str, ...]) -> None:
-    """Refuse settings that are none of their choices. Chapter: grpo-variants."""
-    for name, names in choices.items():
-        if getattr(config, name) not in names:
-            *most, last = map(repr, names)
-            raise ValueError(
-                f"{name} is {getattr(config, name)!r}; expected {', '.join(most)} or {last}"
-            )

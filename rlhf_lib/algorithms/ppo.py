@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..machinery.settings import check_counts, check_positive
 from ..mathematics.advantages import explained_variance, gae, masked_whiten, token_rewards
 from ..mathematics.kl import AdaptiveKL, k1
 from ..mathematics.losses import aggregate, clipped_policy_loss, clipped_value_loss, ratio_record
@@ -30,7 +31,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, check_counts, check_positive, warn_if_constant
+from .loop import OnlineConfig, OnlineLoop, warn_if_constant
 from .sft import Demonstrations, imitation_loss
 
 
@@ -55,16 +56,19 @@ class PPOConfig(OnlineConfig):
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "num_ppo_epochs")
-        given = [name for name in ("epsilon_value", "target_kl") if getattr(self, name) is not None]
-        check_positive(self, "critic_learning_rate", "kl_horizon", *given)
+        check_positive(self, "critic_learning_rate")
+        if self.epsilon_value is not None:
+            check_positive(self, "epsilon_value")
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
         edge = 1 + self.epsilon
         if self.dual_clip is not None and not self.dual_clip > edge:
             raise ValueError(f"dual_clip is {self.dual_clip}; expected more than {edge}")
-        if self.target_kl is not None and not self.beta:
-            raise ValueError("beta is 0, and target_kl would multiply it; expected more")
+        if self.target_kl is not None:
+            AdaptiveKL(self.target_kl, self.kl_horizon)
+            if not self.beta:
+                raise ValueError("beta is 0, and target_kl would multiply it; expected more")
 
 
 @dataclass
@@ -134,11 +138,15 @@ class PPO(OnlineLoop):
         config: PPOConfig = PPOConfig(),
         ptx=None,
     ):
+        if reference is None or critic is None:
+            raise ValueError(
+                "reference or critic is None; expected two models (SharedTrunkPPO: one)"
+            )
         check_one_output("critic", critic)
+        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
         trained = {"policy": policy, "critic": critic}
         super().__init__(config, tokenizer, reward, dataset, trained, {"reference": reference})
         self.policy, self.reference, self.critic = policy, reference, critic
-        self.updates, self.ptx = 0, self.demonstrations(ptx)
 
     def collect(self) -> tuple[Rollout, Tensor]:
         """1 and 2: a batch of completions, and their scores."""
@@ -184,11 +192,12 @@ class PPO(OnlineLoop):
     def update(self, batch: Experience) -> dict:
         """One gradient step of critic and policy on a minibatch."""
         descend, optimizers = self.machine.descend, self.optimizers
-        of_critic = {"value_loss": (self.value_loss, batch)}
         of_policy = {"policy_loss": (self.policy_loss, batch), **self.ptx_loss()}
+        of_critic = {"value_loss": (self.value_loss, batch)}
+        record = descend(self.policy, optimizers["policy"], of_policy)
+        record = descend(self.critic, optimizers["critic"], of_critic) | record
         self.updates += 1
-        record = descend(self.critic, optimizers["critic"], of_critic)
-        return record | descend(self.policy, optimizers["policy"], of_policy)
+        return record
 
     def policy_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """The clipped surrogate over the tokens of a batch, and what to see of its ratios."""
@@ -208,15 +217,6 @@ class PPO(OnlineLoop):
         loss = clipped_value_loss(values, batch.values, batch.returns, self.config.epsilon_value)
         return aggregate(loss, batch.completion_mask), {}
 
-    def demonstrations(self, ptx) -> Demonstrations | None:
-        """The dataset whose SFT loss `ptx_coefficient` weighs, if there is one."""
-        if self.config.ptx_coefficient and ptx is None:
-            raise ValueError(
-                f"ptx is None at ptx_coefficient={self.config.ptx_coefficient}; expected a dataset "
-                "with the columns prompt and completion"
-            )
-        return None if ptx is None else Demonstrations(ptx, self.tokenizer)
-
     def ptx_loss(self) -> dict:
         """If it has a weight: the SFT loss of as many demonstrations as a minibatch has rows."""
         c = self.config
@@ -224,3 +224,16 @@ class PPO(OnlineLoop):
             return {}
         batch = self.ptx.batch(c.mini_batch_size, self.updates, c.seed, self.policy.device)
         return {"ptx_loss": (imitation_loss(self.policy), batch, c.ptx_coefficient)}
+
+
+def demonstrations_of(ptx, tokenizer, config: PPOConfig) -> Demonstrations | None:
+    """The dataset whose SFT loss `ptx_coefficient` weighs, if there is one.
+
+    Chapter: ppo-mechanics.
+    """
+    if config.ptx_coefficient and not (ptx is not None and len(ptx)):
+        raise ValueError(
+            f"ptx is {'None' if ptx is None else 'empty'} at ptx_coefficient="
+            f"{config.ptx_coefficient}; expected a dataset with the columns prompt and completion"
+        )
+    return None if ptx is None else Demonstrations(ptx, tokenizer)

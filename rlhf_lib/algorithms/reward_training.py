@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ..machinery.optimization import adam
+from ..machinery.settings import check_parts
 from ..mathematics.losses import bradley_terry_loss
 from ..models.reward_model import check_one_output, new_reward_model, reward_scores
 from ..models.rewards import LearnedReward
 from ..models.tokens import PairBatch, encode_pairs
 from ..worlds.data import pair_lengths
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop, check_counts
+from .loop import Config, Loop
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RewardConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        check_counts(self, "gradient_accumulation_steps")
+        check_parts(self)
 
 
 @dataclass

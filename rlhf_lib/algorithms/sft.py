@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..machinery.optimization import adam
+from ..machinery.settings import check_parts
 from ..mathematics.losses import sft_loss
 from ..models.tokens import TokenBatch, encode, token_logprobs
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop, check_counts
+from .loop import Config, Loop
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class SFTConfig(Config):
     """
 
     max_steps: int = 60  # steps of the whole run
+    batch_size: int = 64  # examples a step
     learning_rate: float = 5e-4  # times the warm-up, and a cosine that falls to a tenth
     warmup_steps: int = 19  # steps at less than the learning rate, which rises to it
     gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
@@ -34,7 +36,7 @@ class SFTConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        check_counts(self, "gradient_accumulation_steps")
+        check_parts(self)
 
 
 class SFT(Loop):
@@ -62,8 +64,8 @@ class SFT(Loop):
     config: SFTConfig
 
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
-        super().__init__(config, tokenizer, {"model": model}, {})
         self.model, self.data = model, Demonstrations(dataset, tokenizer)
+        super().__init__(config, tokenizer, {"model": model}, {})
 
     def optimizer(self, model) -> torch.optim.Optimizer:
         c = self.config

@@ -8,13 +8,14 @@ Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapters: ppo-mechanics, 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..mathematics.losses import aggregate, clipped_value_loss
 from ..models.reward_model import SharedCritic
 from ..models.rewards import RewardFunction
 from .loop import OnlineLoop
-from .ppo import PPO, Experience, PPOConfig
+from .ppo import PPO, Experience, PPOConfig, demonstrations_of
 
 
 class SharedTrunkPPO(PPO):
@@ -36,11 +37,16 @@ class SharedTrunkPPO(PPO):
         config: PPOConfig = PPOConfig(),
         ptx=None,
     ):
-        trained, frozen = {"policy": policy}, {"reference": reference}
-        OnlineLoop.__init__(self, config, tokenizer, reward, dataset, trained, frozen)
+        if reference is None:
+            raise ValueError("reference is None; expected a model to stay near")
+        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
         self.policy, self.reference, self.critic = policy, reference, SharedCritic(policy)
-        self.optimizers = {"policy": self.optimizer(self.critic)}
-        self.updates, self.ptx = 0, self.demonstrations(ptx)
+        models = {"policy": policy}, {"reference": reference}
+        OnlineLoop.__init__(self, config, tokenizer, reward, dataset, *models)
+
+    def optimizer(self, model) -> torch.optim.Optimizer:
+        """Of the trunk and both heads."""
+        return super().optimizer(self.critic)
 
     def stateful(self) -> dict:
         return {**super().stateful(), "value_head": self.critic.score}
@@ -48,8 +54,9 @@ class SharedTrunkPPO(PPO):
     def update(self, batch: Experience) -> dict:
         """One gradient step of the trunk and both heads on a minibatch."""
         losses = {"policy_loss": (self.shared_loss, batch), **self.ptx_loss()}
+        record = self.machine.descend(self.critic, self.optimizers["policy"], losses)
         self.updates += 1
-        return self.machine.descend(self.critic, self.optimizers["policy"], losses)
+        return record
 
     def shared_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """Both losses of one forward pass, added up; seen is each by itself."""

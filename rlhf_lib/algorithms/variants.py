@@ -5,8 +5,8 @@ Chapter: grpo-variants.
 
 from __future__ import annotations
 
+from ..machinery.settings import check_choices
 from ..mathematics.losses import SURROGATES
-from .loop import check_choices
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
 VARIANTS: dict[str, dict] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -124,8 +125,8 @@ def _force_to_disk(path: Path) -> None:
             os.close(descriptor)
 
 
-def load_checkpoint(folder: str | os.PathLike, models: dict) -> dict:
-    """Load the models of a checkpoint in place, and return the loop state.
+def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[str] = ()) -> dict:
+    """Load the models of a checkpoint in place, and return the loop state, with all that is needed.
 
     No model is touched before all of the checkpoint has been read and found to fit.
 
@@ -152,6 +153,8 @@ def load_checkpoint(folder: str | os.PathLike, models: dict) -> dict:
         weights = {name: load_file(folder / name / "model.safetensors") for name in models}
         for name, model in models.items():
             _check_fit(name, model, weights[name])
+        if missing := sorted(set(needed) - state.keys()):
+            raise ValueError(f"state.pt lacks {', '.join(missing)}")
     except Exception as error:
         raise ValueError(
             f"folder is {str(folder)!r}; expected a readable checkpoint, and reading "

@@ -8,6 +8,7 @@ the plain loss on the whole batch. Chapter: gpt2-on-a-gpu.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,8 +122,8 @@ class Machine:
                     with computing_in(self.config, self.device):
                         loss, seen = function(part)
                     masks = part.completion_mask, batch.completion_mask
-                    loss = loss * share(*masks, over)  # of what the whole is averaged over
-                    n = share(*masks, seen_over)
+                    loss = loss * (n := share(*masks, over))  # of what the whole is averaged over
+                    n = n if seen_over == over else share(*masks, seen_over)
                     seen = {key: _shared(key, x, n) for key, x in seen.items()}
                     records.append({name: loss.item()} | seen)
                     yield loss * weight[0] if weight else loss
@@ -157,7 +158,8 @@ class Machine:
             steps = getattr(self.config, "gradient_accumulation_steps", 1)
             cut = rows.split(max(1, -(-len(rows) // steps)))
         for part in cut:
-            yield batch[part].trimmed
+            if len(part):  # of many processes, one may have none
+                yield (batch if len(part) == len(batch) and len(cut) == 1 else batch[part]).trimmed
 
     @contextmanager
     def advice(self, step: int) -> Iterator[None]:
@@ -170,10 +172,11 @@ class Machine:
                 for name in ("batch_size", "max_new_tokens")
                 if hasattr(self.config, name)
             ]
+            sampling = "while sampling lower batch_size or max_new_tokens; "
             raise RuntimeError(
                 f"out of memory in step {step}; expected room for {', '.join(sizes[:-1])} and "
                 f"{sizes[-1]}. In an update lower microbatch_tokens or set "
-                "gradient_checkpointing=True; while sampling lower batch_size or max_new_tokens; "
+                f"gradient_checkpointing=True; {sampling if len(sizes) > 2 else ''}"
                 f"bf16=True halves activations and cache. PyTorch says: {error}"
             ) from error
 
@@ -189,5 +192,7 @@ def _joined(name: str, parts: list) -> float:
         return max(parts)
     if isinstance(parts[0], tuple):
         total = sum(count for _, count in parts)
+        if not total:
+            return math.nan
         return sum(mean * (count / total) for mean, count in parts if count)
     return sum(parts)

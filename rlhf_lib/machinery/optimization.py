@@ -21,7 +21,7 @@ def adam(
     eps: float = 1e-5,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Adam for a policy or a critic; no weight decay, which would pull away from the reference.
+    """Adam, by default for a policy or a critic: weight decay would pull away from the reference.
 
     Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
     """

@@ -18,6 +18,8 @@ from .checks import check_advantages, check_rows, check_same_shape
 
 # ---------------------------------------------------------------------------------- supervised
 
+CISPO_CAP = 5.0  # the largest weight of a token, where none is given
+
 
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Mean negative log-likelihood of the completion tokens, in nats per token.
@@ -152,7 +154,7 @@ def clipped_policy_loss(
 
 
 def cispo_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: float = 5.0
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cap: float = CISPO_CAP
 ) -> Tensor:
     """−min(ρ, cap) A log π, per token, with the weight held constant: every token keeps a gradient.
 
@@ -310,7 +312,7 @@ def surrogate_loss(
     `epsilon_high` is the largest ratio, and 5 if not given. Chapter: grpo-variants.
     """
     if kind == "cispo":
-        return cispo_loss(logprobs, old_logprobs, advantages, epsilon_high or 5.0)
+        return cispo_loss(logprobs, old_logprobs, advantages, epsilon_high or CISPO_CAP)
     if kind == "gspo":
         return gspo_loss(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
     if kind == "rloo":
@@ -343,7 +345,7 @@ def ratio_record(
         found["dual_clip_fraction"] = masked_mean(bounded.float(), mask).item()
     if kind == "cispo":
         advantages, epsilon = torch.ones_like(logprobs), 1.0
-        epsilon_high = (epsilon_high or 5.0) - 1
+        epsilon_high = (epsilon_high or CISPO_CAP) - 1
     if kind in ("gspo", "rloo"):
         logprobs, old_logprobs = (
             sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
+from ..machinery.processes import gather, rank_and_count
 from .tokens import TokenBatch, check_context, encode_prompts, texts
 
 
@@ -60,6 +61,20 @@ def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
             ]
         tables[name] = torch.cat(parts)
     return Rollout(**tables)
+
+
+def gather_rollout(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
+    """What all processes sampled and scored, as one batch that every one of them holds.
+
+    Chapter: gpt2-on-a-gpu.
+    """
+    if rank_and_count()[1] == 1:
+        return rollout, scores
+    found = gather((rollout.to("cpu"), scores.cpu()))
+    return (
+        join([rollout for rollout, _ in found], pad_token_id).to(scores.device),
+        torch.cat([scores for _, scores in found]).to(scores.device),
+    )
 
 
 def step_by_step(

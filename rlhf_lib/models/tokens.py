@@ -81,10 +81,15 @@ class TokenBatch:
 
     def __getitem__(self, rows: Tensor | list[int] | slice) -> Self:
         """The same record for some rows."""
-        if not isinstance(rows, slice):
-            rows = torch.as_tensor(rows, dtype=torch.long)
-        here = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
-        return self._each(lambda _, x: x[rows] if isinstance(x, Tensor) else [x[i] for i in here])
+        if isinstance(rows, list):
+            rows = torch.tensor(rows, dtype=torch.long)
+
+        def some(_, x):
+            if isinstance(x, Tensor):
+                return x[rows]
+            return [x[i] for i in torch.arange(len(self))[rows].tolist()]
+
+        return self._each(some)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""

@@ -23,11 +23,11 @@ import torch
 from ..algorithms.best_of_n import best_of_n as choose
 from ..algorithms.dpo import DPO, DPOConfig
 from ..algorithms.grpo import GRPO, GRPOConfig
-from ..algorithms.loop import check_positive
 from ..algorithms.ppo import PPO, PPOConfig
 from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from ..algorithms.sft import SFT, SFTConfig
 from ..algorithms.shared_trunk import SharedTrunkPPO
+from ..machinery.settings import check_positive
 from ..mathematics.overoptimization import best_of_n_curve
 from ..mathematics.tilt import best_of_n_kl_bound
 from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy

@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_lib.algorithms.grpo import GRPOConfig
+from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.machinery.machine import Machine
@@ -174,6 +175,23 @@ def test_out_of_memory_halves_the_microbatch_and_changes_no_number(monkeypatch, 
     assert loop.microbatch_tokens == (before or calls[0]) // 2
     assert max(calls[full:]) <= loop.microbatch_tokens and len(calls) > 3
     assert (all_weights(plain) - all_weights(loop)).abs().max().item() < 1e-9
+
+
+def test_out_of_memory_halves_what_ran_and_not_the_whole_batch(monkeypatch):
+    """Of a batch that is taken in four parts already, the largest part."""
+    calls = []
+
+    def limited(model, batch, temperature=1.0):
+        calls.append(batch.attention_mask.numel())
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return token_logprobs(model, batch, temperature)
+
+    monkeypatch.setattr("rlhf_lib.algorithms.sft.token_logprobs", limited)
+    loop = SFT(hasty(), tokenizer(), PTX, SFTConfig(batch_size=24, gradient_accumulation_steps=4))
+    with pytest.warns(RuntimeWarning, match="out of memory in an update"):
+        loop.step()
+    assert loop.microbatch_tokens == max(calls[:2]) // 2 and max(calls[2:]) <= max(calls[:2]) // 2
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])

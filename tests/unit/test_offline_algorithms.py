@@ -522,7 +522,7 @@ def test_how_it_is_computed_changes_no_number(name, settings, monkeypatch):
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_every_loop_computes_in_bfloat16(name):
-    start = reward_model() if name == "reward" else can_end() if name == "rejection" else policy()
+    start = reward_model() if name == "reward" else can_end() if name == "rejection" else policy(1)
     record, rough = (LOOPS[name](copy.deepcopy(start), bf16=bf16).step() for bf16 in (False, True))
     assert rough["loss"] != record["loss"]
     assert rough["loss"] == pytest.approx(record["loss"], rel=0.1)
@@ -558,6 +558,47 @@ def test_a_resumed_run_gives_the_same_numbers(name, tmp_path):
     one, two = (loop.policy if hasattr(loop, "policy") else loop.model for loop in (whole, second))
     assert torch.equal(weights(one), weights(two))
     assert json.loads(json.dumps(whole_records)) == whole_records  # a log can hold them
+
+
+@pytest.mark.parametrize("name, samples", [("sft", False), ("reward", False), ("rejection", True)])
+def test_a_checkpoint_holds_a_sampler_if_the_loop_samples(name, samples, tmp_path):
+    loop = LOOPS[name]()
+    loop.save(tmp_path / "c")
+    state = torch.load(tmp_path / "c" / "state.pt", weights_only=True)
+    assert ("samplers" in state) == samples
+
+
+def test_a_checkpoint_of_another_kind_is_refused_before_a_weight_is_touched(tmp_path):
+    loop = make_sft()
+    loop.step()
+    loop.save(tmp_path / "c")
+    state = torch.load(tmp_path / "c" / "state.pt", weights_only=True)
+    del state["shuffler"]
+    torch.save(state, tmp_path / "c" / "state.pt")
+    other = make_sft()
+    before = weights(other.model).clone()
+    with pytest.raises(ValueError, match="expected a readable checkpoint.*state.pt lacks shuffler"):
+        other.resume(tmp_path / "c")
+    assert torch.equal(weights(other.model), before) and other.step_number == 0
+
+
+@pytest.mark.parametrize("make", [make_sft, make_reward_training])
+def test_a_batch_is_cut_in_one_way(make):
+    with pytest.raises(ValueError, match="microbatch_tokens and gradient_accumulation_steps are"):
+        make(microbatch_tokens=50, gradient_accumulation_steps=2)
+
+
+def test_the_reference_of_dpo_is_computed_as_the_policy_is():
+    """At the start they are one model: in bfloat16 too, the implicit rewards are 0."""
+    for loss_type in ("dpo", "ipo", "kto"):
+        record = make_dpo(loss_type=loss_type, bf16=True, precompute_ref_log_probs=False).step()
+        assert record["chosen_reward"] == record["rejected_reward"] == 0
+
+
+def test_a_mean_over_no_completion_is_not_a_number():
+    labelled = LABELLED.remove_columns("label").add_column("label", [False] * len(LABELLED))
+    record = make_dpo(dataset=labelled, loss_type="kto").step()
+    assert math.isnan(record["chosen_reward"]) and not math.isnan(record["rejected_reward"])
 
 
 def test_a_turned_beta_survives_a_checkpoint(tmp_path):

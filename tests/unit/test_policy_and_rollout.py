@@ -436,3 +436,12 @@ def test_prompts_that_are_no_list_of_texts_are_named(prompts, message):
         best_of_n(policy(), tokenizer(), prompts, count_words, 2)
     with pytest.raises(ValueError, match=message.replace("prompts", "completions")):
         encode(tokenizer(), ["write"], prompts)
+
+
+def test_a_batch_is_taken_by_numbers_a_slice_or_a_mask():
+    rollout = sample(policy(), tokenizer(), RAGGED, 4, generator=torch.Generator().manual_seed(0))
+    third = rollout[[2]]
+    for rows in (torch.tensor([2]), slice(2, 3), torch.tensor([False, False, True, False])):
+        assert rollout[rows].completions == third.completions == [rollout.completions[2]]
+        assert torch.equal(rollout[rows].logprobs, rollout.logprobs[2:3])
+    assert len(rollout[[]]) == 0 and rollout[[]].prompts == []

@@ -280,10 +280,31 @@ def test_bad_settings_are_named(make, settings, message):
         make(**settings)
 
 
-def test_bad_settings_of_ppo_alone_are_named():
-    for name, value in (("num_ppo_epochs", 0), ("critic_learning_rate", -1.0)):
-        with pytest.raises(ValueError, match=f"{name} is {value}; expected a positive number"):
-            ppo(**{name: value})
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(num_ppo_epochs=0), "num_ppo_epochs is 0; expected at least 1"),
+        (dict(critic_learning_rate=-1.0), "critic_learning_rate is -1.0; expected a positive"),
+        (dict(gamma=1.1), "gamma is 1.1; expected 0 to 1"),
+        (dict(lam=float("nan")), "lam is nan; expected 0 to 1"),
+        (dict(epsilon_value=0.0), "epsilon_value is 0.0; expected a positive number"),
+        (dict(target_kl=-1.0), "target is -1.0; expected a positive number"),
+        (dict(target_kl=6.0, kl_horizon=0), "horizon is 0; expected a positive number"),
+        (dict(dual_clip=1.2), "dual_clip is 1.2; expected more than 1.2"),
+        (dict(target_kl=6.0, beta=0.0), "beta is 0, and target_kl would multiply it"),
+        (dict(target_kl=float("inf")), "target is inf; expected a positive number"),
+    ],
+)
+def test_settings_of_ppo_are_refused_before_a_model_moves(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ppo(**settings)
+    ppo(epsilon_value=None, dual_clip=1.3, target_kl=6.0, gamma=0.0, lam=1.0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_ppo_needs_a_reference(shared):
+    with pytest.raises(ValueError, match="reference .*is None; expected"):
+        ppo(reference=lambda model: None, shared=shared)
 
 
 def test_groups_must_fit_the_batch():

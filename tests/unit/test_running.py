@@ -88,7 +88,7 @@ def test_sft_learns_to_write_what_was_demonstrated():
             model,
             tokenizer(),
             data,
-            SFTConfig(max_steps=60, batch_size=4, learning_rate=1e-2, warmup_steps=5),
+            SFTConfig(max_steps=60, batch_size=4, learning_rate=1e-2, warmup_steps=4),
         )
     )
     assert records[0]["loss"] > 4 and records[-1]["loss"] < 0.1

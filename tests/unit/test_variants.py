@@ -144,6 +144,8 @@ def test_a_ptx_coefficient_without_data_is_named():
         ppo(ptx_coefficient=0.1)
     with pytest.raises(ValueError, match="expected 'completion' among them"):
         ppo(ptx=PROMPTS, ptx_coefficient=0.1)
+    with pytest.raises(ValueError, match="ptx is empty at ptx_coefficient=0.1; expected a dataset"):
+        ppo(ptx=PTX.select(range(0)), ptx_coefficient=0.1)
 
 
 def test_the_dual_clip_is_visible_when_it_acts():
@@ -244,7 +246,8 @@ def test_advantages_price_the_kl_before_the_comparison():
         * loop.rollout.completion_mask
     )
     scores = torch.arange(8.0)
-    got = loop.advantages(loop.rollout, scores, log_ratio)
+    mask = loop.rollout.completion_mask
+    got = advantages_of(loop.config, scores, log_ratio, mask, loop.beta)
     assert torch.allclose(
         got[:, 0], group_advantages(scores - 0.5 * log_ratio.sum(1), 4, "leave_one_out", "none")
     )
@@ -255,7 +258,7 @@ def test_reinforce_prices_the_kl_token_by_token():
     loop.step()
     rollout, mask = loop.rollout, loop.rollout.completion_mask
     log_ratio = torch.ones_like(rollout.logprobs) * mask
-    got = loop.advantages(rollout, torch.zeros(8), log_ratio)
+    got = advantages_of(loop.config, torch.zeros(8), log_ratio, mask, loop.beta)
     to_go = -0.5 * (mask.sum(1, keepdim=True) - torch.arange(mask.shape[1])) * mask
     assert torch.allclose(got, masked_whiten(to_go, mask), atol=1e-5)
 
@@ -383,7 +386,7 @@ def test_no_reference_is_needed_without_a_penalty():
         (dict(num_generations=1), "num_generations is 1; expected at least 2"),
         (dict(baseline="median"), "baseline is 'median'"),
         (dict(scale_rewards="yes"), "scale_rewards is 'yes'"),
-        (dict(num_iterations=0), "num_iterations is 0; expected a positive number"),
+        (dict(num_iterations=0), "num_iterations is 0; expected at least 1"),
         (dict(loss="rloo", epsilon_high=0.3), "epsilon_high is 0.3; expected None"),
         (dict(dynamic_sampling=True, max_draws=0), "max_draws=0; expected groups of 2"),
     ],

@@ -191,7 +191,7 @@ class TrainingDashboard(Demo):
         ValueError
             If it is negative or no number. The run goes on with the β it has.
         """
-        from ...machinery.training import check_beta
+        from ...algorithms.loop import check_beta
 
         beta = check_beta(beta)
         with self._lock:
