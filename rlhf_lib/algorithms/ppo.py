@@ -120,8 +120,9 @@ class PPO(OnlineLoop):
     RuntimeError
         If the reward function raises.
     FloatingPointError
-        If a gradient is not finite. The weights are those before the update; updates made earlier
-        in the step stay, and the step does not count: `save` what there is, mend the cause, go on.
+        If a gradient is not finite. The weights of that model are those before the update; what
+        has moved earlier in the step stays, and the step does not count: `save` what there is, mend
+        the cause, and go on.
     """
 
     STATE = (*OnlineLoop.STATE, "updates")
@@ -163,7 +164,7 @@ class PPO(OnlineLoop):
         )
         values = mask * self.machine.table(lambda batch: state_values(self.critic, batch), rollout)
         log_ratio = rollout.logprobs - ref_logprobs
-        kl = k1(log_ratio).sum(dim=1).mean().item()  # for the record, and for an adaptive beta
+        kl = k1(log_ratio).sum(dim=1).mean().item()  # only for the record and an adaptive beta
 
         rewards = token_rewards(scores, log_ratio, mask, self.beta)  # −β k1, score on the last one
         advantages, returns = gae(rewards, values, mask, c.gamma, c.lam)
@@ -191,13 +192,12 @@ class PPO(OnlineLoop):
 
     def update(self, batch: Experience) -> dict:
         """One gradient step of critic and policy on a minibatch."""
-        descend, optimizers = self.machine.descend, self.optimizers
-        of_policy = {"policy_loss": (self.policy_loss, batch), **self.ptx_loss()}
-        of_critic = {"value_loss": (self.value_loss, batch)}
-        record = descend(self.policy, optimizers["policy"], of_policy)
-        record = descend(self.critic, optimizers["critic"], of_critic) | record
+        losses = {"policy_loss": (self.policy_loss, batch), **self.ptx_loss()}  # by their names
+        policy = self.machine.descend(self.policy, self.optimizers["policy"], losses)
+        losses = {"value_loss": (self.value_loss, batch)}
+        critic = self.machine.descend(self.critic, self.optimizers["critic"], losses)
         self.updates += 1
-        return record
+        return critic | policy  # of the two gradient norms, the policy's
 
     def policy_loss(self, batch: Experience) -> tuple[Tensor, dict]:
         """The clipped surrogate over the tokens of a batch, and what to see of its ratios."""
@@ -205,7 +205,7 @@ class PPO(OnlineLoop):
         return self.surrogate(logprobs, batch)
 
     def surrogate(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict]:
-        """The same of log-probabilities that are there, as with a shared trunk."""
+        """The same from log-probabilities already computed, as with a shared trunk."""
         c, old, A, mask = self.config, batch.logprobs, batch.advantages, batch.completion_mask
         loss = clipped_policy_loss(logprobs, old, A, c.epsilon, dual_clip=c.dual_clip)
         seen = ratio_record(logprobs, old, A, mask, c.epsilon, dual_clip=c.dual_clip)

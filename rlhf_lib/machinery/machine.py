@@ -3,7 +3,8 @@
 An algorithm says which loss a batch has. `Machine.descend` takes one optimiser step on it: in parts
 that fit into memory, each counted by its share of the whole; in the precision of the settings; on
 the rows of this process, with gradients added up over all. Whatever it does, the step is that of
-the plain loss on the whole batch. Chapter: gpt2-on-a-gpu.
+the plain loss on the whole batch. From a loss to a moved weight: `descend`, which calls it;
+`backward`, which adds up gradients; `optimizer_step`, which moves. Chapter: gpt2-on-a-gpu.
 """
 
 from __future__ import annotations
@@ -122,9 +123,10 @@ class Machine:
                     with computing_in(self.config, self.device):
                         loss, seen = function(part)
                     masks = part.completion_mask, batch.completion_mask
-                    loss = loss * (n := share(*masks, over))  # of what the whole is averaged over
-                    n = n if seen_over == over else share(*masks, seen_over)
-                    seen = {key: _shared(key, x, n) for key, x in seen.items()}
+                    of_loss = share(*masks, over)  # in what the whole is averaged over
+                    of_seen = of_loss if seen_over == over else share(*masks, seen_over)
+                    loss = loss * of_loss
+                    seen = {key: _shared(key, x, of_seen) for key, x in seen.items()}
                     records.append({name: loss.item()} | seen)
                     yield loss * weight[0] if weight else loss
 
@@ -136,7 +138,7 @@ class Machine:
             total = None  # go on outside: this error holds on to what was computed
         if total is None:
             self.halved = True
-            self.microbatch_tokens = max(1, (self.microbatch_tokens or largest) // 2)
+            self.microbatch_tokens = max(1, min(self.microbatch_tokens or largest, largest) // 2)
             warnings.warn(
                 f"out of memory in an update: from here on microbatch_tokens is "
                 f"{self.microbatch_tokens}, half of what it was. What is learnt does not change",

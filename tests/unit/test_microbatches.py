@@ -172,7 +172,7 @@ def test_out_of_memory_halves_the_microbatch_and_changes_no_number(monkeypatch, 
         record = loop.step()
     for name in expected.keys() - {"seconds"}:
         assert record[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
-    assert loop.microbatch_tokens == (before or calls[0]) // 2
+    assert loop.microbatch_tokens == calls[0] // 2 <= (before or calls[0]) // 2
     assert max(calls[full:]) <= loop.microbatch_tokens and len(calls) > 3
     assert (all_weights(plain) - all_weights(loop)).abs().max().item() < 1e-9
 
