@@ -1,7 +1,8 @@
 // What a reader operates, and the numbers that a reader reads. Each control is an object with an `element`,
 // and `show(value)` where it displays a setting.
 
-const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab takes the arrow keys
+// Without it JupyterLab takes the arrow keys.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
 
 // A button; `control` is the name that a test finds it by, `label` what a screen reader says.
 function button({ control, label, ...attributes }, words, act) {

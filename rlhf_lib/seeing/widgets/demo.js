@@ -104,7 +104,8 @@ function whenChanged(build) {
 
 // ---------------------------------------------------------------- Python, where there is one
 
-const PATIENCE = 8000; // ms until Python counts as silent
+// ms until Python counts as silent
+const PATIENCE = 8000;
 
 // What is asked counts once Python has answered. `answered(content)` gets each answer that is `wanted`;
 // `silent()` is called when none has come in time.

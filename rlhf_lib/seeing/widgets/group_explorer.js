@@ -249,7 +249,8 @@ function blocksOf(s, i, A, W, choose) {
 
 // ---------------------------------------------------------------- the table
 
-const CELLS = { lengths: 0, advantages: 2, weights: 4, pulls: 3 }; // digits
+// the digits of each column
+const CELLS = { lengths: 0, advantages: 2, weights: 4, pulls: 3 };
 
 function resizer({ read, set }) {
   const fewer = button({ control: "fewer", label: "one completion fewer" }, "one fewer", () => {
