@@ -1,7 +1,8 @@
 """How pytest tests this folder: nbval runs every notebook of the book again and compares outputs.
 
-Each code cell is a test. Two more follow in the same kernel: the time that the notebook took, and
-the kernel's peak memory. Notebooks that are not in the table of contents are not collected.
+Each code cell is a test. One more follows in the same kernel: its peak memory. The time that the
+notebook took is told at the end and is no test: it depends on the machine, and on what else runs
+there. Notebooks that are not in the table of contents are not collected.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from nbval.plugin import IPyNbFile
 
 from book.build import kernel_environment, notebooks
 
-SECONDS = 120  # of wall time on two cores
+SECONDS = 120  # of wall time on two cores: what a reader is promised
 MEGABYTES = 750  # of resident memory: Binder's machine has 1 GB
 
 # Peak memory since the kernel's own start. (Linux carries ru_maxrss over from the process that
@@ -48,11 +49,7 @@ class Notebook(IPyNbFile):
     def collect(self):
         yield from super().collect()
         yield Budget.from_parent(
-            self,
-            name="time",
-            limit=SECONDS,
-            unit="s",
-            measure=lambda: time.monotonic() - self.started,
+            self, name="time", limit=None, unit="s", measure=lambda: time.monotonic() - self.started
         )
         yield Budget.from_parent(
             self,
@@ -84,9 +81,9 @@ class Notebook(IPyNbFile):
 
 
 class Budget(pytest.Item):
-    """One measurement of the notebook that has just run, against its limit."""
+    """One measurement of the notebook that has just run, against its limit if it is a test."""
 
-    def __init__(self, *, limit: float, unit: str, measure, **kwargs) -> None:
+    def __init__(self, *, limit: float | None, unit: str, measure, **kwargs) -> None:
         super().__init__(**kwargs)
         self.limit, self.unit, self.measure = limit, unit, measure
 
@@ -94,7 +91,7 @@ class Budget(pytest.Item):
         value = self.measure()
         self.user_properties.append((f"{self.parent.path.stem} {self.name}", round(value)))
         self.add_report_section("call", self.name, f"{value:.0f} {self.unit}")
-        if value > self.limit:
+        if self.limit is not None and value > self.limit:
             pytest.fail(
                 f"{value:.0f} {self.unit}; expected at most {self.limit} {self.unit}", pytrace=False
             )
@@ -125,7 +122,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
                 stem, _, what = name.rpartition(" ")
                 if getattr(report, "when", "") == "call" and what in ("time", "memory"):
                     unit = "s" if what == "time" else "MB"
-                    measured.setdefault(stem, []).append(f"{value} {unit}")
+                    over = ", more than promised" if what == "time" and value > SECONDS else ""
+                    measured.setdefault(stem, []).append(f"{value} {unit}{over}")
     if measured:
         terminalreporter.section("notebooks")
         for stem, values in measured.items():
