@@ -155,10 +155,11 @@ class Machine:
 
     def _cut(self, batch: BatchT) -> Iterator[BatchT]:
         rows = local_rows(torch.arange(len(batch)))
-        cut = microbatches(batch, rows, self.microbatch_tokens)
         if self.microbatch_tokens is None:
             steps = getattr(self.config, "gradient_accumulation_steps", 1)
             cut = rows.split(max(1, -(-len(rows) // steps)))
+        else:
+            cut = microbatches(batch, rows, self.microbatch_tokens)
         for part in cut:
             if len(part):  # of many processes, one may have none
                 yield (batch if len(part) == len(batch) and len(cut) == 1 else batch[part]).trimmed
