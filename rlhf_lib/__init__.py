@@ -1,8 +1,8 @@
 """Reinforcement learning from human feedback, small enough to read.
 
-Seven rooms; none imports one below it on this map. Mathematics, models and algorithms are under
-2,500 lines of code, docstrings and comments apart; the machinery is under 900 more, and may be
-skipped at first::
+Eight rooms; none imports one below it on this map. Mathematics, models and algorithms are under
+2,500 lines of code, docstrings and comments apart; the machinery is under 1,000 more, and may be
+skipped at first, as may the families until you bring a model of your own::
 
     mathematics   tilt              the exact optimum on finite sets
                   kl                divergence, exact and estimated; adaptive beta
@@ -23,6 +23,10 @@ skipped at first::
                   decoding          one token a row at a time, through a cache
                   checkpoints       whole, or not there
                   memory            bytes of weights, gradients, optimiser and activations
+    families      support           which architectures can be trained, and the proof of each run
+                  loading           weights in float32, whatever they were saved in
+                  special_tokens    what begins a prompt and ends a completion
+                  adapters          LoRA: a small part is trained, the rest is the reference
     models        tokens            text as tokens, and the log-probability of each
                   policy            a causal language model at a scale
                   reward_model      trunk and scalar head; critic

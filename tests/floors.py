@@ -10,9 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def floors() -> list[str]:
-    """Return the package's lower bounds as pins: `torch>=2.11` becomes `torch==2.11.*`."""
+    """Return all lower bounds as pins, optional ones too: `torch>=2.11` becomes `torch==2.11.*`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [re.sub(r">=(.*)", r"==\1.*", bound) for bound in project["dependencies"]]
+    optional = [bound for some in project["optional-dependencies"].values() for bound in some]
+    return [re.sub(r">=(.*)", r"==\1.*", bound) for bound in project["dependencies"] + optional]
 
 
 if __name__ == "__main__":

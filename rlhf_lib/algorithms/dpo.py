@@ -29,7 +29,7 @@ from ..machinery.settings import check_choices
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
 from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop
+from .loop import Config, Loop, needed_reference
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class DPO(Loop):
     policy : transformers causal language model
         Trained in place.
     reference : transformers causal language model or None
-        π_ref, usually a copy of the policy; frozen here. None for "simpo", which has none.
+        π_ref, usually a copy of the policy; frozen here. None for "simpo", which has none, and for
+        a policy with an adapter: the model with the adapter off.
     tokenizer : PreTrainedTokenizerBase
     dataset : datasets.Dataset
         Columns `prompt`, `chosen` and `rejected`. For "kto" also `prompt`, `completion` and
@@ -116,11 +117,9 @@ class DPO(Loop):
 
     def __init__(self, policy, reference, tokenizer, dataset, config: DPOConfig = DPOConfig()):
         check_one_process("DPO")
-        if (reference is None) != (config.loss_type == "simpo"):
-            raise ValueError(
-                f"reference is {'None' if reference is None else 'a model'} and loss_type "
-                f"{config.loss_type!r}; expected a model, and None for 'simpo' alone"
-            )
+        reference = needed_reference(policy, reference, config.loss_type != "simpo")
+        if reference is not None and config.loss_type == "simpo":
+            raise ValueError("reference is a model and loss_type 'simpo'; expected None")
         super().__init__(config, tokenizer, {"policy": policy}, {"reference": reference})
         self.policy, self.reference = policy, reference
         self.beta = config.beta or (2.0 if config.loss_type == "simpo" else 0.1)

@@ -39,7 +39,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop
+from .loop import OnlineConfig, OnlineLoop, needed_reference
 from .variants import VARIANTS, check_variant
 
 
@@ -97,7 +97,8 @@ class GRPO(OnlineLoop):
     policy : transformers causal language model
         Trained in place.
     reference : transformers causal language model or None
-        π_ref; frozen here. None if beta is 0: one model less, and no KL in the records.
+        π_ref; frozen here. None if beta is 0: one model less, and no KL in the records. None for
+        a policy with an adapter: the model with the adapter off.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
         `reward(prompts=..., completions=..., **columns)` returns one float per completion.
@@ -129,10 +130,7 @@ class GRPO(OnlineLoop):
         dataset,
         config: GRPOConfig = GRPOConfig(),
     ):
-        if reference is None and config.beta:
-            raise ValueError(
-                f"reference is None at beta={config.beta}; expected a model to stay near, or beta=0"
-            )
+        reference = needed_reference(policy, reference, config.beta > 0, ", or beta=0")
         trained = {"policy": policy}
         super().__init__(config, tokenizer, reward, dataset, trained, {"reference": reference})
         self.policy, self.reference = policy, reference

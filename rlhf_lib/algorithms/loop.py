@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..families.adapters import check_adapter, reference_of
+from ..families.support import check_sampler, check_saving, check_supported
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
 from ..machinery.optimization import adam
@@ -27,6 +29,7 @@ from ..machinery.settings import MachineConfig, check_counts, check_positive
 from ..mathematics.advantages import masked_mean
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import Rollout, gather_rollout, sample
+from ..models.tokens import token_logprobs
 from ..worlds.tables import prompt_table, take
 
 
@@ -94,6 +97,10 @@ class Loop:
     learn: Callable[..., dict]  # moves the models; the record, but for its number and the time
 
     def __init__(self, config: Config, tokenizer, trained: dict, frozen: dict):
+        for role, model in trained.items():
+            check_supported(role, model)
+            check_adapter(role, model)
+            check_saving(role, model)
         self.config: Any = config
         self.tokenizer, self.trained = tokenizer, trained
         self.machine = Machine(config, trained, frozen)
@@ -214,7 +221,17 @@ class OnlineLoop(Loop):
             dtype=self.machine.sampling_dtype,
         )
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
-        return gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
+        rollout, scores = gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
+        if self.rollout is None:  # the first batch since the start, or since it was resumed
+            with torch.compiler.set_stance(
+                "force_eager"
+            ):  # one pass is worth no program of its own
+                logprobs = self.machine.table(
+                    lambda batch: token_logprobs(policy, batch, c.temperature), rollout
+                )
+            exact = self.machine.exact(policy)
+            check_sampler(logprobs, rollout.logprobs, rollout.completion_mask, exact)
+        return rollout, scores
 
     def minibatches(self, passes: int) -> Iterator[Tensor]:
         """Row numbers of each update, reshuffled in every pass."""
@@ -234,6 +251,30 @@ class OnlineLoop(Loop):
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
         }
+
+
+def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""):
+    """π_ref: the model given; for a policy with an adapter and none given, that adapter off.
+
+    Chapter: none yet.
+
+    Parameters
+    ----------
+    policy, reference
+        As the loop is given them.
+    needed : bool
+        Whether anything is made of it. If not, None stays None.
+    otherwise : str
+        For the message: what would do without it.
+    """
+    if reference is None and needed:
+        reference = reference_of(policy)
+        if reference is None:
+            raise ValueError(
+                "reference is None; expected a model to stay near, such as copy.deepcopy(policy)"
+                + otherwise
+            )
+    return reference
 
 
 def score(

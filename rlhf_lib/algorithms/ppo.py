@@ -31,7 +31,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, warn_if_constant
+from .loop import OnlineConfig, OnlineLoop, needed_reference, warn_if_constant
 from .sft import Demonstrations, imitation_loss
 
 
@@ -98,7 +98,7 @@ class PPO(OnlineLoop):
     policy : transformers causal language model
         Trained in place.
     reference : transformers causal language model
-        π_ref; frozen here.
+        π_ref; frozen here. None for a policy with an adapter: the model with the adapter off.
     critic : transformers.PreTrainedModel
         A sequence classifier with one label, trained in place; usually a copy of the reward
         model, which is where it should start.
@@ -139,10 +139,9 @@ class PPO(OnlineLoop):
         config: PPOConfig = PPOConfig(),
         ptx=None,
     ):
-        if reference is None or critic is None:
-            raise ValueError(
-                "reference or critic is None; expected two models (SharedTrunkPPO: one)"
-            )
+        if critic is None:
+            raise ValueError("critic is None; expected a second model (SharedTrunkPPO: one)")
+        reference = needed_reference(policy, reference)
         check_one_output("critic", critic)
         self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
         trained = {"policy": policy, "critic": critic}

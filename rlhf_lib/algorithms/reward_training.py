@@ -215,5 +215,7 @@ def standardise(
             "the scores are all equal; expected a reward model that tells some of "
             "the given completions apart"
         )
-    model.score.weight /= std
+    for part in (model.score.weight, getattr(model.score, "bias", None)):
+        if part is not None:
+            part.div_(std)
     return mean, std

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..mathematics.losses import aggregate, clipped_value_loss
 from ..models.reward_model import SharedCritic
 from ..models.rewards import RewardFunction
-from .loop import OnlineLoop
+from .loop import OnlineLoop, needed_reference
 from .ppo import PPO, Experience, PPOConfig, demonstrations_of
 
 
@@ -37,8 +37,7 @@ class SharedTrunkPPO(PPO):
         config: PPOConfig = PPOConfig(),
         ptx=None,
     ):
-        if reference is None:
-            raise ValueError("reference is None; expected a model to stay near")
+        reference = needed_reference(policy, reference)
         self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
         self.policy, self.reference, self.critic = policy, reference, SharedCritic(policy)
         models = {"policy": policy}, {"reference": reference}

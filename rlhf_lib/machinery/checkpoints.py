@@ -44,7 +44,8 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
     folder : path
     models : dict of str to model
         Each is saved by `save_pretrained` in a folder of its own, so that any of them can be used
-        without the loop that trained it. A tokenizer may be among them.
+        without the loop that trained it; of a model with an adapter that is the adapter. A
+        tokenizer may be among them.
     state : dict
         Step number, optimiser and generator state: what `torch.load(weights_only=True)` reads.
 
@@ -128,7 +129,8 @@ def _force_to_disk(path: Path) -> None:
 def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[str] = ()) -> dict:
     """Load the models of a checkpoint in place, and return the loop state, with all that is needed.
 
-    No model is touched before all of the checkpoint has been read and found to fit.
+    No model is touched before all of the checkpoint has been read and found to fit. transformers
+    reads the weights, since for some architectures it writes them under other names than they have.
 
     Chapter: ppo-live.
 
@@ -139,8 +141,6 @@ def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[
     ValueError
         If a part of it cannot be read or does not fit the model given.
     """
-    from safetensors.torch import load_file
-
     folder = Path(os.path.abspath(folder))
     if not folder.exists() and folder.with_name(folder.name + ".old").exists():
         folder = folder.with_name(folder.name + ".old")  # died between the two renames
@@ -150,9 +150,9 @@ def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[
         )
     try:
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-        weights = {name: load_file(folder / name / "model.safetensors") for name in models}
+        weights = {name: _read(folder / name, model) for name, model in models.items()}
         for name, model in models.items():
-            _check_fit(name, model, weights[name])
+            _check_fit(name, _kept(model), weights[name])
         if missing := sorted(set(needed) - state.keys()):
             raise ValueError(f"state.pt lacks {', '.join(missing)}")
     except Exception as error:
@@ -161,14 +161,40 @@ def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[
             f"it failed: {error}"
         ) from error
     for name, model in models.items():
-        model.load_state_dict(weights[name], strict=False)  # tied weights are saved once
+        own = _kept(model)
+        with torch.no_grad():
+            for key, tensor in weights[name].items():
+                own[key].copy_(tensor)
     return state
 
 
-def _check_fit(name: str, model, weights: dict) -> None:
-    own = model.state_dict()
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing, unexpected = own.keys() - weights.keys() - tied, weights.keys() - own.keys()
+def _kept(model) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint of the model holds: all, or those of its adapter."""
+    if not hasattr(model, "peft_config"):
+        return model.state_dict()
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model)
+
+
+def _read(folder: Path, model) -> dict[str, torch.Tensor]:
+    """What `save_pretrained` wrote of a model, under the names that the model has."""
+    if hasattr(model, "peft_config"):
+        from peft import load_peft_weights
+
+        return load_peft_weights(str(folder), device="cpu")
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} has no config.json")
+    with _no_progress_bars():
+        fresh, found = type(model).from_pretrained(folder, output_loading_info=True)
+    odd = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+    if odd:
+        raise ValueError(f"{folder.name} has {odd}; expected the weights of {type(model).__name__}")
+    return fresh.state_dict()
+
+
+def _check_fit(name: str, own: dict, weights: dict) -> None:
+    missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or unexpected:
         raise ValueError(f"{name} lacks {sorted(missing)} and has {sorted(unexpected)} besides")
     for key, tensor in weights.items():

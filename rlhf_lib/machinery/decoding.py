@@ -77,10 +77,11 @@ class Decoder:
     def open(self, B: int, P: int) -> None:
         from transformers import DynamicCache
 
-        self.cache = DynamicCache()
+        self.cache = DynamicCache(config=self.model.config)  # layers of several kinds, as it says
 
     def reorder(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        # the one verb that all kinds of layers know; transformers calls its rows a LongTensor
+        self.cache.reorder_cache(rows)  # pyright: ignore[reportArgumentType]
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
@@ -242,8 +243,10 @@ class FixedDecoder(GPT2Decoder):
         Rows, slots for the prompt, and new tokens.
     temperature : float
     greedy : bool
-    eos, pad : int
-        Token ids.
+    ends : tuple of int
+        Token ids that end a row.
+    pad : int
+        Token id behind it.
     dtype : torch.dtype, optional
     """
 
@@ -258,14 +261,15 @@ class FixedDecoder(GPT2Decoder):
         T: int,
         temperature: float,
         greedy: bool,
-        eos: int,
+        ends: tuple[int, ...],
         pad: int,
         dtype: torch.dtype | None = None,
     ):
         super().__init__(model, T, dtype)
-        self.P, self.temperature, self.greedy, self.eos, self.pad = P, temperature, greedy, eos, pad
+        self.P, self.temperature, self.greedy, self.pad = P, temperature, greedy, pad
         self.graph = None
         device, V = model.device, len(self.weights[2])
+        self.ends = torch.tensor(ends, device=device)
         self.open(B, P)
         for cache in self.cache:
             cache.zero_()  # a masked slot weighs 0, and 0 times what lay there may be nan
@@ -327,7 +331,7 @@ class FixedDecoder(GPT2Decoder):
             (self.entropies, torch.where(self.going, entropy, 0.0)),
         ):
             table.index_copy_(1, self.column, value[:, None])
-        self.going &= token != self.eos
+        self.going &= (token[:, None] != self.ends).all(dim=1)
         self.mask.index_fill_(1, self.slot, True)
 
         def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:

@@ -56,8 +56,8 @@ class Machine:
         check_precision(config, self.device)
         for model in frozen.values():
             freeze(model)
-        for model in trained.values():
-            train_without_dropout(model)
+        for role, model in trained.items():
+            train_without_dropout(role, model)
             if config.gradient_checkpointing:
                 recompute_activations(model, config)
             broadcast(model)
@@ -80,6 +80,11 @@ class Machine:
         for part, table in zip(cut, tables):
             whole[part, : table.shape[1]] = table
         return sum_over_processes(whole)
+
+    def exact(self, model) -> bool:
+        """Whether the model computes in float32 or better, when it samples and when it learns."""
+        weights = (p for p in model.parameters() if p.is_floating_point())
+        return not self.config.bf16 and all(p.element_size() >= 4 for p in weights)
 
     def descend(
         self,

@@ -23,10 +23,13 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Adam, by default for a policy or a critic: weight decay would pull away from the reference.
 
+    It moves what has a gradient: of a model with an adapter, the adapter.
+
     Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
     """
+    moved = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay
+        moved, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay
     )
 
 

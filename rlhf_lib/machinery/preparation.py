@@ -6,6 +6,7 @@ Chapters: ppo-mechanics, gpt2-on-a-gpu.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,27 +17,45 @@ from .precision import computing_in
 def freeze(model) -> None:
     """No gradient, no dropout: how a reference stays what it was.
 
+    A view of another model, such as a policy with its adapter off, has no weights to freeze.
+
     Chapter: ppo-mechanics.
     """
-    model.eval()
-    model.requires_grad_(False)
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+        model.requires_grad_(False)
 
 
-def train_without_dropout(model) -> None:
+def train_without_dropout(role: str, model) -> None:
     """Gradients on, dropout off: the sampler and the scorer must be one function.
 
+    Weights that were frozen beside others stay frozen, as those under an adapter are. A model that
+    is frozen throughout has been a reference: all of it is trained.
+
     Chapter: ppo-mechanics.
+
+    Raises
+    ------
+    ValueError
+        If a weight to be trained has 16 bits or fewer: most steps would be rounded away.
     """
     model.eval()
-    model.requires_grad_(True)
+    if not any(p.requires_grad for p in model.parameters()):
+        model.requires_grad_(True)
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{role} has {name} in {p.dtype}, and it is to be trained; expected torch.float32 "
+                f"({role}.float(); bf16=True computes in bfloat16 all the same)"
+            )
 
 
 def recompute_activations(model, config) -> None:
     """Activation checkpointing: keep the input of each layer alone, and compute the rest again.
 
-    transformers does so in layers that are in training mode. Only they are put there: what is
-    inside them, dropout above all, stays as it is in evaluation. While they sample they leave it,
-    as otherwise they would take no cache (`decoding.plain_layers`).
+    transformers does so in layers that are in training mode. Only they are put there, and only
+    while it asks: what they compute, dropout above all, stays as it is in evaluation. While they
+    sample they leave it, as otherwise they would take no cache (`decoding.plain_layers`).
 
     Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
     """
@@ -48,6 +67,24 @@ def recompute_activations(model, config) -> None:
     model.disable_input_require_grads()  # a hook that only reentrant checkpoints need
     for layer in layers_of(model):
         layer.training = True
+        checkpoint = partial(_in_evaluation, layer, layer._gradient_checkpointing_func)
+        vars(layer)["_gradient_checkpointing_func"] = checkpoint
+
+
+def _in_evaluation(layer, checkpoint, function, *arguments, **options):
+    """A checkpoint of what the layer computes out of training mode, then and when it is repeated.
+
+    A layer such as OPT's or Falcon's asks of itself whether dropout is on.
+    """
+
+    def quiet(*inputs, **named):
+        layer.training = False
+        try:
+            return function(*inputs, **named)
+        finally:
+            layer.training = True
+
+    return checkpoint(quiet, *arguments, **options)
 
 
 def compile_layers(*models) -> None:
@@ -71,17 +108,28 @@ def check_apart(**models) -> None:
     Chapter: ppo-mechanics.
     """
     names = list(models)
+    weights = {name: {id(p) for p in parameters_of(model)} for name, model in models.items()}
     for i, name in enumerate(names):
         for other in names[:i]:
             if models[name] is models[other]:
                 raise ValueError(
                     f"{name} and {other} are the same model; expected a copy (copy.deepcopy)"
                 )
+            if weights[name] & weights[other]:
+                raise ValueError(
+                    f"{name} and {other} share weights; expected a copy (copy.deepcopy), made "
+                    "before an adapter is put in"
+                )
             if models[name].device != models[other].device:
                 raise ValueError(
                     f"{name} is on {models[name].device}; expected "
                     f"{models[other].device}, where {other} is"
                 )
+
+
+def parameters_of(model) -> list[torch.nn.Parameter]:
+    """The weights of a model, none of a view of another model. Chapter: gpt2-on-a-gpu."""
+    return list(model.parameters()) if isinstance(model, torch.nn.Module) else []
 
 
 def layers_of(model) -> list[torch.nn.Module]:
@@ -91,4 +139,5 @@ def layers_of(model) -> list[torch.nn.Module]:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    return [module for module in modules if isinstance(module, GradientCheckpointingLayer)]

@@ -6,11 +6,12 @@ Chapters: reward-model, ppo-live, gpt2-on-a-gpu.
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..families.loading import load_model, load_pretrained
+from ..families.support import check_supported
 
 # ---------------------------------------------------------------------------------- scales
 
@@ -96,7 +97,8 @@ def load_policy(source: str | os.PathLike):
     Returns
     -------
     model : transformers.PreTrainedModel
-        In evaluation mode, so that dropout is off.
+        In evaluation mode, so that dropout is off, and in float32, so that small steps count. A
+        folder with an adapter gives peft's model, with the adapter to be trained.
     tokenizer : transformers.PreTrainedTokenizerBase
         Padding on the left, with a pad token that is not its end token.
 
@@ -105,14 +107,16 @@ def load_policy(source: str | os.PathLike):
     FileNotFoundError
         If `source` looks like a folder and there is none.
     ValueError
-        If its weights cannot be read.
+        If its weights cannot be read, or it is of a kind that cannot be sampled from as it is
+        scored (`families.support`).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = load_pretrained(AutoModelForCausalLM, source)
+    model = load_model(AutoModelForCausalLM, source)
+    check_supported("source", model)
     tokenizer = load_pretrained(AutoTokenizer, source)
     add_pad_token(model, tokenizer)
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 def add_pad_token(model, tokenizer) -> None:
@@ -125,34 +129,6 @@ def add_pad_token(model, tokenizer) -> None:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
         model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
         model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def load_pretrained(auto_class, source: str | os.PathLike, **options):
-    """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
-
-    Chapter: gpt2-on-a-gpu.
-    """
-    folder = Path(source)
-    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME
-    if not (folder / "config.json").exists() and (folder.exists() or not on_the_hub):
-        raise FileNotFoundError(
-            f"source is {str(source)!r}; expected a checkpoint folder with "
-            "config.json and model.safetensors, and found none there"
-        )
-    from transformers.utils import logging
-
-    progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # these files load in a blink; a bar would stay in the notebook
-    try:
-        return auto_class.from_pretrained(source, **options)
-    except Exception as error:  # transformers and safetensors raise many kinds; all mean this
-        raise ValueError(
-            f"source is {str(source)!r}; expected a readable checkpoint, and reading "
-            f"it failed: {error}"
-        ) from error
-    finally:
-        if progress:
-            logging.enable_progress_bar()
 
 
 def count_parameters(model: torch.nn.Module) -> int:

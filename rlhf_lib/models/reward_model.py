@@ -15,8 +15,9 @@ import os
 import torch
 from torch import Tensor
 
-from .policy import load_pretrained
-from .tokens import TokenBatch, check_context, selected_logprobs
+from ..families.adapters import merged, trunk_of
+from ..families.loading import load_model
+from .tokens import TokenBatch, check_context, full_precision, token_logprobs
 
 
 def new_reward_model(policy, seed: int = 0):
@@ -27,7 +28,7 @@ def new_reward_model(policy, seed: int = 0):
     Parameters
     ----------
     policy : transformers causal language model
-        Usually the SFT policy. It is copied, not changed.
+        Usually the SFT policy. It is copied, not changed; an adapter is merged into the copy.
     seed : int
         Seeds the head.
 
@@ -35,10 +36,23 @@ def new_reward_model(policy, seed: int = 0):
     -------
     transformers.PreTrainedModel
         A sequence classifier with `num_labels=1`.
+
+    Raises
+    ------
+    ValueError
+        If transformers has no sequence classifier of the policy's architecture.
     """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
     from transformers import AutoModelForSequenceClassification
 
+    policy = merged(policy)
     config = copy.deepcopy(policy.config)
+    if type(config) not in CLASSIFIERS:
+        raise ValueError(
+            f"policy is a {type(policy).__name__}, of which transformers has no sequence "
+            "classifier; expected another architecture for a reward model or a critic (PPO's "
+            "critic may share the policy's trunk: SharedTrunkPPO)"
+        )
     config.num_labels = 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -49,7 +63,7 @@ def new_reward_model(policy, seed: int = 0):
 
 
 def load_reward_model(source: str | os.PathLike):
-    """Load a reward model from a folder or, by name, from the hub.
+    """Load a reward model from a folder or, by name, from the hub; in float32.
 
     Chapter: reward-model.
 
@@ -60,9 +74,9 @@ def load_reward_model(source: str | os.PathLike):
     """
     from transformers import AutoModelForSequenceClassification
 
-    model = load_pretrained(AutoModelForSequenceClassification, source)
+    model = load_model(AutoModelForSequenceClassification, source)
     check_one_output(str(source), model)
-    return model.eval()
+    return model
 
 
 def check_one_output(name: str, model) -> None:
@@ -87,8 +101,8 @@ def token_values(model, batch: TokenBatch) -> Tensor:
     Chapter: reward-model.
     """
     check_context(model, batch.input_ids.shape[1])
-    hidden = model.base_model(**batch.model_inputs).last_hidden_state
-    return model.score(hidden).squeeze(-1).float()
+    hidden = trunk_of(model)(**batch.model_inputs).last_hidden_state
+    return full_precision(model.score(hidden).squeeze(-1))
 
 
 def reward_scores(model, batch: TokenBatch) -> Tensor:
@@ -128,11 +142,15 @@ class SharedCritic(torch.nn.Module):
 
     def __init__(self, policy):
         super().__init__()
-        self.policy, self.config, self.base_model = policy, policy.config, policy.base_model
-        self.score = torch.nn.Linear(
-            policy.config.hidden_size, 1, bias=False, device=policy.device, dtype=policy.dtype
-        )
+        self.policy, self.config = policy, policy.config
+        size = policy.get_output_embeddings().weight.shape[1]
+        dtype = torch.promote_types(policy.dtype, torch.float32)  # it is trained, whatever is not
+        self.score = torch.nn.Linear(size, 1, bias=False, device=policy.device, dtype=dtype)
         torch.nn.init.zeros_(self.score.weight)
+
+    @property
+    def base_model(self) -> torch.nn.Module:
+        return trunk_of(self.policy)
 
     @property
     def device(self) -> torch.device:
@@ -142,9 +160,13 @@ class SharedCritic(torch.nn.Module):
         self, batch: TokenBatch, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """`token_logprobs` and `state_values` of one forward pass, each (B, T)."""
-        check_context(self, batch.input_ids.shape[1])
-        hidden = self.base_model(**batch.model_inputs).last_hidden_state
-        hidden = hidden[:, batch.prompt_ids.shape[1] - 1 : -1]  # the state before each token
-        logits = self.policy.get_output_embeddings()(hidden) / temperature
-        logprobs = selected_logprobs(logits, batch.completion_ids) * batch.completion_mask
-        return logprobs, self.score(hidden).squeeze(-1).float()
+        read: list[Tensor] = []  # by the head of the policy, and by ours: the states before tokens
+        hook = self.policy.get_output_embeddings().register_forward_pre_hook(
+            lambda head, inputs: read.append(inputs[0][:, -batch.completion_ids.shape[1] - 1 : -1])
+        )
+        try:
+            logprobs = token_logprobs(self.policy, batch, temperature)
+        finally:
+            hook.remove()
+        values = self.score(read[0].to(self.score.weight.dtype)).squeeze(-1)
+        return logprobs, full_precision(values)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..families.special_tokens import decoded, end_tokens
+from ..families.support import check_supported
 from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
 from ..machinery.processes import gather, rank_and_count
 from .tokens import TokenBatch, check_context, encode_prompts, texts
@@ -84,7 +86,7 @@ def step_by_step(
     T: int,
     temperature: float,
     greedy: bool,
-    eos: int,
+    ends: tuple[int, ...],
     pad: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -96,6 +98,7 @@ def step_by_step(
     Chapter: gpt2-on-a-gpu.
     """
     B, device = len(rows), rows.device
+    eos = torch.tensor(ends, device=device)
     if B > len(logits):  # a group of completions shares one pass over its prompt
         decoder.keep(rows)
         logits = logits[rows]
@@ -116,7 +119,7 @@ def step_by_step(
         logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]
         entropies[running, t] = -(probabilities * next_logprobs).sum(dim=-1)
         mask[running, t] = 1
-        going = token != eos
+        going = (token[:, None] != eos).all(dim=1)
         running, token = running[going], token[going]
         if not len(running) or t == T - 1:
             break
@@ -151,7 +154,7 @@ def sample(
     tokenizer : PreTrainedTokenizerBase
     prompts : list of str
     max_new_tokens : int
-        Longest completion, the end token included.
+        Longest completion, the end token included. It ends at any of `end_tokens`.
     temperature : float
         Divides the logits; 1 samples from the policy itself.
     generator : torch.Generator, optional
@@ -169,8 +172,9 @@ def sample(
     Raises
     ------
     ValueError
-        If a prompt is empty, the context is too short, temperature is not positive, or the
-        tokenizer cannot tell padding from the end of a completion.
+        If a prompt is empty, the context is too short, temperature is not positive, the
+        tokenizer cannot tell padding from the end of a completion, or the policy is of a kind
+        that cannot be sampled from as it is scored.
     """
     if not temperature > 0:
         raise ValueError(
@@ -180,11 +184,13 @@ def sample(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
 
+    check_supported("policy", policy)
     prompts = texts("prompts", prompts)
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, policy.device)
     B, P = prompt_ids.shape
     check_context(policy, P + max_new_tokens)
-    settings = (max_new_tokens, temperature, greedy, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    ends = tuple(end_tokens(tokenizer, policy))
+    settings = (max_new_tokens, temperature, greedy, ends, tokenizer.pad_token_id)
 
     first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     distinct = sorted(first.values())  # a prompt is read once, whatever it is sampled for
@@ -204,10 +210,12 @@ def sample(
         else:
             tables = step_by_step(decoder, rows, logits, *settings, generator)
     tokens, mask, logprobs, entropies, finished = tables
-    completions = [
-        tokenizer.decode(row[keep], skip_special_tokens=True)
-        for row, keep in zip(tokens.cpu(), mask.cpu().bool())
-    ]  # one copy, not 2 a row
+    asked, written = (
+        [row[keep].tolist() for row, keep in zip(ids.cpu(), kept.cpu().bool())]
+        for ids, kept in ((prompt_ids, prompt_mask), (tokens, mask))
+    )  # one copy, not 2 a row
+    written = [row[: len(row) - ended] for row, ended in zip(written, finished.tolist())]
+    completions = decoded(tokenizer, asked, written)
     return Rollout(
         prompt_ids, prompt_mask, tokens, mask, logprobs, entropies, finished, prompts, completions
     )

@@ -3,12 +3,14 @@
 Axes: B batch, P prompt tokens (padded on the left), T completion tokens (padded on the right),
 V vocabulary. Log-probabilities and entropies are in nats per token.
 
-Two things that published loops get wrong are settled here, once, for every model of the library:
+Three things that published loops get wrong are settled here, once, for every model of the library:
 
 - Prompts are padded on the left, so `position_ids` are counted from the attention mask. Without
   them a model would see a short prompt at other positions than it was sampled at.
 - Which completion tokens are real is a mask that is carried along. It is never read off the token
   ids, where padding may look like the end of a sequence.
+- A prompt begins, meets its completion and ends as the model's own tokenizer has it
+  (`families.special_tokens`).
 
 Chapters: sft, ppo-mechanics.
 """
@@ -22,6 +24,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..families.special_tokens import completion_rows, with_beginning
 from ..machinery.decoding import position_ids
 
 # ---------------------------------------------------------------------------------- encoding
@@ -131,6 +134,8 @@ def texts(name: str, values: Iterable[str]) -> list[str]:
 def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor, Tensor]:
     """Tokenize prompts and pad them on the left: ids and mask, each (B, P).
 
+    What the tokenizer puts before a text by itself, such as `<s>`, is put there once.
+
     Chapters: sft, gpt2-on-a-gpu.
 
     Raises
@@ -154,6 +159,7 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
             raise ValueError(
                 f"prompts[{i}] is {prompts[i]!r}; expected text with at least one token"
             )
+    rows = with_beginning(tokenizer, rows)
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
@@ -161,7 +167,7 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
 
 
 def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") -> TokenBatch:
-    """Tokenize prompts with their completions; each completion gets an end token.
+    """Tokenize prompts with their completions; each completion ends with one end token.
 
     Chapter: sft.
 
@@ -177,10 +183,7 @@ def encode(tokenizer, prompts: list[str], completions: list[str], device="cpu") 
             f"the {len(prompts)} prompts"
         )
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts, device)
-    rows = [
-        row + [tokenizer.eos_token_id]
-        for row in tokenizer(completions, add_special_tokens=False)["input_ids"]
-    ]
+    rows = completion_rows(tokenizer, prompts, completions)
     width = max(map(len, rows))
     ids = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
     mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
@@ -197,12 +200,22 @@ def encode_pairs(
     return PairBatch(*(x.unflatten(0, (2, -1)).transpose(0, 1) for x in batch.tokens))
 
 
+def context_of(model) -> int | None:
+    """The most tokens that the model can read, prompt and completion; None: it has no such bound.
+
+    Chapter: reward-model.
+    """
+    inner = getattr(model.config, "get_text_config", None)  # of a model that also reads images
+    context = getattr(inner() if inner else model.config, "max_position_embeddings", None)
+    return context if context and context > 0 else None
+
+
 def check_context(model, length: int) -> None:
     """Raise a ValueError if `length` tokens do not fit the model's context.
 
     Chapter: reward-model.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and length > context:
         raise ValueError(
             f"the longest prompt and its completion take {length} tokens; expected "
@@ -244,7 +257,7 @@ class _SelectedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
-        total = _float(logits).logsumexp(dim=-1)
+        total = full_precision(logits).logsumexp(dim=-1)
         ctx.save_for_backward(logits, ids, total)
         return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - total
 
@@ -256,7 +269,11 @@ class _SelectedLogprobs(torch.autograd.Function):
         return gradient.scatter_add_(-1, ids.unsqueeze(-1), weight).to(logits.dtype), None
 
 
-def _float(x: Tensor) -> Tensor:  # 16 bits are too few for a sum over a vocabulary
+def full_precision(x: Tensor) -> Tensor:
+    """At least float32: 16 bits are too few for a sum over a vocabulary, or for a score.
+
+    Chapter: gpt2-on-a-gpu.
+    """
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -270,7 +287,7 @@ def entropy(logits: Tensor) -> Tensor:
     >>> entropy(torch.zeros(1, 1, 4)).exp()
     tensor([[4.]])
     """
-    logprobs = torch.log_softmax(_float(logits), dim=-1)
+    logprobs = torch.log_softmax(full_precision(logits), dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 

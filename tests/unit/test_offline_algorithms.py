@@ -674,7 +674,7 @@ def test_a_column_of_the_wrong_kind_is_named(name, dataset, message):
         ("reward", dict(learning_rate=math.nan), "learning_rate is nan"),
         ("dpo", dict(beta=0.0), "beta is 0.0; expected a positive number"),
         ("dpo", dict(label_smoothing=0.5), "label_smoothing is 0.5; expected 0 to .5"),
-        ("dpo", dict(reference=None), "reference is None and loss_type 'dpo'; expected a model"),
+        ("dpo", dict(reference=None), "reference is None; expected a model to stay near"),
         ("simpo", dict(reference=policy()), "reference is a model and loss_type 'simpo'"),
         ("kto", dict(batch_size=1), "batch_size is 1; expected at least 2 for 'kto'"),
         ("rejection", dict(temperature=0.0), "temperature is 0.0; expected a positive number"),

@@ -246,7 +246,7 @@ def test_the_rehearsal_of_a_recording_leaves_no_trace(fixed, T):
 def test_the_rehearsal_needs_no_padding_token_of_the_model():
     model = hasty()
     rows = len(model.transformer.wte.weight)
-    decoder = FixedDecoder(model, 2, 3, 4, 1.0, False, eos=rows, pad=rows + 1)
+    decoder = FixedDecoder(model, 2, 3, 4, 1.0, False, ends=(rows,), pad=rows + 1)
     decoder.rehearse()
     assert decoder.tokens.max() < rows
 

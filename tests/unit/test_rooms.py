@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "rlhf_lib"
-ROOMS = ["mathematics", "machinery", "models", "worlds", "algorithms", "seeing", "running"]
+ROOMS = [
+    "mathematics",
+    "machinery",
+    "families",
+    "models",
+    "worlds",
+    "algorithms",
+    "seeing",
+    "running",
+]
 APART = {("machinery", "mathematics")}  # how it is computed, whatever it is
 
 

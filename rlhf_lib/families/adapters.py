@@ -1,0 +1,121 @@
+"""Adapters of peft as policies: a small part is trained, and the model under it stays as it is.
+
+`get_peft_model(model, LoraConfig(...))` makes one; every loop takes it as its policy, every loop
+that trains a reward model as its model. What has no gradient keeps none, a checkpoint holds the
+adapter alone, and without a reference of its own a loop takes the model with the adapter off.
+
+Source: LoRA, Hu et al. 2021, arXiv:2106.09685. Chapter: none yet.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib import import_module
+
+import torch
+
+from .support import base_of
+
+
+def peft():
+    """The package, which is optional; an ImportError says how to get it. Chapter: none yet."""
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise ImportError(
+            "peft is not installed; expected it for a model with an adapter (pip install peft)"
+        ) from error
+
+
+def is_adapted(model) -> bool:
+    """Whether a model is one of peft's: a transformers model with an adapter in it.
+
+    Chapter: none yet.
+    """
+    return any(owner.__module__.partition(".")[0] == "peft" for owner in type(model).__mro__)
+
+
+def check_adapter(name: str, model) -> None:
+    """Refuse adapters that cannot be trained as they stand. Chapter: none yet.
+
+    Raises
+    ------
+    ValueError
+        If all of it is frozen, as peft loads it for use; if it works by tokens of its own before
+        the prompt, which the sampler would not see; or if it was put into a transformers model
+        without peft's wrapper, which `save_pretrained` does not know.
+    """
+    if not is_adapted(model):
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                f"{name} has an adapter by add_adapter; expected peft.get_peft_model(model, config)"
+            )
+        return
+    config = model.peft_config[model.active_adapter]
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"{name} has an adapter of the kind {config.peft_type.value}, which adds tokens of its "
+            "own; expected one that changes weights, such as LoraConfig"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            f"{name} has an adapter without a gradient; expected one to train "
+            "(PeftModel.from_pretrained(..., is_trainable=True))"
+        )
+
+
+class AdapterOff:
+    """A policy with its adapter off, as a reference: where LoRA starts, in no memory of its own.
+
+    A new adapter changes nothing, so that this is the policy as it starts. One that was trained
+    before has moved it: then the reference is the model under the adapter, and not the start.
+
+    Chapter: none yet.
+
+    Examples
+    --------
+    >>> import torch, peft
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).eval()
+    >>> ids = torch.tensor([[1, 2, 3]])
+    >>> before = model(ids).logits
+    >>> policy = peft.get_peft_model(model, peft.LoraConfig(init_lora_weights=False)).eval()
+    >>> torch.equal(policy(ids).logits, before), torch.equal(AdapterOff(policy)(ids).logits, before)
+    (False, True)
+    """
+
+    def __init__(self, policy):
+        self.policy, self.config = policy, policy.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def __call__(self, *arguments, **inputs):
+        gradients = [(p, p.requires_grad) for p in self.policy.parameters()]
+        with self.policy.disable_adapter():
+            found = self.policy(*arguments, **inputs)
+        for p, wanted in gradients:  # peft turns all of the adapter's on again
+            p.requires_grad_(wanted)
+        return found
+
+
+def reference_of(policy) -> AdapterOff | None:
+    """The policy with its adapter off; None, if it has no adapter. Chapter: none yet."""
+    return AdapterOff(policy) if is_adapted(policy) else None
+
+
+def merged(model):
+    """A copy without an adapter, whose weights have taken it up: an ordinary transformers model.
+
+    A model without an adapter is returned as it is. Chapter: none yet.
+    """
+    return copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
+
+
+def trunk_of(model):
+    """The layers under the head, adapters among them: what gives the last hidden states.
+
+    Chapter: none yet.
+    """
+    return base_of(model).base_model

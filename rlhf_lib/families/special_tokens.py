@@ -1,0 +1,130 @@
+"""The tokens before, between and behind prompt and completion, as the model's tokenizer has them.
+
+A prompt begins with what its tokenizer puts before every text. A completion ends with one end
+token, and chat models know several. Where two texts meet, tokens are those of the whole text, so
+far as that leaves the prompt's alone. Chapter: sft.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+CANARY = "zebra"  # a word that no template writes
+
+
+def begin_tokens(tokenizer) -> list[int]:
+    """What the tokenizer puts before a text by itself, such as one `<s>`; mostly nothing.
+
+    Chapter: sft.
+    """
+    whole, bare = (
+        tokenizer(CANARY, add_special_tokens=special)["input_ids"] for special in (True, False)
+    )
+    starts = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
+    return whole[: starts[0]] if starts else []
+
+
+def with_beginning(tokenizer, rows: list[list[int]]) -> list[list[int]]:
+    """Rows of tokens with what the tokenizer puts before a text, where they lack it.
+
+    A row that begins with a special token is left alone: a chat template wrote it, and knows how
+    its model's texts begin.
+
+    Chapter: sft.
+    """
+    start = begin_tokens(tokenizer)
+    if not start:
+        return rows
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return [row if row and row[0] in special else start + row for row in rows]
+
+
+def turn_end(tokenizer) -> int | None:
+    """The special token that the chat template writes right behind an answer, if there is one.
+
+    Chapter: none yet.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "?"}]
+    try:
+        text = tokenizer.apply_chat_template(
+            [*asked, {"role": "assistant", "content": CANARY}], tokenize=False
+        )
+    except Exception:  # a template that wants other messages says so where it is used
+        return None
+    behind = text.rpartition(CANARY)[2].strip()
+    first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return first[0] if first and first[0] in special else None
+
+
+def end_tokens(tokenizer, model=None) -> list[int]:
+    """All tokens that end a completion, ascending.
+
+    They are the tokenizer's end token, the one that its chat template writes behind an answer, and,
+    given a model, those of its generation config, at which transformers' `generate` stops too.
+
+    Chapter: none yet.
+    """
+    ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
+    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        found = getattr(config, "eos_token_id", None)
+        if found is not None:
+            ends.update(found if isinstance(found, list | tuple) else [found])
+            break
+    return sorted(end for end in ends if end is not None)
+
+
+def completion_rows(tokenizer, prompts: list[str], completions: list[str]) -> list[list[int]]:
+    """The tokens of each completion behind its prompt, with one end token.
+
+    They are what the tokenizer makes of the whole text after the prompt's own tokens. Where the
+    two grow together across the join, so that the prompt would be read otherwise than it is
+    sampled from, the completion is read by itself. The end token is that of the prompt's turns,
+    where a chat template wrote them, and else the tokenizer's.
+
+    Chapter: sft.
+    """
+    before, whole, bare = (
+        tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for texts in (prompts, [p + c for p, c in zip(prompts, completions)], completions)
+    )
+    end, ends, rows = turn_end(tokenizer), set(end_tokens(tokenizer)), []
+    for asked, both, alone in zip(before, whole, bare):
+        row = both[len(asked) :] if both[: len(asked)] == asked else alone
+        if not row or row[-1] not in ends:
+            row = [*row, end if end in asked else tokenizer.eos_token_id]
+        rows.append(row)
+    return rows
+
+
+def decoded(tokenizer, prompts: list[list[int]], completions: list[list[int]]) -> list[str]:
+    """Completions as text that continues the text of their prompts, special tokens left out.
+
+    Tokenizers that mark the beginnings of words take the space before the first word off whatever
+    they decode. Theirs are decoded behind their prompts, so that it stays.
+
+    Chapter: none yet.
+    """
+
+    def text(rows: list[list[int]]) -> list[str]:
+        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    alone = text(completions)
+    if not _drops_a_space(tokenizer):
+        return alone
+    before, whole = text(prompts), text([p + c for p, c in zip(prompts, completions)])
+    return [
+        both[len(asked) :] if both.startswith(asked) else by_itself
+        for asked, both, by_itself in zip(before, whole, alone)
+    ]
+
+
+def _drops_a_space(tokenizer) -> bool:
+    """Whether decoding takes a space off the first word, as SentencePiece's tokenizers do."""
+    decoder = repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
+    if "Metaspace" not in decoder and "Strip" not in decoder:
+        return False
+    ids = tokenizer(f"{CANARY} {CANARY}", add_special_tokens=False)["input_ids"]
+    return not tokenizer.decode(ids[len(ids) // 2 :]).startswith(" ")

@@ -1,0 +1,160 @@
+"""Which architectures can be trained here, and how that is known.
+
+The library asks three things of a causal language model. It takes a key-value cache, so that tokens
+are sampled one at a time. It is told the positions of its tokens, or has none, so that padding on
+the left shifts nothing. And both give the same log-probabilities. The first two are read off the
+model before anything is computed; the third is shown by the first batch of a run
+(`check_sampler`). Chapter: none yet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+
+import torch
+from torch import Tensor
+
+# Families that the tests train, by their `model_type`: a small random model of each is sampled
+# from, scored alone and in a padded batch, trained, saved, read by transformers, and resumed.
+FAMILIES: dict[str, str] = {
+    "gpt2": "GPT-2",
+    "llama": "Llama, SmolLM, TinyLlama",
+    "mistral": "Mistral",
+    "mixtral": "Mixtral",
+    "qwen2": "Qwen 2, Qwen 2.5",
+    "qwen3": "Qwen 3",
+    "qwen3_moe": "Qwen 3, mixtures of experts",
+    "qwen3_5_text": "Qwen 3.5",
+    "qwen3_next": "Qwen 3 Next",
+    "gemma": "Gemma",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3",
+    "phi": "Phi 1, Phi 2",
+    "phi3": "Phi 3, Phi 4",
+    "olmo": "OLMo",
+    "olmo2": "OLMo 2",
+    "olmoe": "OLMoE",
+    "gpt_neox": "Pythia, GPT-NeoX",
+    "granite": "Granite",
+    "granitemoehybrid": "Granite 4, hybrids",
+    "cohere": "Cohere Command",
+    "cohere2": "Cohere Command A, R7B",
+    "opt": "OPT",
+    "falcon": "Falcon",
+    "falcon_h1": "Falcon H1",
+    "smollm3": "SmolLM 3",
+    "bloom": "BLOOM",
+    "deepseek_v3": "DeepSeek V3",
+    "gpt_oss": "gpt-oss",
+    "lfm2": "LFM 2",
+}
+
+WITHOUT_POSITIONS = ("bloom", "mpt")  # a bias on the distance is all they have: padding is no harm
+OWN_STATE = ("recurrent_gemma",)  # takes a cache and keeps its state elsewhere
+
+GAP = 0.01  # nats: the largest difference of sampler and scorer in float32, of any token
+GAP_16_BITS = 0.05  # nats: the largest in the mean over tokens, where either computes in bfloat16
+
+
+def check_supported(name: str, model) -> None:
+    """Refuse a model that cannot be sampled from as it is scored, before anything is computed.
+
+    Chapter: none yet.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the message.
+    model : transformers causal language model
+        As it is, or in the wrapper of peft.
+
+    Raises
+    ------
+    ValueError
+        If its next token cannot be had through a key-value cache, as of Mamba and RWKV; if
+        padding on the left would move its positions, as of BART's decoder; or if an encoder reads
+        the prompt, as of T5.
+    """
+    model = base_of(model)
+    kind, config = type(model).__name__, model.config
+    takes = inspect.signature(model.forward).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()) and "input_ids" not in takes:
+        return  # a wrapper, which passes on what it is given: the first batch has to show it
+    if getattr(config, "is_encoder_decoder", False):
+        flaw = "reads the prompt with an encoder"
+    elif "past_key_values" not in takes or config.model_type in OWN_STATE:
+        flaw = "keeps its state outside the cache that tokens are sampled through"
+    elif "position_ids" not in takes and config.model_type not in WITHOUT_POSITIONS:
+        flaw = "counts positions over padding too, so that padded prompts would be read wrongly"
+    else:
+        return
+    raise ValueError(
+        f"{name} is a {kind}, which {flaw}; expected a decoder such as Llama, Qwen, Gemma, GPT-2 "
+        "or another of rlhf_lib.families.support.FAMILIES"
+    )
+
+
+def check_saving(name: str, model) -> None:
+    """Refuse, before it is trained, a model that transformers would not save afterwards.
+
+    It refuses to write a generation config at odds with itself, such as a temperature without
+    sampling, unless it was read so from a file. Chapter: none yet.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} has a generation_config that transformers does not save; expected one that "
+            f"agrees with itself ({name}.generation_config.do_sample = True mends most): {error}"
+        ) from error
+
+
+def check_sampler(scored: Tensor, sampled: Tensor, mask: Tensor, exact: bool) -> None:
+    """Refuse to learn from samples whose log-probabilities are not those of the model that learns.
+
+    The two are computed in different ways, token by token through a cache and all at once, and
+    every ratio of an update divides one by the other. This needs no list of architectures.
+
+    Chapter: none yet.
+
+    Parameters
+    ----------
+    scored, sampled : Tensor, shape (B, T)
+        Log-probabilities of the sampled tokens at the sampling temperature, in nats: from
+        `tokens.token_logprobs`, and from `rollout.sample`.
+    mask : Tensor, shape (B, T)
+        1 on the tokens of a completion.
+    exact : bool
+        Whether both were computed in float32 or better. Then no token may be off by more than
+        `GAP`; in 16 bits, where single tokens may, the mean over tokens by no more than
+        `GAP_16_BITS`.
+
+    Raises
+    ------
+    ValueError
+        If they differ by more: says by how much, at which token, and what to look at.
+    """
+    off = ((scored - sampled).abs() * mask).nan_to_num(nan=torch.inf)
+    mean, worst = off.sum().item() / int(mask.sum()), off.max().item()
+    if (worst <= GAP) if exact else (mean <= GAP_16_BITS):
+        return
+    row, t = divmod(int(off.argmax()), off.shape[1])
+    bound = f"{GAP} at every token" if exact else f"{GAP_16_BITS} in the mean"
+    raise ValueError(
+        f"policy scores its own samples {mean:.2g} nats off in the mean over tokens, and "
+        f"{worst:.2g} at token {t} of completion {row}; expected at most {bound}. Sampling reads "
+        "a cache, scoring does not, and both must be one function: look for an architecture whose "
+        "cache holds another state (rlhf_lib.families.support names those that are tested), "
+        "dropout or noise that is awake, weights in 16 bits, logits that a processor changes, or "
+        "positions that padding shifts. No weight was moved"
+    )
+
+
+def base_of(model):
+    """The transformers model inside peft's wrapper, or the model itself. Chapter: none yet."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

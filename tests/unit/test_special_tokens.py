@@ -1,0 +1,324 @@
+"""What stands before, between and behind prompt and completion is the model's own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from rlhf_lib.algorithms import GRPO, SFT, GRPOConfig, SFTConfig
+from rlhf_lib.families.special_tokens import begin_tokens, completion_rows, end_tokens, turn_end
+from rlhf_lib.models.rewards import LearnedReward
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import encode, encode_prompts
+from rlhf_lib.worlds import letters, sums
+
+from . import families
+
+# Templates in the manner of three families of chat models; the answer comes last.
+TURNS = (
+    "{{ bos_token }}{% for m in messages %}<turn> {{ m['role'] }} : {{ m['content'] }} <end> "
+    "{% endfor %}{% if add_generation_prompt %}<turn> assistant : {% endif %}"
+)
+CLOSED = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }} user : {{ m['content'] }} "
+    "assistant :{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}{% endfor %}"
+)
+PLAIN = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}assistant :"
+QUESTION = [{"role": "user", "content": "hello"}]
+DIALOGUE = [*QUESTION, {"role": "assistant", "content": "hi cat"}]
+
+
+def chat(template: str = TURNS, begin: str | None = "<bos>"):
+    return families.tokenizer(begin, ("<turn>", "<end>"), template)
+
+
+def whole(tokenizer, messages, **how) -> list[int]:
+    return tokenizer.apply_chat_template(messages, return_dict=False, **how)
+
+
+def asked(tokenizer, prompt: str) -> list[int]:
+    return encode_prompts(tokenizer, [prompt])[0][0].tolist()
+
+
+def taught(tokenizer, prompt: str, completion: str) -> list[int]:
+    batch = encode(tokenizer, [prompt], [completion])
+    assert batch.attention_mask.all()
+    return batch.input_ids[0].tolist()
+
+
+# ---------------------------------------------------------------------------------- before
+
+
+def test_a_prompt_begins_as_its_tokenizer_begins_a_text():
+    tokenizer = families.tokenizer("<bos>")
+    assert begin_tokens(tokenizer) == [tokenizer.bos_token_id]
+    assert asked(tokenizer, "the cat sat") == tokenizer("the cat sat")["input_ids"]
+
+
+def test_a_beginning_that_is_there_is_not_repeated():
+    tokenizer = families.tokenizer("<bos>")
+    once = tokenizer("the cat")["input_ids"]
+    assert asked(tokenizer, "<bos> the cat") == once
+    assert taught(tokenizer, "<bos> the cat", "sat") == taught(tokenizer, "the cat", "sat")
+
+
+@pytest.mark.parametrize("template", [TURNS, CLOSED])
+@pytest.mark.parametrize("begin", ["<bos>", None])
+def test_a_templates_prompt_has_the_ids_of_the_template(template, begin):
+    if template is CLOSED and begin is None:
+        template = template.replace("{{ bos_token }} ", "")
+    tokenizer = chat(template.replace("{{ bos_token }}", "" if begin is None else begin), begin)
+    text = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    expected = whole(tokenizer, QUESTION, add_generation_prompt=True)
+    assert asked(tokenizer, text) == expected
+
+
+def test_a_template_that_leaves_the_beginning_out_is_followed():
+    tokenizer = chat(TURNS.replace("{{ bos_token }}", ""))
+    assert begin_tokens(tokenizer) == [tokenizer.bos_token_id]
+    text = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    assert asked(tokenizer, text) == whole(tokenizer, QUESTION, add_generation_prompt=True)
+
+
+def test_a_tokenizer_that_begins_with_several_tokens_is_followed():
+    tokenizer = families.tokenizer("<bos>", ("<task>",))
+    ids = tokenizer.convert_tokens_to_ids(["<bos>", "<task>"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> <task> $A", special_tokens=[("<bos>", ids[0]), ("<task>", ids[1])]
+    )
+    assert begin_tokens(tokenizer) == ids
+    assert asked(tokenizer, "the cat") == tokenizer("the cat")["input_ids"]
+
+
+def test_an_end_that_the_tokenizer_adds_is_not_put_behind_a_prompt():
+    tokenizer = families.tokenizer("<bos>")
+    ids = tokenizer.convert_tokens_to_ids(["<bos>", "<eos>"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", ids[0]), ("<eos>", ids[1])]
+    )
+    assert asked(tokenizer, "the cat") == tokenizer("the cat")["input_ids"][:-1]
+    expected = tokenizer("the cat sat")["input_ids"]
+    assert taught(tokenizer, "the cat", " sat") == expected
+
+
+def test_the_worlds_of_the_book_begin_with_nothing():
+    for world in (letters, sums):
+        assert begin_tokens(world.tokenizer()) == []
+        assert end_tokens(world.tokenizer()) == [world.tokenizer().eos_token_id]
+
+
+# ---------------------------------------------------------------------------------- between
+
+
+CORPUS = ["the cat sat on the mat .", "a dog ran in the sun", "zebra zebra cat hello hi"] * 20
+
+
+def pieces(kind: str):
+    """A tokenizer in the manner of SentencePiece's, which mark the beginnings of words."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    backend.train_from_iterator(CORPUS, BpeTrainer(vocab_size=120, special_tokens=special))
+    space = [decoders.Replace("▁", " "), decoders.Fuse()]
+    if kind == "first":  # a mark before the first word of a text, and taken off when decoded
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first")
+        backend.decoder = decoders.Metaspace("▁", prepend_scheme="first")
+    elif kind == "prepended":  # the same, as older files have it
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        backend.pre_tokenizer = pre_tokenizers.Split("no such text", "isolated")
+        backend.decoder = decoders.Sequence([*space, decoders.Strip(" ", 1, 0)])
+    else:  # no mark before the first word
+        backend.normalizer = normalizers.Replace(" ", "▁")
+        backend.pre_tokenizer = pre_tokenizers.Split("no such text", "isolated")
+        backend.decoder = decoders.Sequence(space)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    names = dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    made.padding_side = "left"
+    return made
+
+
+KINDS = ["first", "prepended", "bare"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_and_completion_have_the_ids_of_the_whole_text(kind):
+    tokenizer = pieces(kind)
+    expected = tokenizer("the cat sat on the mat .")["input_ids"] + [tokenizer.eos_token_id]
+    assert taught(tokenizer, "the cat", " sat on the mat .") == expected
+
+
+def test_where_the_join_grows_together_the_prompt_is_read_as_it_is_sampled_from():
+    tokenizer = families.tokenizer()  # "catsat" would be one unknown word
+    ids = tokenizer.convert_tokens_to_ids(["the", "cat", "sat", "<eos>"])
+    assert taught(tokenizer, "the cat", "sat") == ids
+    assert taught(tokenizer, "the cat", " sat") == ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sampled_completion_is_text_that_continues_its_prompt(kind):
+    """Read again behind its prompt it has the ids that were sampled: so a reward model reads it."""
+    tokenizer = pieces(kind)
+    model = families.model(
+        "llama",
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    words = [i for i, t in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+             if t[0] == "▁" and len(t) > 3]  # fmt: skip
+    push = torch.full((len(tokenizer),), -30.0)
+    push[words] = 0.0
+    model.lm_head.bias = torch.nn.Parameter(push)
+    rollout = sample(model, tokenizer, ["the cat", "a dog ran in the sun"] * 4, 5)
+    assert all(text.startswith(" ") for text in rollout.completions)
+    rows = completion_rows(tokenizer, rollout.prompts, rollout.completions)
+    sampled = rollout.completion_ids.tolist()
+    assert rows == [row + [tokenizer.eos_token_id] for row in sampled]
+
+
+def test_the_letters_of_the_book_are_written_as_before():
+    tokenizer = letters.tokenizer()
+    rows = letters.demonstrations(n=50, seed=0)
+    bare = tokenizer(rows["completion"][:], add_special_tokens=False)["input_ids"]
+    expected = [row + [tokenizer.eos_token_id] for row in bare]
+    assert completion_rows(tokenizer, rows["prompt"][:], rows["completion"][:]) == expected
+
+
+# ---------------------------------------------------------------------------------- behind
+
+
+def test_a_completion_ends_with_one_end_token():
+    tokenizer = families.tokenizer()
+    for text in ("sat", "sat <eos>"):
+        row = completion_rows(tokenizer, ["the cat"], [text])[0]
+        assert row == tokenizer.convert_tokens_to_ids(["sat", "<eos>"])
+    assert completion_rows(tokenizer, ["the cat"], [""]) == [[tokenizer.eos_token_id]]
+
+
+@pytest.mark.parametrize(
+    "template, end", [(TURNS, "<end>"), (CLOSED, "<eos>"), (PLAIN, None), (None, None)]
+)
+def test_the_end_of_a_turn_is_read_off_the_template(template, end):
+    tokenizer = chat(template)
+    assert turn_end(tokenizer) == (end and tokenizer.convert_tokens_to_ids(end))
+
+
+def test_a_template_that_refuses_the_question_has_no_end_of_turn():
+    tokenizer = chat("{{ raise_exception('a system message comes first') }}")
+    assert turn_end(tokenizer) is None
+    assert end_tokens(tokenizer) == [tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("template", [TURNS, CLOSED])
+def test_a_dialogue_is_taught_with_the_ids_of_its_template(template):
+    tokenizer = chat(template)
+    expected = whole(tokenizer, DIALOGUE)
+    opened = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    for written in ("hi cat", "hi cat <end>" if template is TURNS else "hi cat <eos>"):
+        assert taught(tokenizer, opened, f" {written}") == expected
+
+
+def test_plain_text_for_a_chat_model_ends_with_the_tokenizers_end():
+    tokenizer = chat()
+    row = completion_rows(tokenizer, ["the cat"], [" sat"])[0]
+    assert row == tokenizer.convert_tokens_to_ids(["sat", "<eos>"])
+
+
+def chatting(ends, tokenizer=None):
+    tokenizer = tokenizer or chat()
+    model = families.model("gemma3_text", vocab_size=len(tokenizer))
+    model.generation_config.eos_token_id = ends
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("ends", [[1, 5], 5, None])
+def test_a_completion_ends_at_any_end_token_of_model_tokenizer_or_template(ends):
+    """As transformers' `generate` does, given all of them."""
+    model, tokenizer = chatting(ends)
+    assert tokenizer.convert_tokens_to_ids(["<eos>", "<end>"]) == [1, 5]
+    assert end_tokens(tokenizer, model) == [1, 5]
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample(model, tokenizer, ["the cat", "hello"] * 40, 30, generator=generator)
+    reached = set()
+    for ids, mask, finished, text in zip(
+        rollout.completion_ids, rollout.completion_mask, rollout.finished, rollout.completions
+    ):
+        row = ids[mask.bool()].tolist()
+        assert not {1, 5} & set(row[:-1])
+        assert finished == (row[-1] in (1, 5))
+        assert "<end>" not in text and "<eos>" not in text
+        reached.add(row[-1])
+    assert {1, 5} <= reached
+
+
+def test_a_word_that_the_generation_config_ends_at_is_no_part_of_the_text():
+    tokenizer = families.tokenizer()
+    model = families.model("llama")
+    stop = tokenizer.convert_tokens_to_ids("sun")
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, stop]
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample(model, tokenizer, ["the cat"] * 200, 20, generator=generator)
+    ended = (rollout.completion_ids == stop).any(dim=1)
+    assert ended.any() and rollout.finished[ended].all()
+    assert not any("sun" in text for text in rollout.completions)
+
+
+def test_no_penalty_is_taken_off_a_completion_that_ended_its_turn():
+    model, tokenizer = chatting([1, 5])
+    config = GRPOConfig(
+        max_steps=1, batch_size=32, mini_batch_size=32, num_generations=8, max_new_tokens=20,
+        missing_eos_penalty=100.0,
+    )  # fmt: skip
+    data = Dataset.from_dict({"prompt": ["the cat", "hello", "tea", "a dog"]})
+
+    def zero(prompts, completions, **columns):
+        return [0.0] * len(completions)
+
+    loop = GRPO(model, copy.deepcopy(model), tokenizer, zero, data, config)
+    rollout, scores, _ = loop.collect()
+    ended = ((rollout.completion_ids == 5) & rollout.completion_mask.bool()).any(dim=1)
+    assert ended.any() and (scores[ended] == 0).all()
+    assert (scores == -100.0 * (~rollout.finished)).all()
+
+
+def test_a_pad_token_that_is_an_end_token_too_is_told_from_padding_by_the_mask():
+    model, tokenizer = chatting([1, 2, 5])  # 2 is what rows are padded with
+    assert tokenizer.pad_token_id == 2
+    rollout = sample(model, tokenizer, ["the cat", "hello ."] * 60, 20)
+    lengths = rollout.completion_mask.sum(dim=1)
+    last = rollout.completion_ids.gather(1, lengths[:, None] - 1)[:, 0]
+    assert (last == 2).any()
+    assert torch.equal(rollout.finished, torch.isin(last, torch.tensor([1, 2, 5])))
+
+
+def test_a_chat_model_is_trained_on_dialogues_to_end_its_turn():
+    """After supervised fine-tuning on a template's text it samples the answer, and ends with it."""
+    model, tokenizer = chatting([1])
+    opened = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    data = Dataset.from_dict({"prompt": [opened] * 4, "completion": [" hi cat <end>"] * 4})
+    list(SFT(model, tokenizer, data, SFTConfig(max_steps=40, batch_size=4, learning_rate=1e-2)))
+    rollout = sample(model, tokenizer, [opened], 8, greedy=True)
+    assert rollout.completions == ["hi cat"] and rollout.finished.all()
+    assert rollout.completion_ids[0, -1] == tokenizer.convert_tokens_to_ids("<end>")
+
+
+def test_a_reward_model_reads_a_sampled_answer_as_it_read_those_of_its_data():
+    """The end of the turn is not in the text that was sampled, and not missing where it is read."""
+    model, tokenizer = chatting([1])
+    opened = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    from rlhf_lib.models.reward_model import new_reward_model
+
+    reward = LearnedReward(new_reward_model(model), tokenizer)
+    assert reward([opened], ["hi cat"]) == reward([opened], [" hi cat <end>"])
