@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..families.adapters import check_adapter, reference_of
+from ..families.special_tokens import name_special_tokens
 from ..families.support import check_sampler, check_saving, check_supported
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
@@ -100,6 +101,7 @@ class Loop:
         for role, model in trained.items():
             check_supported(role, model)
             check_adapter(role, model)
+            name_special_tokens(model, tokenizer)
             check_saving(role, model)
         self.config: Any = config
         self.tokenizer, self.trained = tokenizer, trained

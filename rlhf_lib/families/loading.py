@@ -18,17 +18,26 @@ def load_model(auto_class, source: str | os.PathLike):
     """A model in float32 and in evaluation mode; `auto_class` says of what kind.
 
     A folder that peft wrote gives the model that it belongs to, with its adapter ready to be
-    trained. Errors: see `load_pretrained`.
+    trained. Errors: see `load_pretrained`; and a ValueError if some weights are not there, which
+    transformers would make up.
 
     Chapter: gpt2-on-a-gpu.
     """
-    options: dict = {"dtype": torch.float32}
     if (Path(source) / "adapter_config.json").exists():
         from .adapters import peft
 
         auto_class = getattr(peft(), f"AutoPeft{auto_class.__name__.removeprefix('Auto')}")
-        options["is_trainable"] = True
-    return load_pretrained(auto_class, source, **options).eval()
+        adapted = load_pretrained(auto_class, source, dtype=torch.float32, is_trainable=True)
+        return adapted.eval()
+    how = {"dtype": torch.float32, "output_loading_info": True}
+    model, found = load_pretrained(auto_class, source, **how)
+    if found["missing_keys"]:
+        raise ValueError(
+            f"source is {str(source)!r}; expected a {type(model).__name__}, and it has no weights "
+            f"for {', '.join(sorted(found['missing_keys'])[:4])}"
+            + (" (new_reward_model makes a reward model of a policy)" * hasattr(model, "score"))
+        )
+    return model.eval()
 
 
 def load_pretrained(auto_class, source: str | os.PathLike, **options):

@@ -69,11 +69,44 @@ def end_tokens(tokenizer, model=None) -> list[int]:
     """
     ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
     for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
-        found = getattr(config, "eos_token_id", None)
-        if found is not None:
-            ends.update(found if isinstance(found, list | tuple) else [found])
+        if found := _listed(getattr(config, "eos_token_id", None)):
+            ends.update(found)
             break
     return sorted(end for end in ends if end is not None)
+
+
+def name_special_tokens(model, tokenizer) -> None:
+    """Let the configs of a model name the tokens that its tokenizer pads and ends with.
+
+    So that what is saved can be batched, and ends its turns, in transformers alone. A config that
+    names them already stays as it is.
+
+    Chapter: none yet.
+
+    Raises
+    ------
+    ValueError
+        If the model has no row for one of them.
+    """
+    rows, ends = model.get_input_embeddings().weight.shape[0], end_tokens(tokenizer, model)
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None and token >= rows:
+            raise ValueError(
+                f"tokenizer has {tokenizer.convert_ids_to_tokens(token)!r} as token {token}, and "
+                f"the model has rows for {rows}; expected one for each "
+                "(model.resize_token_embeddings(len(tokenizer)))"
+            )
+    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
+    if config.pad_token_id != tokenizer.pad_token_id:
+        config.pad_token_id = tokenizer.pad_token_id
+    if generation is not None and ends and ends != _listed(generation.eos_token_id):
+        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+
+
+def _listed(tokens: int | list[int] | None) -> list[int]:
+    return sorted(
+        tokens if isinstance(tokens, list | tuple) else [] if tokens is None else [tokens]
+    )
 
 
 def completion_rows(tokenizer, prompts: list[str], completions: list[str]) -> list[list[int]]:

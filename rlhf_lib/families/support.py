@@ -73,11 +73,18 @@ def check_supported(name: str, model) -> None:
     ------
     ValueError
         If its next token cannot be had through a key-value cache, as of Mamba and RWKV; if
-        padding on the left would move its positions, as of BART's decoder; or if an encoder reads
-        the prompt, as of T5.
+        padding on the left would move its positions, as of BART's decoder; if an encoder reads
+        the prompt, as of T5; or if it is no transformers model, or one in a wrapper that would be
+        saved with it.
     """
     model = base_of(model)
-    kind, config = type(model).__name__, model.config
+    kind, config = type(model).__name__, getattr(model, "config", None)
+    if config is None or hasattr(model, "_orig_mod"):
+        said = f"{model!r}, a name" if isinstance(model, str) else f"a {kind}"
+        raise ValueError(
+            f"{name} is {said}; expected a transformers model itself, such as load_policy gives "
+            "(torch_compile=True compiles it; accelerate launch shares it out)"
+        )
     takes = inspect.signature(model.forward).parameters
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()) and "input_ids" not in takes:
         return  # a wrapper, which passes on what it is given: the first batch has to show it

@@ -127,8 +127,9 @@ def add_pad_token(model, tokenizer) -> None:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
-        model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
-        model.config.pad_token_id = tokenizer.pad_token_id
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(tokenizer))
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -15,13 +15,16 @@ WORDS = (
 
 
 def tokenizer(
-    begin: str | None = None, more: tuple[str, ...] = (), template: str | None = None
+    begin: str | None = None,
+    more: tuple[str, ...] = (),
+    template: str | None = None,
+    pad: str | None = "<pad>",
 ) -> transformers.PreTrainedTokenizerFast:
     """A tokenizer of whole words; given `begin`, it puts that before every text, as Llama's does.
 
     `more` are further special tokens, and `template` is a chat template.
     """
-    special = ["<unk>", "<eos>", "<pad>", *([begin] if begin else []), *more]
+    special = ["<unk>", "<eos>", *([pad] if pad else []), *([begin] if begin else []), *more]
     vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -29,9 +32,9 @@ def tokenizer(
         backend.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, vocabulary[begin])]
         )
-    names = dict(unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
-    if begin:
-        names["bos_token"] = begin
+    names = dict(unk_token="<unk>", eos_token="<eos>")
+    names |= {"pad_token": pad} if pad else {}
+    names |= {"bos_token": begin} if begin else {}
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, additional_special_tokens=list(more), **names
     )

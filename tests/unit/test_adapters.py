@@ -32,8 +32,7 @@ from rlhf_lib.models.reward_model import load_reward_model, new_reward_model, re
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import token_logprobs
-
-from . import families
+from tests.unit import families
 
 PROMPTS = ["the cat", "the dog sat on the mat and the bird ran", "hello", "tea ."]
 DATA = Dataset.from_dict({"prompt": PROMPTS})

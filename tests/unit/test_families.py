@@ -35,9 +35,8 @@ from rlhf_lib.models.reward_model import (
     state_values,
 )
 from rlhf_lib.models.rollout import sample
-from rlhf_lib.models.tokens import context_of, token_logprobs
-
-from . import families
+from rlhf_lib.models.tokens import context_of, encode, token_logprobs
+from tests.unit import families
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ["the cat", "the dog sat on the mat and the bird ran", "hello", "tea ."]
@@ -304,6 +303,71 @@ def test_a_model_that_passes_on_whatever_it_is_given_is_left_to_the_first_batch(
             return self.model(**inputs)
 
     check_supported("policy", Wrapper(families.frozen("llama")))
+
+
+@pytest.mark.parametrize(
+    "policy, said",
+    [
+        ("gpt2", "policy is 'gpt2', a name; expected a transformers model itself"),
+        (torch.nn.Linear(2, 2), "policy is a Linear; expected a transformers model itself"),
+    ],
+)
+def test_what_is_no_model_is_named(policy, said):
+    with pytest.raises(ValueError, match=said):
+        grpo(policy, families.model("llama"))
+
+
+def test_a_model_that_was_compiled_outside_is_refused():
+    """Its checkpoint would have other names, and could not be taken up."""
+    policy = torch.compile(families.model("llama"))
+    with pytest.raises(ValueError, match=r"policy is a OptimizedModule.*torch_compile=True"):
+        grpo(policy, families.model("llama"))
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path):
+    policy = families.model("llama")
+    policy.save_pretrained(tmp_path / "policy")
+    families.PLAIN.save_pretrained(tmp_path / "policy")
+    with pytest.raises(ValueError, match=r"no weights for score.weight \(new_reward_model makes"):
+        load_reward_model(tmp_path / "policy")
+    new_reward_model(policy).save_pretrained(tmp_path / "reward")
+    families.PLAIN.save_pretrained(tmp_path / "reward")
+    with pytest.raises(ValueError, match="expected a LlamaForCausalLM.*no weights for lm_head"):
+        load_policy(tmp_path / "reward")
+
+
+def test_a_model_without_a_row_for_a_token_of_its_tokenizer_is_refused():
+    tokenizer = families.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    with pytest.raises(ValueError, match=r"has '<new>' as token 45, and the model has rows for 45"):
+        grpo(families.model("llama"), tokenizer=tokenizer)
+
+
+def test_a_pad_token_takes_a_spare_row_before_a_new_one(tmp_path):
+    bare = families.tokenizer(pad=None)
+    assert len(bare) == 44
+    for rows, expected in ((44, 45), (64, 64)):
+        folder = tmp_path / str(rows)
+        families.model("llama", vocab_size=rows, pad_token_id=None).save_pretrained(folder)
+        bare.save_pretrained(folder)
+        policy, tokenizer = load_policy(folder)
+        assert policy.get_input_embeddings().weight.shape[0] == expected
+        assert policy.config.pad_token_id == tokenizer.pad_token_id == 44
+
+
+def test_what_is_saved_can_be_batched_in_transformers_alone(tmp_path):
+    """A classifier reads its score at the last token that is no padding, as its config names it."""
+    model = new_reward_model(families.model("llama", pad_token_id=None))
+    config = RewardConfig(max_steps=1, batch_size=4)
+    RewardTraining(model, families.PLAIN, pairs(), config).save(tmp_path / "c")
+    read = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "c" / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "c" / "tokenizer")
+    texts = ["the cat sat . <eos>", "hello ran <eos>"]
+    tokenizer.padding_side = "right"
+    with torch.no_grad():
+        theirs = read(**tokenizer(texts, padding=True, return_tensors="pt")).logits[:, 0]
+        batch = encode(families.PLAIN, ["the cat", "hello"], ["sat .", "ran"])
+        assert torch.allclose(theirs, reward_scores(model, batch), atol=1e-6)
 
 
 def test_what_could_not_be_saved_is_refused_before_it_is_trained(tmp_path):

@@ -212,6 +212,16 @@ def test_a_reward_function_gets_the_columns():
     assert seen == {"prompts": RAGGED, "answer": [1, 2, 3, 4]}
 
 
+def test_standardise_scales_a_bias_of_the_head_too():
+    """A score is the whole head's output: were the bias left, the mean would not be divided."""
+    model = reward_model()
+    model.score.bias = torch.nn.Parameter(torch.tensor([3.0]))
+    mean, std = standardise(model, tokenizer(), RAGGED * 2, REPLIES + REPLIES[::-1])
+    after = torch.tensor(LearnedReward(model, tokenizer())(RAGGED * 2, REPLIES + REPLIES[::-1]))
+    assert after.std().item() == pytest.approx(1, abs=1e-4)
+    assert after.mean().item() == pytest.approx(mean / std, abs=1e-4)
+
+
 def test_standardise_refuses_a_constant_reward():
     model = reward_model()
     torch.nn.init.zeros_(model.score.weight)

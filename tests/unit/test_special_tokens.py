@@ -9,16 +9,22 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf_lib.algorithms import GRPO, SFT, GRPOConfig, SFTConfig
-from rlhf_lib.families.special_tokens import begin_tokens, completion_rows, end_tokens, turn_end
+from rlhf_lib.families.special_tokens import (
+    begin_tokens,
+    completion_rows,
+    end_tokens,
+    name_special_tokens,
+    turn_end,
+)
+from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode, encode_prompts
 from rlhf_lib.worlds import letters, sums
-
-from . import families
+from tests.unit import families
 
 # Templates in the manner of three families of chat models; the answer comes last.
 TURNS = (
@@ -181,7 +187,13 @@ def test_a_sampled_completion_is_text_that_continues_its_prompt(kind):
     push = torch.full((len(tokenizer),), -30.0)
     push[words] = 0.0
     model.lm_head.bias = torch.nn.Parameter(push)
-    rollout = sample(model, tokenizer, ["the cat", "a dog ran in the sun"] * 4, 5)
+    rollout = sample(
+        model,
+        tokenizer,
+        ["the cat", "a dog ran in the sun"] * 4,
+        5,
+        generator=torch.Generator().manual_seed(0),
+    )
     assert all(text.startswith(" ") for text in rollout.completions)
     rows = completion_rows(tokenizer, rollout.prompts, rollout.completions)
     sampled = rollout.completion_ids.tolist()
@@ -294,9 +306,12 @@ def test_no_penalty_is_taken_off_a_completion_that_ended_its_turn():
 
 
 def test_a_pad_token_that_is_an_end_token_too_is_told_from_padding_by_the_mask():
-    model, tokenizer = chatting([1, 2, 5])  # 2 is what rows are padded with
+    tokenizer = chat()
+    model = families.model("llama", vocab_size=len(tokenizer))
+    model.generation_config.eos_token_id = [1, 2, 5]  # 2 is what rows are padded with
     assert tokenizer.pad_token_id == 2
-    rollout = sample(model, tokenizer, ["the cat", "hello ."] * 60, 20)
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample(model, tokenizer, ["the cat", "hello ."] * 60, 20, generator=generator)
     lengths = rollout.completion_mask.sum(dim=1)
     last = rollout.completion_ids.gather(1, lengths[:, None] - 1)[:, 0]
     assert (last == 2).any()
@@ -314,11 +329,34 @@ def test_a_chat_model_is_trained_on_dialogues_to_end_its_turn():
     assert rollout.completion_ids[0, -1] == tokenizer.convert_tokens_to_ids("<end>")
 
 
+def test_a_saved_chat_model_ends_its_turns_in_transformers_alone(tmp_path):
+    model, tokenizer = chatting(1)
+    model.config.pad_token_id = None
+    opened = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    data = Dataset.from_dict({"prompt": [opened] * 4, "completion": [" hi cat <end>"] * 4})
+    loop = SFT(model, tokenizer, data, SFTConfig(max_steps=40, batch_size=4, learning_rate=1e-2))
+    list(loop)
+    loop.save(tmp_path / "c")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "c" / "model").eval()
+    own = AutoTokenizer.from_pretrained(tmp_path / "c" / "tokenizer")
+    inputs = own.apply_chat_template(
+        QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    written = read.generate(**inputs, max_new_tokens=20, do_sample=False)[0]
+    assert own.decode(written[inputs["input_ids"].shape[1] :]).split() == ["hi", "cat", "<end>"]
+    assert read.config.pad_token_id == own.pad_token_id
+
+
+def test_configs_that_name_their_tokens_stay_as_they_are():
+    model, tokenizer = chatting([1, 5])
+    before = model.config.to_dict(), model.generation_config.to_dict()
+    name_special_tokens(model, tokenizer)
+    assert (model.config.to_dict(), model.generation_config.to_dict()) == before
+
+
 def test_a_reward_model_reads_a_sampled_answer_as_it_read_those_of_its_data():
     """The end of the turn is not in the text that was sampled, and not missing where it is read."""
     model, tokenizer = chatting([1])
     opened = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
-    from rlhf_lib.models.reward_model import new_reward_model
-
     reward = LearnedReward(new_reward_model(model), tokenizer)
     assert reward([opened], ["hi cat"]) == reward([opened], [" hi cat <end>"])
