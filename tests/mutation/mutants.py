@@ -47,7 +47,7 @@ OVEROPTIMIZATION = ["tests/unit/test_overoptimization.py"]
 INTERVALS = ["tests/unit/test_intervals.py"]
 CHECKS = ["tests/unit/test_checks.py"]
 MEMORY = ["tests/unit/test_memory.py"]
-FAMILIES, ADAPTERS = ["tests/unit/test_families.py"], ["tests/unit/test_adapters.py"]
+FAMILIES, ADAPTERS = "tests/unit/test_families.py::", ["tests/unit/test_adapters.py"]
 SPECIAL, RUNNING = ["tests/unit/test_special_tokens.py"], ["tests/unit/test_running.py"]
 REWARD_HEAD = ["tests/unit/test_rewards.py"]
 
@@ -1143,7 +1143,7 @@ MUTANTS = [
         "(token[:, None] != self.ends).all(dim=1)",
         "(token[:, None] != self.ends[:1]).all(dim=1)",
         "chat models go on after their turn",
-        SCORER,
+        SPECIAL,
     ),
     Mutant(
         "rows-end-at-one-token-alone",
@@ -1179,7 +1179,7 @@ MUTANTS = [
         "DynamicCache(config=self.model.config)",
         "DynamicCache()",
         "hybrids have no place for their states",
-        FAMILIES,
+        [FAMILIES + "test_sampler_and_scorer_are_one_function"],
     ),
     Mutant(
         "cache-not-reordered",
@@ -1188,23 +1188,23 @@ MUTANTS = [
         "self.cache.reorder_cache(rows)",
         "None",
         "a completion goes on from the cache of another",
-        FAMILIES,
+        [FAMILIES + "test_sampler_and_scorer_are_one_function"],
     ),
     Mutant(
         "weights-as-they-were-saved",
         "families/loading.py",
         "load_model",
-        '{"dtype": torch.float32}',
-        "{}",
+        '{"dtype": torch.float32, "output_loading_info": True}',
+        '{"output_loading_info": True}',
         "bfloat16 weights that hardly move",
-        FAMILIES,
+        [FAMILIES + "test_a_checkpoint_is_read_in_float32"],
     ),
     Mutant(
         "adapter-loaded-for-use",
         "families/loading.py",
         "load_model",
-        'options["is_trainable"] = True',
-        'options["is_trainable"] = False',
+        "is_trainable=True",
+        "is_trainable=False",
         "an adapter that cannot be trained",
         ADAPTERS,
     ),
@@ -1215,7 +1215,7 @@ MUTANTS = [
         "if p.requires_grad and p.dtype not in (torch.float32, torch.float64):",
         "if False:",
         "steps that are rounded away",
-        FAMILIES,
+        [FAMILIES + "test_weights_in_16_bits_are_not_trained"],
     ),
     Mutant(
         "base-under-the-adapter-trained",
@@ -1242,7 +1242,7 @@ MUTANTS = [
         "layer.training = False",
         "layer.training = True",
         "sampler and scorer are two functions",
-        FAMILIES,
+        [FAMILIES + "test_recomputed_layers_leave_dropout_asleep"],
     ),
     Mutant(
         "layers-not-recomputed-twice",
@@ -1251,7 +1251,7 @@ MUTANTS = [
         "layer.training = True",
         "layer.training = False",
         "after the first pass nothing is recomputed",
-        FAMILIES,
+        [FAMILIES + "test_layers_are_really_computed_again"],
     ),
     Mutant(
         "shared-weights-not-seen",
@@ -1278,7 +1278,7 @@ MUTANTS = [
         'if getattr(config, "is_encoder_decoder", False):',
         "if False:",
         "an encoder reads what the loop pads",
-        FAMILIES,
+        [FAMILIES + "test_an_encoder_is_refused"],
     ),
     Mutant(
         "own-state-accepted",
@@ -1287,7 +1287,7 @@ MUTANTS = [
         '"past_key_values" not in takes or config.model_type in OWN_STATE',
         '"past_key_values" not in takes',
         "noise of every sample",
-        FAMILIES,
+        [FAMILIES + "test_what_cannot_be_sampled_right_is_refused_before_it_is_computed"],
     ),
     Mutant(
         "no-cache-accepted",
@@ -1296,7 +1296,7 @@ MUTANTS = [
         '"past_key_values" not in takes or config.model_type in OWN_STATE',
         "config.model_type in OWN_STATE",
         "each token sees only itself",
-        FAMILIES,
+        [FAMILIES + "test_what_cannot_be_sampled_right_is_refused_before_it_is_computed"],
     ),
     Mutant(
         "positions-over-padding-accepted",
@@ -1305,7 +1305,7 @@ MUTANTS = [
         '"position_ids" not in takes and config.model_type not in WITHOUT_POSITIONS',
         "False",
         "padded prompts are read wrongly",
-        FAMILIES,
+        [FAMILIES + "test_what_cannot_be_sampled_right_is_refused_before_it_is_computed"],
     ),
     Mutant(
         "alibi-refused",
@@ -1314,7 +1314,7 @@ MUTANTS = [
         '"position_ids" not in takes and config.model_type not in WITHOUT_POSITIONS',
         '"position_ids" not in takes',
         "a model that would be right",
-        FAMILIES,
+        [FAMILIES + "test_sampler_and_scorer_are_one_function"],
     ),
     Mutant(
         "guard-in-the-mean-alone",
@@ -1323,7 +1323,7 @@ MUTANTS = [
         "(worst <= GAP) if exact else",
         "(mean <= GAP) if exact else",
         "one token in a hundred may be noise",
-        FAMILIES,
+        [FAMILIES + "test_the_bound_is_a_hundredth_of_a_nat_at_any_one_token"],
     ),
     Mutant(
         "guard-of-16-bits-at-every-token",
@@ -1332,7 +1332,7 @@ MUTANTS = [
         "else (mean <= GAP_16_BITS)",
         "else (worst <= GAP_16_BITS)",
         "stops runs that are right",
-        FAMILIES,
+        [FAMILIES + "test_in_16_bits_the_mean_is_bounded_and_a_single_token_is_not"],
     ),
     Mutant(
         "guard-sees-no-nan",
@@ -1341,7 +1341,7 @@ MUTANTS = [
         ".nan_to_num(nan=torch.inf)",
         ".nan_to_num(nan=0.0)",
         "log-probabilities that are no numbers pass",
-        FAMILIES,
+        [FAMILIES + "test_a_score_that_is_not_finite_is_no_match"],
     ),
     Mutant(
         "guard-looks-at-padding",
@@ -1350,7 +1350,7 @@ MUTANTS = [
         "((scored - sampled).abs() * mask)",
         "((scored - sampled).abs())",
         "stops runs that are right",
-        FAMILIES,
+        [FAMILIES + "test_the_bound_is_a_hundredth_of_a_nat_at_any_one_token"],
     ),
     Mutant(
         "guard-asleep",
@@ -1359,7 +1359,7 @@ MUTANTS = [
         "if self.rollout is None:",
         "if False:",
         "learns from samples of another model",
-        FAMILIES,
+        [FAMILIES + "test_the_first_batch_stops_a_run_whose_sampler_is_not_its_scorer"],
     ),
     Mutant(
         "guard-takes-32-bits-for-granted",
@@ -1368,7 +1368,7 @@ MUTANTS = [
         "not self.config.bf16 and",
         "",
         "stops runs in bfloat16 that are right",
-        FAMILIES,
+        [FAMILIES + "test_bfloat16_products_stay_within_their_bound_and_are_reported"],
     ),
     Mutant(
         "unsaveable-accepted",
@@ -1377,7 +1377,7 @@ MUTANTS = [
         "config.save_pretrained(folder)",
         "None",
         "trained, and then not saved",
-        FAMILIES,
+        [FAMILIES + "test_what_could_not_be_saved_is_refused_before_it_is_trained"],
     ),
     Mutant(
         "beginning-left-out",
@@ -1473,8 +1473,8 @@ MUTANTS = [
         "ends-of-the-model-forgotten",
         "families/special_tokens.py",
         "end_tokens",
-        "if found is not None:",
-        "if False:",
+        'if found := _listed(getattr(config, "eos_token_id", None)):',
+        "if found := []:",
         "goes on where generate stops",
         SPECIAL,
     ),
@@ -1576,6 +1576,60 @@ MUTANTS = [
         "if True:",
         "a run with an adapter cannot go on",
         ADAPTERS,
+    ),
+    Mutant(
+        "compiled-outside-accepted",
+        "families/support.py",
+        "check_supported",
+        'hasattr(model, "_orig_mod")',
+        "False",
+        "a checkpoint that cannot be taken up",
+        [FAMILIES + "test_a_model_that_was_compiled_outside_is_refused"],
+    ),
+    Mutant(
+        "missing-weights-made-up",
+        "families/loading.py",
+        "load_model",
+        'if found["missing_keys"]:',
+        "if False:",
+        "a reward model with a random head",
+        [FAMILIES + "test_weights_that_are_not_there_are_not_made_up"],
+    ),
+    Mutant(
+        "pad-of-the-config-unnamed",
+        "families/special_tokens.py",
+        "name_special_tokens",
+        "if config.pad_token_id != tokenizer.pad_token_id:",
+        "if False:",
+        "a saved classifier that cannot be batched",
+        [FAMILIES + "test_what_is_saved_can_be_batched_in_transformers_alone"],
+    ),
+    Mutant(
+        "ends-of-the-config-unnamed",
+        "families/special_tokens.py",
+        "name_special_tokens",
+        "if generation is not None and ends and ends != _listed(generation.eos_token_id):",
+        "if False:",
+        "a saved chat model that talks on",
+        SPECIAL,
+    ),
+    Mutant(
+        "row-of-the-pad-token-missing",
+        "families/special_tokens.py",
+        "name_special_tokens",
+        "if token is not None and token >= rows:",
+        "if False:",
+        "an index error in the middle of a run",
+        [FAMILIES + "test_a_model_without_a_row_for_a_token_of_its_tokenizer_is_refused"],
+    ),
+    Mutant(
+        "spare-rows-unused",
+        "models/policy.py",
+        "add_pad_token",
+        "if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:",
+        "if True:",
+        "weights are cut off, or added for nothing",
+        [FAMILIES + "test_a_pad_token_takes_a_spare_row_before_a_new_one"],
     ),
     # ------------------------------------------------------------------------- what loops share
     Mutant(

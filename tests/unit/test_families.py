@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -486,6 +487,18 @@ def test_every_family_that_is_named_is_tested():
     assert set(families.CONFIGS) == set(FAMILIES)
     for family in FAMILIES:
         assert families.frozen(family).config.model_type == family
+
+
+def test_the_page_of_the_library_says_what_is_tested():
+    """Each row of the table: the family, its model type, its class, and whether it has a critic."""
+    page = (ROOT / "book/appendices/your-own.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| `(\w+)` \| `(\w+)` \| (yes|no) \|$", page, re.M)
+    assert {kind: name for name, kind, _, _ in rows} == FAMILIES and len(rows) == len(FAMILIES)
+    for _, kind, owner, critic in rows:
+        model = families.frozen(kind)
+        assert owner == type(model).__name__
+        classifiers = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        assert critic == ("yes" if type(model.config) in classifiers else "no")
 
 
 def test_the_context_is_read_wherever_a_config_keeps_it():

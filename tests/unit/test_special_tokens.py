@@ -19,6 +19,7 @@ from rlhf_lib.families.special_tokens import (
     name_special_tokens,
     turn_end,
 )
+from rlhf_lib.machinery.decoding import FixedDecoder
 from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
@@ -273,6 +274,23 @@ def test_a_completion_ends_at_any_end_token_of_model_tokenizer_or_template(ends)
         assert "<end>" not in text and "<eos>" not in text
         reached.add(row[-1])
     assert {1, 5} <= reached
+
+
+def test_the_program_of_a_gpu_ends_rows_at_the_same_tokens(monkeypatch):
+    tokenizer = families.tokenizer()
+    model = families.model("gpt2")
+    assert len(end_tokens(tokenizer, model)) > 3
+    rollouts = []
+    for fixed in (False, True):
+        monkeypatch.setattr(FixedDecoder, "suits", lambda model, fixed=fixed: fixed)
+        generator = torch.Generator().manual_seed(0)
+        prompts = ["the cat", "hello"] * 10
+        rollouts.append(sample(model, tokenizer, prompts, 12, generator=generator, greedy=True))
+    plain, recorded = rollouts
+    last = plain.completion_ids.gather(1, plain.completion_mask.sum(dim=1)[:, None] - 1)
+    assert plain.finished.any() and (last[plain.finished] != tokenizer.eos_token_id).any()
+    assert torch.equal(plain.completion_ids, recorded.completion_ids)
+    assert torch.equal(plain.finished, recorded.finished)
 
 
 def test_a_word_that_the_generation_config_ends_at_is_no_part_of_the_text():
