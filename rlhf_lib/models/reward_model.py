@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .policy import load_pretrained
-from .tokens import TokenBatch, check_context, selected_logprobs
+from .tokens import TokenBatch, _float, check_context, selected_logprobs
 
 
 def new_reward_model(policy, seed: int = 0):
@@ -88,7 +88,7 @@ def token_values(model, batch: TokenBatch) -> Tensor:
     """
     check_context(model, batch.input_ids.shape[1])
     hidden = model.base_model(**batch.model_inputs).last_hidden_state
-    return model.score(hidden).squeeze(-1).float()
+    return _float(model.score(hidden).squeeze(-1))
 
 
 def reward_scores(model, batch: TokenBatch) -> Tensor:
@@ -147,4 +147,4 @@ class SharedCritic(torch.nn.Module):
         hidden = hidden[:, batch.prompt_ids.shape[1] - 1 : -1]  # the state before each token
         logits = self.policy.get_output_embeddings()(hidden) / temperature
         logprobs = selected_logprobs(logits, batch.completion_ids) * batch.completion_mask
-        return logprobs, self.score(hidden).squeeze(-1).float()
+        return logprobs, _float(self.score(hidden).squeeze(-1))
