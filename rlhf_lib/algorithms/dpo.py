@@ -36,6 +36,9 @@ from .loop import Config, Loop, needed_reference
 class DPOConfig(Config):
     """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
+    `average_log_prob` is a setting here alone: TRL 1.16 averages for "ipo", always, and so differs
+    from eq. 17 of the paper, of whole completions, wherever those of a pair differ in length.
+
     Chapter: none yet.
     """
 
@@ -47,6 +50,7 @@ class DPOConfig(Config):
     beta: float | None = None  # None: 2 for "simpo", .1 for the others
     label_smoothing: float = 0.0  # "dpo": share of comparisons taken to be wrong
     simpo_gamma: float = 1.0  # "simpo": margin that the chosen completion must win by
+    average_log_prob: bool = False  # "ipo": log-probabilities per token, as TRL takes them
     desirable_weight: float = 1.0  # "kto": weights for labels that are not equally frequent
     undesirable_weight: float = 1.0  # the same for the undesirable ones
     precompute_ref_log_probs: bool = True  # once, at the first step, instead of in every epoch
@@ -63,6 +67,11 @@ class DPOConfig(Config):
             )
         if self.beta is not None and not self.beta > 0:
             raise ValueError(f"beta is {self.beta}; expected a positive number")
+        if self.average_log_prob and self.loss_type != "ipo":
+            raise ValueError(
+                f"average_log_prob is True and loss_type {self.loss_type!r}; expected 'ipo' ("
+                "'simpo' always takes them per token)"
+            )
 
 
 @dataclass
@@ -87,7 +96,8 @@ class DPO(Loop):
     `beta` is an attribute: turn it while the loop runs. In the records, `chosen_reward`,
     `rejected_reward` and `reward_margin` are implicit rewards, and `accuracy` is how often they
     agree with the data; `chosen_logprob` is the mean log-probability of the chosen completions,
-    in nats per completion ("simpo": per token). Watch it: the margin can grow while it falls.
+    in nats per completion (per token for "simpo", and with `average_log_prob`). Watch it: the
+    margin can grow while it falls.
 
     Source: as for this module. Chapter: none yet.
 
@@ -123,6 +133,7 @@ class DPO(Loop):
         super().__init__(config, tokenizer, {"policy": policy}, {"reference": reference})
         self.policy, self.reference = policy, reference
         self.beta = config.beta or (2.0 if config.loss_type == "simpo" else 0.1)
+        self.per_token = config.loss_type == "simpo" or config.average_log_prob
         # completions in one list: row i is the chosen one of pair i, row N + i the rejected one
         self.prompts = column(dataset, "prompt")
         if config.loss_type == "kto" and "label" in dataset.column_names:
@@ -199,14 +210,14 @@ class DPO(Loop):
         return encode(self.tokenizer, prompts, texts, self.policy.device)
 
     def logprobs(self, model, batch: TokenBatch) -> Tensor:
-        """log π(y | x) of each completion, shape (B,), in nats; per token for "simpo"."""
-        mean = self.config.loss_type == "simpo"
-        return sequence_logprobs(token_logprobs(model, batch), batch.completion_mask, mean)
+        """log π(y | x) of each completion, shape (B,), in nats; or per token, by the settings."""
+        table = token_logprobs(model, batch)
+        return sequence_logprobs(table, batch.completion_mask, self.per_token)
 
     def known_logprobs(self, model, batch: TokenBatch) -> Tensor:
         """The same without gradients, in the parts and the precision of the settings."""
         table = self.machine.table(lambda part: token_logprobs(model, part), batch)
-        return sequence_logprobs(table, batch.completion_mask)
+        return sequence_logprobs(table, batch.completion_mask, self.per_token)
 
     def ref_logprobs(self, rows: list[int], batch: TokenBatch) -> Tensor:
         """The same under the reference, from the cache if there is one; 0 without a reference."""

@@ -6,6 +6,7 @@ One step, in the order of the chapter's algorithm box:
 2. score them with the reward function
 3. compare each score with its group: the advantage of every token of the completion
 4. minibatches: clipped policy loss, plus β k3 against the reference in the loss
+   (with `use_bias_correction_kl`, times the ratio)
 
 The relatives change one or two of these lines, each by a setting; `variants` says which. With
 `kl_in="reward"` the distance is priced before the comparison instead, as PPO does.
@@ -34,7 +35,7 @@ from ..mathematics.advantages import (
     token_rewards,
 )
 from ..mathematics.kl import k1, k3
-from ..mathematics.losses import aggregate, ratio_record, surrogate_loss
+from ..mathematics.losses import aggregate, policy_ratio, ratio_record, surrogate_loss
 from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join
 from ..models.tokens import TokenBatch, token_logprobs
@@ -45,9 +46,20 @@ from .variants import VARIANTS, check_variant
 
 @dataclass(frozen=True)
 class GRPOConfig(OnlineConfig):
-    """Settings beside those of every loop that samples, named as TRL names them where it has them.
+    """Settings beside those of every loop that samples, most of them named as TRL names them.
 
-    Chapters: grpo, grpo-variants.
+    What its `loss_type` chooses is `loss` and `aggregate_over` here, and by `scale_rewards` its
+    "group" is "std". `max_new_tokens` is its `max_completion_length`.
+
+    `use_bias_correction_kl` multiplies the k3 of a token by the ratio π/π_old of `loss`; gradients
+    flow through both. The expected gradient is then that of KL(π‖π_ref) between next-token
+    distributions at the prefixes that were sampled, whoever sampled them; where the ratio is one of
+    whole completions ("rloo"), of the whole KL, prefixes included. Without it, k3 follows the
+    forward KL, and even that on samples of the policy itself alone. At the first update of a batch
+    the ratio is 1: the loss is the same with it, and its gradient is another.
+    Source: DeepSeek-V3.2, 2025, arXiv:2512.02556, section 3.1, eq. 7.
+
+    Chapters: grpo, grpo-variants, kl-estimators.
     """
 
     VARIANTS: ClassVar[dict[str, dict]] = VARIANTS
@@ -57,6 +69,7 @@ class GRPOConfig(OnlineConfig):
     num_generations: int = 8  # G, completions of each prompt
     num_iterations: int = 2  # passes over each batch, μ in the paper
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
+    use_bias_correction_kl: bool = False  # k3 times the policy's ratio; True is TRL's default
     loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
     epsilon_high: float | None = None  # upper clip, if another; for "cispo" the largest ratio
     advantage: str = "group"  # or "return_to_go", per token and whitened over the batch
@@ -163,12 +176,8 @@ class GRPO(OnlineLoop):
         log_ratio = rollout.logprobs - ref_logprobs
         kl = {"kl": k1(log_ratio).sum(dim=1).mean().item()} if self.reference is not None else {}
 
-        batch = Experience(
-            *rollout.tokens,
-            logprobs=rollout.logprobs,
-            advantages=advantages_of(c, scores, log_ratio, mask, self.beta),
-            ref_logprobs=ref_logprobs,
-        )
+        advantages = advantages_of(c, scores, log_ratio, mask, self.beta)
+        batch = Experience(*rollout.tokens, rollout.logprobs, advantages, ref_logprobs)
         updates = []
         for rows in self.minibatches(c.num_iterations):
             updates.append(self.update(batch[rows]))
@@ -193,7 +202,8 @@ class GRPO(OnlineLoop):
         logprobs = token_logprobs(self.policy, batch, c.temperature)
         loss = surrogate_loss(c.loss, logprobs, old, A, mask, c.epsilon, c.epsilon_high)
         if c.kl_in == "loss" and self.beta:
-            loss = loss + self.beta * k3(logprobs - batch.ref_logprobs)
+            ratio = policy_ratio(c.loss, logprobs, old, mask) if c.use_bias_correction_kl else 1.0
+            loss = loss + self.beta * ratio * k3(logprobs - batch.ref_logprobs)
         seen = ratio_record(logprobs, old, A, mask, c.epsilon, c.epsilon_high, c.loss)
         return aggregate(loss, mask, c.aggregate_over, c.max_new_tokens), seen
 

@@ -37,7 +37,10 @@ from .sft import Demonstrations, imitation_loss
 
 @dataclass(frozen=True)
 class PPOConfig(OnlineConfig):
-    """Settings beside those of every loop that samples, named as TRL names them where it has them.
+    """Settings beside those of every loop that samples.
+
+    `beta` and `epsilon` have the names of TRL's GRPO; its PPO, which it has no more, called them
+    `kl_coef` and `cliprange`, and `epsilon_value` `cliprange_value`.
 
     Chapter: ppo-live.
     """

@@ -51,6 +51,11 @@ def check_variant(c) -> None:
         scale_rewards=("std", "batch", "none"),
         aggregate_over=("sequences", "tokens", "budget"),
     )
+    if c.use_bias_correction_kl and c.kl_in != "loss":
+        raise ValueError(
+            f"use_bias_correction_kl is True and kl_in {c.kl_in!r}; expected 'loss', as in the "
+            "reward there is no k3 to correct"
+        )
     if c.loss == "cispo" and not (c.epsilon_high or 0) > 1:
         raise ValueError(
             f"epsilon_high is {c.epsilon_high}; expected more than 1, as for loss='cispo' "

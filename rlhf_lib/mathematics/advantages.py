@@ -13,33 +13,78 @@ from torch import Tensor
 from .checks import check_rows, check_same_shape
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values where the mask is 1; a scalar.
+def masked_sum(
+    values: Tensor, mask: Tensor, dim: int | None = None, constant: float = 1.0
+) -> Tensor:
+    """Sum of the values where the mask is 1, over a constant: of all, or along one dimension.
 
-    Definition: Σ m x / Σ m. Chapters: alignment-problem, ppo-mechanics.
+    Definition: Σ m x / constant; 0 where nothing counts. Chapter: grpo-variants.
+
+    Parameters
+    ----------
+    values, mask : Tensor, of one shape
+        Nothing is broadcast. What stands where the mask is 0 may be anything, NaN included.
+    dim : int, optional
+        The dimension that is summed away; None for all of them, which gives a scalar.
+    constant : float
+        What the sum is divided by, such as the most tokens that a completion could have.
 
     Raises
     ------
     ValueError
-        If the shapes differ or nothing is left to average.
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> values, mask = torch.tensor([[1., 2.], [3., 9.]]), torch.tensor([[1, 1], [1, 0]])
+    >>> masked_sum(values, mask, dim=1, constant=4.)
+    tensor([0.7500, 0.7500])
+    """
+    check_same_shape(values=values, mask=mask)
+    return torch.where(mask.bool(), values, 0.0).sum(dim) / constant
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of the values where the mask is 1: of all, or along one dimension.
+
+    Definition: Σ m x / Σ m. Chapters: alignment-problem, ppo-mechanics.
+
+    Parameters
+    ----------
+    values, mask, dim
+        As in `masked_sum`. Along a dimension, a mean of nothing is NaN, as in `torch.masked`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or of all values none counts.
 
     Examples
     --------
     >>> masked_mean(torch.tensor([1., 2., 100.]), torch.tensor([1, 1, 0]))
     tensor(1.5000)
+    >>> masked_mean(torch.tensor([[1., 2.], [3., 9.]]), torch.tensor([[1, 1], [0, 0]]), dim=1)
+    tensor([1.5000,    nan])
     """
-    check_same_shape(values=values, mask=mask)
-    if not mask.any():
+    total = masked_sum(values, mask, dim)
+    if dim is None and not mask.any():
         raise ValueError("mask is 0 everywhere; expected at least one token that counts")
-    return torch.where(mask.bool(), values, 0.0).sum() / mask.sum()
+    return total / mask.bool().sum(dim)
 
 
-def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
-    """Biased variance (divided by the count) of the values where the mask is 1; a scalar.
+def masked_variance(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Biased variance (divided by the count) where the mask is 1: of all, or along one dimension.
 
     Definition: Σ m (x − mean)² / Σ m. Chapter: ppo-mechanics.
+
+    Parameters
+    ----------
+    values, mask, dim
+        As in `masked_mean`.
     """
-    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+    mean = masked_mean(values, mask, dim)
+    mean = mean if dim is None else mean.unsqueeze(dim)
+    return masked_mean((values - mean) ** 2, mask, dim)
 
 
 def masked_whiten(
@@ -262,12 +307,14 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
     log_ratio : Tensor, shape (B, T)
         log π − log π_ref of the sampled tokens; detached, as it is part of the reward.
     mask : Tensor, shape (B, T)
+        1 up to and including the last token, padding on the right.
     beta : float
         Reward per nat.
 
     Returns
     -------
     Tensor, shape (B, T)
+        0 on padding; of the wider type of `scores` and `log_ratio`.
 
     Examples
     --------
@@ -281,9 +328,10 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
             f"scores has shape {tuple(scores.shape)}; expected ({len(mask)},), one "
             "for each row of mask"
         )
-    rewards = -beta * log_ratio.detach() * mask
-    last = mask.sum(dim=1, keepdim=True) - 1
-    rewards = rewards.scatter_add(1, last.long(), scores[:, None].to(rewards.dtype))
+    rewards = torch.where(mask.bool(), -beta * log_ratio.detach(), 0.0)
+    rewards = rewards.to(torch.promote_types(rewards.dtype, scores.dtype))
+    last = mask.bool().sum(dim=1, keepdim=True) - 1
+    rewards = rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
     return rewards + 0.0  # turns -0. into 0.
 
 

@@ -125,7 +125,7 @@ def fit_scores(wins: Vector, ridge: float = 0.0) -> Vector:
         hessian = np.diag(weights.sum(axis=1) + ridge) - weights
         return surplus(scores, wins) - ridge * scores, hessian + 1 / len(wins)
 
-    return _descend(newton, lambda scores: loss(scores, wins, ridge), scores)
+    return _descend(newton, lambda scores: loss(scores, wins, ridge), scores, math.inf)
 
 
 def fit_by_gradient(
@@ -140,7 +140,7 @@ def fit_by_gradient(
     wins : array of shape (N, N)
     steps : int
     rate : float
-        Step size per comparison; below 4 it cannot overshoot.
+        Step size per comparison. Without a ridge, no step below 4 lowers the likelihood.
     ridge : float
     scores : array of shape (N,), optional
 
@@ -158,7 +158,8 @@ def fit_by_gradient(
 def fit_weights(differences: Vector, ridge: float = 0.0) -> Vector:
     """Weights w of a linear score: chosen over rejected with probability σ(w · difference).
 
-    Logistic regression without an intercept, as a comparison has no side of its own.
+    Logistic regression without an intercept, as a comparison has no side of its own. Features may
+    be in any unit: each is fitted in one in which the curvature at 0 is 1.
 
     Definition: the smallest Σ −log σ(w · difference) + ridge/2 · Σ w². Chapter: preferences.
 
@@ -192,21 +193,27 @@ def fit_weights(differences: Vector, ridge: float = 0.0) -> Vector:
     if not ridge >= 0:
         raise ValueError(f"ridge is {ridge}; expected at least 0")
 
+    size = np.sqrt(np.square(differences).sum(axis=0) / 4 + ridge)
+    size[size == 0] = 1.0
+    features, prior = differences / size, ridge / size**2
+
     def newton(weights):
-        p = np.exp(-np.logaddexp(0, -(differences @ weights)))
-        gradient = differences.T @ (1 - p) - ridge * weights
-        return gradient, (differences.T * (p * (1 - p))) @ differences + ridge * np.eye(
-            len(weights)
-        )
+        p = np.exp(-np.logaddexp(0, -(features @ weights)))
+        gradient = features.T @ (1 - p) - prior * weights
+        return gradient, (features.T * (p * (1 - p))) @ features + np.diag(prior)
 
     def objective(weights):
-        return np.logaddexp(0, -(differences @ weights)).sum() + ridge / 2 * weights @ weights
+        return np.logaddexp(0, -(features @ weights)).sum() + prior @ weights**2 / 2
 
-    return _descend(newton, objective, np.zeros(differences.shape[1]))
+    limit = math.inf if ridge else 15 * math.sqrt(len(differences))  # odds of 10 to the 13
+    return _descend(newton, objective, np.zeros(len(size)), limit) / size
 
 
-def _descend(newton, objective, x: Vector) -> Vector:
-    """Newton's method, a step halved until it helps; for a smooth convex objective."""
+def _descend(newton, objective, x: Vector, limit: float) -> Vector:
+    """Newton's method, a step halved until it helps; for a smooth convex objective.
+
+    Past the limit nothing holds it back.
+    """
     for _ in range(100):
         gradient, hessian = newton(x)
         step = np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0]
@@ -217,7 +224,7 @@ def _descend(newton, objective, x: Vector) -> Vector:
             if np.abs(step).max() < 1e-12:
                 return x
         x = x + step
-        if np.abs(x).max() > 30:  # odds of 10 to the 13: nothing holds it back
+        if np.abs(x).max() > limit:
             break
     raise ValueError(
         "the fit runs off to infinity: some direction is never contradicted; "

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .advantages import masked_mean
+from .advantages import masked_mean, masked_sum
 from .checks import check_advantages, check_rows, check_same_shape
 
 # ---------------------------------------------------------------------------------- supervised
@@ -206,8 +206,7 @@ def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Ten
     tensor([-3.])
     """
     check_rows("values", logprobs, mask)
-    total = torch.where(mask.bool(), logprobs, 0.0).sum(dim=1)
-    return total / mask.sum(dim=1) if mean else total
+    return (masked_mean if mean else masked_sum)(logprobs, mask, dim=1)
 
 
 def gspo_loss(
@@ -235,14 +234,8 @@ def gspo_loss(
     Tensor, shape (B, T)
         Each token carries the loss of its completion. Aggregate over sequences.
     """
-    per_sequence = clipped_policy_loss(
-        sequence_logprobs(logprobs, mask, mean=True)[:, None],
-        sequence_logprobs(old_logprobs, mask, mean=True)[:, None],
-        advantages,
-        epsilon,
-        epsilon_high,
-    )
-    return per_sequence.expand_as(logprobs)
+    new, old = (sequence_logprobs(x, mask, mean=True)[:, None] for x in (logprobs, old_logprobs))
+    return clipped_policy_loss(new, old, advantages, epsilon, epsilon_high).expand_as(logprobs)
 
 
 def rloo_loss(
@@ -266,13 +259,30 @@ def rloo_loss(
     Tensor, shape (B, T)
         Each token carries the loss of its completion. Aggregate over sequences.
     """
-    per_sequence = clipped_policy_loss(
-        sequence_logprobs(logprobs, mask)[:, None],
-        sequence_logprobs(old_logprobs, mask)[:, None],
-        advantages,
-        epsilon,
-    )
-    return per_sequence.expand_as(logprobs)
+    new, old = (sequence_logprobs(x, mask)[:, None] for x in (logprobs, old_logprobs))
+    return clipped_policy_loss(new, old, advantages, epsilon).expand_as(logprobs)
+
+
+def policy_ratio(kind: str, logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """ρ of each token, (B, T), as the loss of a kind in `SURROGATES` has it.
+
+    Of the token itself for "clip" and "cispo". For "gspo" and "rloo" the tokens of a completion
+    share one: the geometric mean of theirs, or their product.
+
+    Definition: π/π_old, from tables of log-probabilities (B, T). Chapter: grpo-variants.
+
+    Examples
+    --------
+    >>> logprobs, mask = torch.tensor([[2., 3.]]).log(), torch.ones(1, 2)
+    >>> policy_ratio("rloo", logprobs, torch.zeros(1, 2), mask)
+    tensor([[6., 6.]])
+    """
+    if kind in ("gspo", "rloo"):
+        logprobs, old_logprobs = (
+            sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)
+            for x in (logprobs, old_logprobs)
+        )
+    return torch.exp(logprobs - old_logprobs)
 
 
 def clip_fraction(
@@ -282,14 +292,15 @@ def clip_fraction(
     mask: Tensor,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
+    kind: str = "clip",
 ) -> float:
     """Share of tokens whose gradient the clip removes.
 
-    Definition: the share of ρ > 1 + ε_high with A > 0, and of ρ < 1 − ε with A < 0. Shapes as in
-    `clipped_policy_loss`. Chapter: ppo-mechanics.
+    Definition: the share of ρ > 1 + ε_high with A > 0, and of ρ < 1 − ε with A < 0, for ρ the
+    `policy_ratio` of a kind. Shapes as in `clipped_policy_loss`. Chapter: ppo-mechanics.
     """
     high = epsilon if epsilon_high is None else epsilon_high
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = policy_ratio(kind, logprobs, old_logprobs, mask)
     inactive = ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - epsilon) & (advantages < 0))
     return masked_mean(inactive.float(), mask).item()
 
@@ -337,7 +348,7 @@ def ratio_record(
     token is from 1 at most. With a dual clip c, `dual_clip_fraction`: the share of ρ > c with
     A < 0. Shapes as in `clipped_policy_loss`. Chapters: ppo-live, grpo-variants.
     """
-    logprobs, advantages = logprobs.detach(), advantages.expand_as(logprobs)
+    logprobs = logprobs.detach()
     ratio = torch.exp(logprobs - old_logprobs)
     found = {"ratio_gap": (ratio - 1).abs().max().item()}
     if dual_clip is not None:
@@ -346,12 +357,7 @@ def ratio_record(
     if kind == "cispo":
         advantages, epsilon = torch.ones_like(logprobs), 1.0
         epsilon_high = (epsilon_high or CISPO_CAP) - 1
-    if kind in ("gspo", "rloo"):
-        logprobs, old_logprobs = (
-            sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)
-            for x in (logprobs, old_logprobs)
-        )
-    clipped = clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
+    clipped = clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high, kind)
     return {"clip_fraction": clipped, **found}
 
 
@@ -389,12 +395,12 @@ def aggregate(
     if over == "sequences":
         return sequence_logprobs(per_token_loss, mask, mean=True).mean()
     if over == "budget":
-        if budget is None or budget < mask.sum(dim=1).max():
+        longest = int(mask.bool().sum(dim=1).max())
+        if budget is None or budget < longest:
             raise ValueError(
-                f"budget is {budget}; expected at least the longest completion, "
-                f"{int(mask.sum(dim=1).max())} tokens"
+                f"budget is {budget}; expected at least the longest completion, {longest} tokens"
             )
-        return torch.where(mask.bool(), per_token_loss, 0.0).sum() / (len(mask) * budget)
+        return masked_sum(per_token_loss, mask, constant=len(mask) * budget)
     raise ValueError(f"over is {over!r}; expected 'tokens', 'sequences' or 'budget'")
 
 
@@ -461,10 +467,7 @@ def dpo_loss(
     >>> dpo_loss(same, same, same, same)
     tensor(0.6931)
     """
-    check_same_shape(
-        chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    gap = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    gap = beta * _gap(chosen, rejected, ref_chosen, ref_rejected)
     return ((1 - label_smoothing) * F.softplus(-gap) + label_smoothing * F.softplus(gap)).mean()
 
 
@@ -481,10 +484,10 @@ def ipo_loss(
     Parameters
     ----------
     chosen, rejected, ref_chosen, ref_rejected : Tensor, shape (B,)
-        As in `dpo_loss`: of whole completions, as the equation has it. TRL takes means over
-        tokens, as the authors say they did for the results in their paper
-        (https://huggingface.co/blog/pref-tuning). Where the two of a pair differ in length, that
-        is another loss, whatever the β.
+        As in `dpo_loss`, log π(y | x) of whole completions, as the equation has it; or their means
+        over tokens, as TRL takes them. The paper speaks of no mean; its authors told TRL's of it
+        (https://huggingface.co/blog/pref-tuning, addendum). These are two losses: where the
+        completions of a pair differ in length, no β turns one into the other.
     beta : float
         τ in the paper.
 
@@ -493,11 +496,16 @@ def ipo_loss(
     >>> ipo_loss(torch.tensor([5.]), torch.tensor([0.]), torch.zeros(1), torch.zeros(1), beta=.1)
     tensor(0.)
     """
+    gap = _gap(chosen, rejected, ref_chosen, ref_rejected)
+    return ((gap - 1 / (2 * beta)) ** 2).mean()
+
+
+def _gap(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
+    """The log-ratio of the chosen completion less that of the rejected one, (B,)."""
     check_same_shape(
         chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    gap = (chosen - ref_chosen) - (rejected - ref_rejected)
-    return ((gap - 1 / (2 * beta)) ** 2).mean()
+    return (chosen - ref_chosen) - (rejected - ref_rejected)
 
 
 def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2.0, margin: float = 1.0) -> Tensor:
@@ -553,6 +561,5 @@ def kto_loss(
     if desirable.dtype != torch.bool:
         raise ValueError(f"desirable is of {desirable.dtype}; expected torch.bool")
     gain = beta * (log_ratio - (kl.detach() if isinstance(kl, Tensor) else kl))
-    value = torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
-    weight = torch.where(desirable, desirable_weight, undesirable_weight)
-    return (weight * (1 - value)).mean()
+    loss = 1 - torch.where(desirable, torch.sigmoid(gain), torch.sigmoid(-gain))
+    return torch.where(desirable, desirable_weight * loss, undesirable_weight * loss).mean()

@@ -131,7 +131,8 @@ def peak(form: str, alpha: float, beta: float) -> tuple[float, float]:
     """Where a form is highest, (d, gain): the distance at which to stop.
 
     Definition: the zero of the derivative, α/(2β) for best-of-n and exp(α/β − 1) for
-    reinforcement learning. Infinite if β is not positive: the form never falls. Chapter:
+    reinforcement learning. Where β is not positive the form ends by rising, and both are infinite;
+    or, with a β of 0 and an α that is not positive, by falling, and both are 0. Chapter:
     over-optimization.
 
     Examples
@@ -143,7 +144,7 @@ def peak(form: str, alpha: float, beta: float) -> tuple[float, float]:
     """
     _terms(form, 0.0)
     if beta <= 0:
-        return math.inf, math.inf
+        return (math.inf, math.inf) if beta < 0 or alpha > 0 else (0.0, 0.0)
     d = max(0.0, alpha / (2 * beta)) if form == "best_of_n" else math.exp(alpha / beta - 1)
     return d, float(gain(form, d, alpha, beta))
 

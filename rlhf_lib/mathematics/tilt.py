@@ -27,21 +27,6 @@ import numpy as np
 
 from .checks import check_same_length, distribution, finite_array, finite_vector, positive
 
-__all__ = [
-    "SoftBellman",
-    "best_of_n",
-    "best_of_n_kl_bound",
-    "expected_reward",
-    "frontier",
-    "kl_divergence",
-    "log_partition",
-    "objective",
-    "soft_bellman",
-    "softmax",
-    "tilt",
-]
-
-
 # -------------------------------------------------------------------------------------- the optimum
 
 

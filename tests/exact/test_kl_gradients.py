@@ -7,7 +7,7 @@ import torch
 
 from rlhf_lib.mathematics.advantages import token_rewards
 from rlhf_lib.mathematics.kl import exact_kl, k1, k2, k3
-from rlhf_lib.mathematics.losses import aggregate, clipped_policy_loss
+from rlhf_lib.mathematics.losses import SURROGATES, aggregate, clipped_policy_loss, policy_ratio
 from tests.exact.tabular import Language, gradient
 
 LANGUAGES = pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def forward_kl(language, table, reference):
     return reverse_kl(language, reference, table)
 
 
-def held_kl(language, table, reference, forward=False):
+def held_kl(language, table, reference, forward=False, sampler=None):
     """Sum over tokens of the KL between next-token distributions, prefixes as the sampler left
     them: the states' probabilities carry no gradient."""
-    states = language.reach(table).sum(dim=1)
+    states = language.reach(table if sampler is None else sampler).sum(dim=1)
     a, b = (reference, table) if forward else (table, reference)
     p, q = a.log_softmax(-1), b.log_softmax(-1)
     return (states * (p.exp() * (p - q)).sum(dim=-1)).sum()
@@ -157,6 +157,80 @@ def test_off_policy_a_kl_loss_needs_the_ratio(language):
     weighted = gradient((p_old * ratio * k2(x)).sum(), table)
     assert torch.allclose(weighted, reverse, atol=1e-12)
     assert (bare - reverse).abs().max() > 0.02
+
+
+def an_older(language, table, away=0.5):
+    return table.detach() + language.table(seed=3, scale=away)
+
+
+def corrected(language, table, reference, old, kind="clip"):
+    """`use_bias_correction_kl`: k3 of each token times the ratio of a kind, summed over a reply and
+    averaged over the replies of the older policy, which is where samples come from."""
+    logprobs = language.logprobs(table)
+    ratio = policy_ratio(kind, logprobs, language.logprobs(old), language.mask)
+    terms = ratio * k3(logprobs - language.logprobs(reference)) * language.mask
+    return (language.probabilities(old)[:, None] * terms).sum()
+
+
+def uncorrected(language, table, reference, old):
+    terms = k3(language.logprobs(table) - language.logprobs(reference)) * language.mask
+    return (language.probabilities(old)[:, None] * terms).sum()
+
+
+@LANGUAGES
+def test_with_its_tokens_ratio_k3_has_the_reverse_kls_gradient_whoever_sampled(language):
+    """At the prefixes that the sampler visits, which are held. Without the ratio it has another,
+    and its mean is not even the KL there."""
+    table, reference = two_policies(language)
+    old = an_older(language, table)
+    wanted = held_kl(language, table, reference, sampler=old)
+    loss, bare = (f(language, table, reference, old) for f in (corrected, uncorrected))
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-12)
+    assert abs(bare.item() - wanted.item()) > 0.02
+    wanted = gradient(wanted, table)
+    assert torch.allclose(gradient(loss, table), wanted, atol=1e-12)
+    assert (gradient(bare, table) - wanted).abs().max() > 0.02
+
+
+@LANGUAGES
+def test_at_the_first_update_the_ratio_changes_the_gradient_and_not_the_loss(language):
+    table, reference = two_policies(language)
+    old = table.detach()
+    loss, bare = (f(language, table, reference, old) for f in (corrected, uncorrected))
+    assert loss.item() == pytest.approx(bare.item(), abs=1e-12)
+    reverse, forward = (
+        gradient(held_kl(language, table, reference, forward), table) for forward in (False, True)
+    )
+    assert torch.allclose(gradient(loss, table), reverse, atol=1e-12)
+    assert torch.allclose(gradient(bare, table), forward, atol=1e-12)
+    assert (reverse - forward).abs().max() > 0.02
+
+
+@LANGUAGES
+def test_with_the_ratio_of_whole_replies_the_tokens_k3_have_the_whole_kls_gradient(language):
+    """Prefixes included. The geometric mean of a reply's ratios does not have this property."""
+    table, reference = two_policies(language)
+    old = an_older(language, table)
+    kl = reverse_kl(language, table, reference)
+    loss = corrected(language, table, reference, old, "rloo")
+    assert loss.item() == pytest.approx(kl.item(), abs=1e-12)
+    whole = gradient(kl, table)
+    assert torch.allclose(gradient(loss, table), whole, atol=1e-12)
+    for kind in ("clip", "gspo"):
+        other = gradient(corrected(language, table, reference, old, kind), table)
+        assert (other - whole).abs().max() > 0.02
+
+
+def test_on_a_single_token_every_ratio_gives_the_kls_gradient():
+    language = Language(3, 1)
+    table, reference = two_policies(language)
+    old = an_older(language, table, away=2.0)
+    whole = gradient(reverse_kl(language, table, reference), table)
+    for kind in SURROGATES:
+        taught = gradient(corrected(language, table, reference, old, kind), table)
+        assert torch.allclose(taught, whole, atol=1e-12)
+    bare = gradient(uncorrected(language, table, reference, old), table)
+    assert (bare - whole).norm() > 0.1 * whole.norm()
 
 
 def test_which_mean_a_kl_loss_takes_is_part_of_its_weight():

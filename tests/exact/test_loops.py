@@ -142,8 +142,9 @@ def test_a_ppo_step_by_hand():
         dict(kl_in="reward", baseline="leave_one_out", scale_rewards="none"),
         dict(scale_rewards="none", epsilon_high=1.5),
         dict(aggregate_over="budget", scale_rewards="none", max_new_tokens=40),
+        dict(use_bias_correction_kl=True),
     ],
-    ids=["k3 in the loss", "k1 in the reward", "a high upper clip", "a budget"],
+    ids=["k3 in the loss", "k1 in the reward", "a high upper clip", "a budget", "ratio times k3"],
 )
 def test_a_grpo_step_by_hand(settings):
     loop, hand = grpo(**settings), grpo(**settings)
@@ -175,7 +176,8 @@ def test_a_grpo_step_by_hand(settings):
         acted |= bool(outside)
         if not in_reward:
             x = new - ref[rows]
-            loss = loss + 0.4 * (torch.exp(-x) - 1 + x)
+            weight = torch.exp(new - old[rows]) if "use_bias_correction_kl" in settings else 1.0
+            loss = loss + 0.4 * weight * (torch.exp(-x) - 1 + x)
         total = (loss * m).sum(dim=1)
         loss = total.sum() / (4 * budget) if budget else (total / m.sum(dim=1)).mean()
         climb(hand.policy, optimizer, loss)

@@ -21,7 +21,9 @@ from rlhf_lib.mathematics.losses import (
     cispo_loss,
     clipped_policy_loss,
     gspo_loss,
+    policy_ratio,
     rloo_loss,
+    surrogate_loss,
 )
 from tests.parity.oracles import assert_same, bare, ragged
 
@@ -31,7 +33,16 @@ BATCHES = pytest.mark.parametrize(
 BUDGET = 11  # max_completion_length, longer than any completion of the batch
 
 
-def trl_grpo(batch, loss_type, level="token", epsilon=0.2, epsilon_high=0.2, delta=None, beta=0.0):
+def trl_grpo(
+    batch,
+    loss_type,
+    level="token",
+    epsilon=0.2,
+    epsilon_high=0.2,
+    delta=None,
+    beta=0.0,
+    correct=False,
+):
     trainer = bare(
         GRPOTrainer,
         loss_type=loss_type,
@@ -45,7 +56,7 @@ def trl_grpo(batch, loss_type, level="token", epsilon=0.2, epsilon_high=0.2, del
         use_vllm=False,
         _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1,
-        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=1),
+        args=SimpleNamespace(delta=delta, use_bias_correction_kl=correct, steps_per_generation=1),
         _get_per_token_logps_and_entropies=lambda *a, **k: (batch.logprobs, 0 * batch.old, None),
     )
     return trainer._compute_loss(None, trl_inputs(batch))
@@ -118,6 +129,21 @@ def test_grpo_and_its_aggregations(seed, dtype, loss_type, over, settings, beta)
     assert_same(
         aggregate(loss, batch.mask, over, **settings),
         trl_grpo(batch, loss_type, beta=beta),
+        batch.logprobs,
+    )
+
+
+@BATCHES
+@pytest.mark.parametrize("kind, level", [("clip", "token"), ("gspo", "sequence")])
+def test_the_kl_that_trl_has_by_default(seed, dtype, kind, level):
+    """`use_bias_correction_kl`: k3 times the ratio that the policy's loss has."""
+    batch = ragged(seed, dtype)
+    tables = batch.logprobs, batch.old
+    loss = surrogate_loss(kind, *tables, batch.advantages[:, None], batch.mask)
+    kl = policy_ratio(kind, *tables, batch.mask) * k3(batch.logprobs - batch.ref)
+    assert_same(
+        aggregate(loss + 0.3 * kl, batch.mask, "sequences"),
+        trl_grpo(batch, "grpo", level, beta=0.3, correct=True),
         batch.logprobs,
     )
 

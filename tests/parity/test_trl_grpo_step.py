@@ -64,7 +64,15 @@ def our_step(**settings):
 
 
 def trl_step(
-    rollout, model, reference, temperature, beta, loss_type, scale_rewards, epsilon_high=0.2
+    rollout,
+    model,
+    reference,
+    temperature,
+    beta,
+    loss_type,
+    scale_rewards,
+    epsilon_high=0.2,
+    use_bias_correction_kl=False,
 ):
     for one in (model, reference):
         add_fused_lm_head(one, temperature=temperature, outputs=("log_probs", "entropy"))
@@ -83,7 +91,7 @@ def trl_step(
         gradient_accumulation_steps=1,
         gradient_checkpointing_kwargs=None,
         delta=None,
-        use_bias_correction_kl=False,
+        use_bias_correction_kl=use_bias_correction_kl,
     )
     trainer = bare(
         GRPOTrainer,
@@ -145,8 +153,12 @@ def trl_step(
             dict(beta=0.1, scale_rewards="none", aggregate_over="tokens"),
             dict(beta=0.1, loss_type="bnpo", scale_rewards="none"),
         ),
+        (
+            dict(beta=0.3, use_bias_correction_kl=True),
+            dict(beta=0.3, loss_type="grpo", scale_rewards="group", use_bias_correction_kl=True),
+        ),
     ],
-    ids=["GRPO", "GRPO at a temperature of .7", "DAPO's mean, no KL", "no std"],
+    ids=["GRPO", "GRPO at a temperature of .7", "DAPO's mean, no KL", "no std", "TRL's own KL"],
 )
 def test_a_step_of_grpo_is_trls(ours, theirs):
     record, loop, model, reference = our_step(**ours)

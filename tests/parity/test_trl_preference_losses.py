@@ -103,7 +103,7 @@ def test_dpo_with_label_smoothing(seed, dtype, smoothing):
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_ipo(seed, dtype, beta):
     """On means over tokens, as TRL computes it on the advice of IPO's authors. Its mean counts
-    the tokens of the completion mask, the same as here."""
+    the tokens of the completion mask, the same as here. (test_trl_loops.py has the sums too.)"""
     batch = ragged(seed, dtype)
     assert_same(
         ipo_loss(*four(batch, mean=True), beta), trl_dpo(batch, "ipo", beta), batch.logprobs

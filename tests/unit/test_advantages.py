@@ -8,6 +8,7 @@ from rlhf_lib.mathematics.advantages import (
     gae,
     group_advantages,
     masked_mean,
+    masked_sum,
     masked_variance,
     masked_whiten,
     optimal_baseline,
@@ -21,6 +22,84 @@ def test_masked_statistics_ignore_what_stands_in_the_padding():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
     assert masked_mean(values, mask).item() == 2.5
     assert masked_variance(values[:1], mask[:1]).item() == pytest.approx(2 / 3)  # biased
+
+
+TABLE = torch.tensor([[1.0, 2.0, 3.0, 90.0], [4.0, float("nan"), -6.0, 5.0]])
+COUNTS = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 0]])
+
+
+def test_masked_statistics_along_a_dimension_by_hand():
+    nan = float("nan")
+    for dim in (1, -1):
+        assert masked_sum(TABLE, COUNTS, dim).tolist() == [6.0, -2.0]
+        assert masked_mean(TABLE, COUNTS, dim).tolist() == [2.0, -1.0]
+        assert masked_variance(TABLE, COUNTS, dim).tolist() == pytest.approx([2 / 3, 25.0])
+    assert masked_sum(TABLE, COUNTS, 0).tolist() == [5.0, 2.0, -3.0, 0.0]
+    assert masked_mean(TABLE, COUNTS, 0).tolist() == pytest.approx(
+        [2.5, 2.0, -1.5, nan], nan_ok=True
+    )
+    assert masked_variance(TABLE, COUNTS, 0).tolist() == pytest.approx(
+        [2.25, 0.0, 20.25, nan], nan_ok=True
+    )
+    assert masked_sum(TABLE, COUNTS).item() == 4.0 and masked_sum(TABLE, COUNTS).shape == ()
+    assert masked_mean(TABLE, COUNTS).item() == pytest.approx(4 / 5)
+
+
+def test_a_masked_sum_over_a_constant():
+    """What CS336 calls masked_normalize, and `aggregate` over a budget."""
+    assert masked_sum(TABLE, COUNTS, constant=8.0).item() == 0.5
+    assert masked_sum(TABLE, COUNTS, 1, 4).tolist() == [1.5, -0.5]
+    assert masked_sum(TABLE, 0 * COUNTS, 1, 4).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dim", [None, 0, 1, 2, -1])
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.double])
+def test_masked_statistics_are_those_of_torch(dim, kind):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    mask = torch.rand(3, 4, 5, generator=generator) < 0.3
+    assert dim is None or not mask.any(dim).all()  # some mean is of nothing
+    for ours, theirs in (
+        (masked_sum, torch.masked.sum),
+        (masked_mean, torch.masked.mean),
+        (masked_variance, lambda x, dim, mask: torch.masked.var(x, dim, unbiased=False, mask=mask)),
+    ):
+        expected, found = theirs(values, dim, mask=mask), ours(values, mask.to(kind), dim)
+        assert found.dtype == torch.float64 and found.shape == expected.shape
+        empty = torch.zeros(()).bool() if dim is None else ~mask.any(dim)
+        assert torch.allclose(found[~empty], expected[~empty], rtol=0.0, atol=1e-12)
+        assert (found[empty] == 0).all() if ours is masked_sum else found[empty].isnan().all()
+
+
+def test_a_mean_of_nothing_beside_others_gives_no_gradient():
+    values = TABLE.clone().requires_grad_()
+    means = masked_mean(values, torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]]), dim=1)
+    (slope,) = torch.autograd.grad(means[0], values)
+    assert slope.tolist() == [[0.5, 0.0, 0.5, 0.0], [0.0] * 4]
+
+
+@pytest.mark.parametrize("function", [masked_sum, masked_mean, masked_variance])
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (2, 1), (4, 2), (2, 4, 1)])
+@pytest.mark.parametrize("dim", [None, 0])
+def test_a_mask_is_not_broadcast(function, shape, dim):
+    with pytest.raises(ValueError, match=r"mask has shape .*; expected \(2, 4\)"):
+        function(torch.ones(2, 4), torch.ones(shape), dim)
+
+
+def test_a_dimension_that_is_not_there_is_refused():
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        masked_mean(torch.ones(2, 4), torch.ones(2, 4), 2)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_count_is_not_rounded_to_the_type_of_the_mask(kind):
+    """bfloat16 knows no 1001, float16 no 4097."""
+    for n in (1001, 4097):
+        values, mask = torch.ones(1, n), torch.ones(1, n, dtype=kind)
+        assert masked_mean(values, mask).item() == 1.0
+        assert masked_mean(values, mask, 1).item() == 1.0
+        rewards = token_rewards(torch.tensor([2.0]), torch.zeros(1, n), mask, 1.0)
+        assert rewards[0, -1].item() == 2.0
 
 
 def test_whitening_does_not_depend_on_the_padding():
@@ -46,6 +125,24 @@ def test_token_rewards_price_real_tokens_and_score_the_last_of_them():
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     rewards = token_rewards(torch.tensor([5.0, -1.0]), log_ratio, mask, beta=0.5)
     assert torch.equal(rewards, torch.tensor([[-0.5, 4.0, 0.0], [-0.5, -0.5, -1.5]]))
+
+
+def test_token_rewards_keep_the_digits_of_both():
+    """Of two types the wider one; and not one digit less of scores than they came with."""
+    third = torch.tensor([1 / 3], dtype=torch.float64)
+    for log_ratio in (torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bfloat16)):
+        rewards = token_rewards(third, log_ratio, torch.ones(1, 2), 0.5)
+        assert rewards.dtype == torch.float64 and rewards[0, 1].item() == 1 / 3
+    rewards = token_rewards(third.float(), third[:, None], torch.ones(1, 1), 0.3)
+    assert rewards.item() == pytest.approx(third.float().item() - 0.1, abs=1e-15)
+    verdicts = token_rewards(torch.tensor([1]), torch.full((1, 1), 0.5), torch.ones(1, 1), 1.0)
+    assert verdicts.item() == 0.5
+
+
+def test_token_rewards_do_not_read_the_padding():
+    log_ratio = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
+    rewards = token_rewards(torch.zeros(2), log_ratio, torch.tensor([[1, 0], [1, 1]]), 0.5)
+    assert rewards.tolist() == [[-0.5, 0.0], [-float("inf"), -1.0]]
 
 
 def test_returns_to_go_by_hand():

@@ -63,6 +63,8 @@ def test_shift_is_free_and_scale_is_not():
 def test_gradient_ascent_ends_where_newton_does():
     steps = bt.fit_by_gradient(THREE, 5_000, rate=3.0)
     assert steps == pytest.approx(bt.fit_scores(THREE), abs=1e-8)
+    steps = bt.fit_by_gradient(THREE, 5_000, rate=3.0, ridge=0.7)
+    assert steps == pytest.approx(bt.fit_scores(THREE, ridge=0.7), abs=1e-8)
     start = bt.fit_by_gradient(THREE, 100, 1.0)
     again = bt.fit_by_gradient(THREE, 50, 1.0, scores=bt.fit_by_gradient(THREE, 50, 1.0))
     assert again == pytest.approx(start, abs=1e-12)
@@ -74,6 +76,51 @@ def test_scores_linear_in_one_hot_features_are_free_scores():
     ]
     assert bt.fit_weights(np.array(rows), 0.4) == pytest.approx(bt.fit_scores(THREE, 0.4))
     assert bt.fit_weights(np.array(rows)) == pytest.approx(bt.fit_scores(THREE), abs=1e-8)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 0.01, 1.0, 1e6])
+def test_the_unit_of_a_feature_is_no_matter(unit):
+    """Weights of 110 are no run to infinity, if the feature is in hundredths."""
+    w = bt.fit_weights(unit * np.array([[1.0], [1.0], [1.0], [-1.0]]))
+    assert w * unit == pytest.approx([np.log(3)])
+    rng = np.random.default_rng(5)
+    rows, sizes = rng.normal(size=(30, 2)), np.array([1.0, unit])
+    for ridge in (0.0, 0.7):
+        alone = bt.fit_weights(rows, ridge)
+        assert bt.fit_weights(rows * sizes)[1] * unit == pytest.approx(bt.fit_weights(rows)[1])
+        z = rows * sizes @ (w := bt.fit_weights(rows * sizes, ridge))
+        slope = (rows * sizes).T @ (1 / (1 + np.exp(z))) - ridge * w  # of the likelihood: 0
+        assert slope == pytest.approx([0.0, 0.0], abs=1e-9 * max(1.0, unit))
+        assert unit != 1.0 or w == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("items", [30, 100])
+def test_a_long_chain_has_a_finite_fit(items):
+    """Each beats the next nine times in ten: log 9 apart, and the ends by 64 and 218."""
+    wins = np.diag([9.0] * (items - 1), 1) + np.diag([1.0] * (items - 1), -1)
+    assert np.diff(bt.fit_scores(wins)) == pytest.approx([-np.log(9)] * (items - 1))
+
+
+def test_with_any_ridge_there_is_a_fit():
+    """Two of two choices for it: 2 f σ(−f w) = ridge · w."""
+    for feature, ridge in ((0.01, 1e-8), (1.0, 1e-12), (100.0, 1e-3)):
+        (w,) = bt.fit_weights(np.array([[feature], [feature]]), ridge)
+        pull = 2 * feature / (1 + np.exp(feature * w))
+        assert pull == pytest.approx(ridge * w, rel=1e-6)
+
+
+def test_below_a_rate_of_4_no_step_lowers_the_likelihood():
+    rng = np.random.default_rng(6)
+    lowered = {}
+    for rate in (3.9, 4.5):
+        lowered[rate] = 0
+        for n in (2, 2, 2, 3, 5):
+            wins, s = random_wins(rng, n), 0.3 * rng.normal(size=n)
+            for _ in range(30):
+                following = bt.fit_by_gradient(wins, 1, rate, scores=s)
+                lowered[rate] += bt.loss(following, wins) > bt.loss(s, wins) + 1e-12
+                s = following
+    assert lowered[3.9] == 0 < lowered[4.5]
 
 
 def test_no_labels_give_no_weights():

@@ -56,6 +56,12 @@ def test_reliability_by_hand():
     )
 
 
+def test_the_number_of_bins_is_the_callers():
+    # of two: said (.05 + .15 + .15)/3 against 1/3, and (.85 + .95 + .95)/3 against 2/3
+    found = expected_calibration_error(SAID, HAPPENED, bins=2)
+    assert found == pytest.approx((abs(0.35 - 1) + abs(2.75 - 2)) / 6)
+
+
 def test_the_ends_belong_to_a_bin():
     assert reliability([0.0, 0.1, 0.9, 1.0], [0, 0, 1, 1], bins=4) == pytest.approx(
         np.array([[0.05, 0, 2], [0.95, 1, 2]])
@@ -74,7 +80,7 @@ def test_true_probabilities_are_calibrated_and_a_sharper_claim_is_not():
     assert fit_temperature(z, p) == pytest.approx(1, abs=1e-6)  # in expectation, exactly
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1.0, 1e5, 1e12])
 def test_temperature_by_hand_in_any_unit(scale):
     """Odds of 3 are true for |z| = s: T = s / log 3."""
     z = np.array([1.0, 1.0, 1.0, -1.0]) * scale

@@ -72,6 +72,10 @@ def test_shapes_that_pass():
             r"r has shape \(2, 3\); expected \(2, 2\), as p has",
         ),
         (
+            lambda: c.check_same_length("p", [0.5, 0.5], "r", np.ones((3, 2))),
+            r"r has shape \(3, 2\); expected \(2,\), as p has",
+        ),
+        (
             lambda: c.check_same_shape(a=torch.zeros(2), b=torch.zeros(2), c=torch.zeros(2, 1)),
             r"c has shape \(2, 1\); expected \(2,\), the shape of a",
         ),

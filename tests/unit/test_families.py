@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from rlhf_lib.algorithms import (
     DPO,
@@ -466,6 +467,19 @@ def test_a_score_that_is_not_finite_is_no_match():
 def test_bfloat16_products_stay_within_their_bound_and_are_reported(family):
     record = grpo(families.model(family, initializer_range=0.1), bf16=True).step()
     assert 0 < record["ratio_gap"] < 0.5
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_and_nothing_is_touched(tmp_path):
+    loop = grpo(families.model("llama"))
+    loop.save(tmp_path / "c")
+    path = tmp_path / "c" / "policy" / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.norm.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    before = copy.deepcopy(loop.policy.state_dict())
+    with pytest.raises(ValueError, match=r"expected a readable checkpoint.*model.norm.weight"):
+        loop.resume(tmp_path / "c")
+    assert all(torch.equal(x, before[name]) for name, x in loop.policy.state_dict().items())
 
 
 def test_a_resumed_run_is_proven_again(tmp_path):

@@ -47,6 +47,13 @@ def test_the_interval_of_a_mean_covers_as_it_says():
     assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
 
 
+def test_the_fewest_and_the_most_that_each_takes():
+    values = [float(i) for i in range(11)]  # their squared deviations sum to 110
+    assert mean_interval(values) == pytest.approx((5.0, 2.228 * math.sqrt(11 / 11)))
+    assert mean_interval([0.0, 2.0]) == pytest.approx((1.0, 12.706))
+    assert wilson(1, 1, z=1) == pytest.approx((0.5, 1.0))  # n/(n + z²)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

@@ -66,6 +66,17 @@ def test_exact_kl_is_zero_only_for_equal_policies():
     assert halves.dtype == torch.float32  # 16 bits are computed in 32
 
 
+def test_exact_kl_in_float64_has_the_digits_of_float64():
+    """Of two policies 1e-6 apart the KL is 1e-13: in 32 bits nothing would be left of it."""
+    logits = torch.tensor([0.3, -0.4, 1.1, 0.0], dtype=torch.float64)
+    nudge = 1e-6 * torch.tensor([1.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+    p = logits.softmax(-1)
+    second_order = ((p * nudge**2).sum() - (p * nudge).sum() ** 2).item() / 2  # a variance
+    assert exact_kl(logits, logits + nudge).item() == pytest.approx(second_order, rel=1e-2)
+    mixed = exact_kl(logits, (logits + 1).float())
+    assert mixed.dtype == torch.float64 and abs(mixed.item()) < 1e-7
+
+
 def test_adaptive_kl_follows_the_papers_rule():
     control = AdaptiveKL(target=6.0, horizon=640)
     assert control(0.1, kl=6.0, completions=64) == 0.1

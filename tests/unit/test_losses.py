@@ -17,6 +17,8 @@ from rlhf_lib.mathematics.losses import (
     gspo_loss,
     ipo_loss,
     kto_loss,
+    policy_ratio,
+    ratio_record,
     reinforce_loss,
     rloo_loss,
     sequence_logprobs,
@@ -164,6 +166,53 @@ def test_sequence_ratios_by_hand():
         )
 
 
+def test_the_ratio_of_each_kind_by_hand():
+    """Of tokens 2, 3 and, in the padding, anything; and of one completion of a single token."""
+    x = torch.tensor([[2.0, 4.5, 7.0], [0.5, 7.0, 7.0]], dtype=torch.float64).log()
+    old = torch.tensor([[1.0, 0.5, 1.0], [2.0, 1.0, 1.0]], dtype=torch.float64).log()
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    for kind, first, second in (
+        ("clip", [2.0, 9.0], 0.25),
+        ("cispo", [2.0, 9.0], 0.25),
+        ("rloo", [18.0, 18.0], 0.25),
+        ("gspo", [18**0.5, 18**0.5], 0.25),
+    ):
+        ratio = policy_ratio(kind, x, old, mask)
+        assert ratio.shape == (2, 3)
+        assert ratio[0, :2].tolist() == pytest.approx(first, abs=1e-12)
+        assert ratio[1, 0].item() == pytest.approx(second, abs=1e-12)
+
+
+def test_what_is_recorded_of_the_clip_is_of_the_ratio_that_the_kind_has():
+    """Tokens at 1.5 and 1/1.5: the first is clipped; their product and mean are 1. With 1.5 twice
+    the product, too, is clipped, and the mean."""
+    x = torch.tensor([[1.5, 1 / 1.5], [1.5, 1.5]]).log()
+    mask, A, old = torch.ones(2, 2), torch.ones(2, 1), torch.zeros(2, 2)
+    for kind, expected in (("clip", 0.75), ("gspo", 0.5), ("rloo", 0.5)):
+        seen = ratio_record(x, old, A, mask, 0.2, kind=kind)
+        assert seen["clip_fraction"] == expected
+        assert seen["ratio_gap"] == pytest.approx(0.5)  # of a token, in each kind
+    assert ratio_record(x, old, A, mask, 0.2, 1.4, "cispo")["clip_fraction"] == 0.75
+    assert ratio_record(x, old, A, mask, 0.2, 1.6, "cispo")["clip_fraction"] == 0.0
+
+
+def test_what_the_dual_clip_bounds_is_counted():
+    """Of four tokens one is beyond 3 against the advice, and one is with it."""
+    x, mask = torch.tensor([[4.0, 2.0], [4.0, 1.0]]).log(), torch.ones(2, 2)
+    A = torch.tensor([[-1.0], [1.0]])
+    seen = ratio_record(x, torch.zeros(2, 2), A, mask, dual_clip=3.0)
+    assert seen["dual_clip_fraction"] == 0.25 and seen["ratio_gap"] == pytest.approx(3.0)
+    seen = ratio_record(x, torch.zeros(2, 2), torch.tensor([[-1.0], [-1.0]]), mask, dual_clip=3.0)
+    assert seen["dual_clip_fraction"] == 0.5
+
+
+def test_the_lower_clip_is_at_one_less_epsilon():
+    """.82 stands between 1 − .2 and 1/1.2."""
+    bad = -torch.ones(1, 1), torch.ones(1, 1)
+    assert clip_fraction(torch.tensor([[math.log(0.82)]]), torch.zeros(1, 1), *bad) == 0.0
+    assert clip_fraction(torch.tensor([[math.log(0.79)]]), torch.zeros(1, 1), *bad) == 1.0
+
+
 def test_the_dual_clip_bounds_the_loss_of_a_bad_token():
     far = torch.tensor([[math.log(10.0)]])
     bad, good = torch.tensor([[-3.0]]), torch.tensor([[3.0]])
@@ -199,6 +248,15 @@ def test_preference_losses_by_hand():
         assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_weights_of_kto_are_not_rounded():
+    """1.1 and .7 have other neighbours in 32 bits, 2e-8 away."""
+    ratio = torch.tensor([0.4, -0.9], dtype=torch.float64)
+    loss = kto_loss(ratio, torch.tensor([True, False]), 0.2, 0.5, 1.1, 0.7)
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))
+    by_hand = (1.1 * (1 - sigmoid(0.1)) + 0.7 * (1 - sigmoid(0.55))) / 2
+    assert loss.item() == pytest.approx(by_hand, abs=1e-15)
+
+
 def test_dpo_pulls_harder_on_a_pair_that_it_has_wrong():
     """−β σ(−gap) on the chosen, +β σ(−gap) on the rejected: the weight is the belief in error."""
     chosen = torch.tensor([0.0, 0.0], requires_grad=True)
@@ -220,6 +278,10 @@ def test_dpo_pulls_harder_on_a_pair_that_it_has_wrong():
         (
             lambda: aggregate(torch.ones(1, 2), torch.ones(1, 2), "budget", budget=1),
             "budget is 1; expected at least the longest completion, 2 tokens",
+        ),
+        (
+            lambda: aggregate(torch.ones(2, 3), torch.tensor([[1, 1, 1], [1, 0, 0]]), "budget", 2),
+            "budget is 2; expected at least the longest completion, 3 tokens",
         ),
         (
             lambda: clipped_policy_loss(

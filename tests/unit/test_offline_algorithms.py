@@ -216,9 +216,11 @@ def dpo_by_hand(loss_type, model, reference, prompts, chosen, rejected, beta, sm
         for c in (chosen, rejected)
     )
     gap = (chosen[0] - chosen[1]) - (rejected[0] - rejected[1])
+    per_token = (chosen[0] - chosen[1]) / chosen[2] - (rejected[0] - rejected[1]) / rejected[2]
     return {
         "dpo": -(1 - smoothing) * logsigmoid(beta * gap) - smoothing * logsigmoid(-beta * gap),
         "ipo": (gap - 1 / (2 * beta)) ** 2,
+        "ipo per token": (per_token - 1 / (2 * beta)) ** 2,
         "simpo": -logsigmoid(beta * chosen[0] / chosen[2] - beta * rejected[0] / rejected[2] - 0.7),
     }[loss_type].mean()
 
@@ -229,9 +231,10 @@ def dpo_by_hand(loss_type, model, reference, prompts, chosen, rejected, beta, sm
         dict(loss_type="dpo"),
         dict(loss_type="dpo", beta=0.5, label_smoothing=0.2),
         dict(loss_type="ipo"),
+        dict(loss_type="ipo", average_log_prob=True),
         dict(loss_type="simpo", simpo_gamma=0.7),
     ],
-    ids=["dpo", "cdpo", "ipo", "simpo"],
+    ids=["dpo", "cdpo", "ipo", "ipo per token", "simpo"],
 )
 def test_a_dpo_step_by_hand(settings):
     """From a policy that is not its reference, so that every term counts."""
@@ -240,8 +243,9 @@ def test_a_dpo_step_by_hand(settings):
     rows = rows_of_step(8, 6, 0, seed=0)
     prompts, chosen, rejected = some(rows, *(list(PAIRS[name]) for name in PAIRS.column_names))
     beta = settings.get("beta", 2.0 if settings["loss_type"] == "simpo" else 0.1)
+    per_token = "average_log_prob" in settings
     loss = dpo_by_hand(
-        settings["loss_type"],
+        settings["loss_type"] + " per token" * per_token,
         hand,
         reference,
         prompts,
@@ -253,7 +257,7 @@ def test_a_dpo_step_by_hand(settings):
     adam_step(hand, loss, 1e-2 / 2, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
     assert record["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert same_step(loop.policy, hand)
-    if settings["loss_type"] != "simpo":
+    if settings["loss_type"] != "simpo" and not per_token:
         before = policy(1)
         rewards = [
             beta * (logprob_sums(before, prompts, c) - logprob_sums(reference, prompts, c))
@@ -483,6 +487,7 @@ LOOPS = {
     "reward": make_reward_training,
     "rejection": make_rejection_sampling,
     **{name: lambda *a, name=name, **k: make_dpo(*a, loss_type=name, **k) for name in LOSSES},
+    "ipo per token": lambda *a, **k: make_dpo(*a, loss_type="ipo", average_log_prob=True, **k),
 }
 
 
@@ -677,6 +682,9 @@ def test_a_column_of_the_wrong_kind_is_named(name, dataset, message):
         ("dpo", dict(reference=None), "reference is None; expected a model to stay near"),
         ("simpo", dict(reference=policy()), "reference is a model and loss_type 'simpo'"),
         ("kto", dict(batch_size=1), "batch_size is 1; expected at least 2 for 'kto'"),
+        ("dpo", dict(average_log_prob=True), "average_log_prob is True and loss_type 'dpo'"),
+        ("kto", dict(average_log_prob=True), "and loss_type 'kto'; expected 'ipo'"),
+        ("simpo", dict(average_log_prob=True), "and loss_type 'simpo'; expected 'ipo'"),
         ("rejection", dict(temperature=0.0), "temperature is 0.0; expected a positive number"),
         ("rejection", dict(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
     ],

@@ -59,6 +59,7 @@ def test_a_measurement_counts_by_one_over_its_squared_error():
     twice = o.fit("best_of_n", [1.0, 2.0, 2.0, 2.0, 2.0, 3.0], [1.0, 2.0, 2.0, 2.0, 2.0, 2.0])
     weighted = o.fit("best_of_n", d, gains, se=[1.0, 0.5, 1.0])  # (1/.5)² = 4 times
     assert (weighted.alpha, weighted.beta) == pytest.approx((twice.alpha, twice.beta))
+    assert weighted.r2 == pytest.approx(twice.r2)
     plain = o.fit("best_of_n", d, gains)
     assert o.fit("best_of_n", d, gains, se=[0.1, 0.1, 0.1]) == pytest.approx(plain)
     with_origin = o.fit("best_of_n", [0.0, *d], [0.0, *gains], se=[0.0, 0.1, 0.1, 0.1])
@@ -81,12 +82,17 @@ def test_peaks_by_hand():
     assert o.peak("rl", 2.0, 1.0) == pytest.approx((math.e, math.e))  # e^(α/β − 1), β times it
     assert o.peak("best_of_n", -1.0, 0.5) == (0.0, 0.0)  # worse from the start
     assert o.peak("rl", 1.0, 0.0) == o.peak("best_of_n", 1.0, -0.1) == (math.inf, math.inf)
+    assert o.peak("rl", -1.0, -0.1) == (math.inf, math.inf)  # it falls at first, and then rises
+    for form in o.FORMS:  # a line that does not rise
+        assert o.peak(form, -1.0, 0.0) == o.peak(form, 0.0, 0.0) == (0.0, 0.0)
 
 
 def test_equal_kl_by_hand():
     kl, values = [0.0, 1.0, 4.0, 16.0], [0.0, 2.0, 3.0, 1.0]
     assert [o.at_kl(kl, values, k) for k in (0, 1, 2.25, 9)] == pytest.approx([0, 2, 2.5, 2])
     assert o.at_kl(kl, values, 16.1) is None
+    assert o.at_kl([1.0, 4.0], [5.0, 7.0], 0.5) == 5.0  # it was there from the start
+    assert o.at_kl([0.0, -0.1, 4.0], [0.0, 1.0, 3.0], 1.0) == pytest.approx(2)  # −.1 is noise
     # the first time only: this run comes back below 4 nats and passes them again
     assert o.at_kl([0.0, 9.0, 1.0, 9.0], [0.0, 3.0, 7.0, 7.0], 4.0) == pytest.approx(2)
 
@@ -111,6 +117,15 @@ def test_the_curve_is_the_mean_over_all_subsets():
         assert curve[p, k - 1].item() == pytest.approx(gold[p, best].mean().item(), abs=1e-6)
         expected = scores[p, best].mean().item()
         assert proxy_curve[p, k - 1].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_equal_gains_there_is_nothing_to_explain():
+    assert math.isnan(o.fit("best_of_n", [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]).r2)
+
+
+def test_of_tied_samples_the_first_is_the_best():
+    curve = o.best_of_n_curve(torch.ones(1, 300), torch.arange(300.0)[None])[0]
+    assert curve[-1].item() == 0.0 and curve[0].item() == pytest.approx(149.5)
 
 
 def test_the_curve_is_right_for_many_samples():

@@ -130,6 +130,17 @@ def test_best_of_n_against_enumeration(reference, rewards, _, n):
     np.testing.assert_allclose(t.best_of_n(reference, rewards, n), law, atol=1e-12)
 
 
+def test_a_softmax_of_any_size():
+    np.testing.assert_array_equal(t.softmax([1e4, 0.0]), [1.0, 0.0])
+    np.testing.assert_allclose(t.softmax([-1e4, -1e4]), [0.5, 0.5])
+
+
+def test_best_of_n_sums_to_1_where_the_reference_nearly_does():
+    """Rounding of 9e-7 is allowed in a distribution, and does not grow with n."""
+    law = t.best_of_n([0.5, 0.5 - 9e-7], [0.0, 1.0], 64)
+    assert law.sum() == pytest.approx(1.0, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "n, kl, bound", [(4, 0.618, 0.636), (16, 1.607, 1.835), (64, 1.854, 3.175)]
 )

@@ -14,13 +14,21 @@ from rlhf_lib.mathematics.advantages import (
     returns_to_go,
     token_rewards,
 )
-from rlhf_lib.models.reward_model import SharedCritic, state_values
+from rlhf_lib.models.reward_model import SharedCritic, reward_scores, state_values
 from rlhf_lib.models.rollout import join, sample
 from rlhf_lib.models.tokens import encode, token_logprobs
 from rlhf_lib.worlds import letters
 from tests.unit import loops
 from tests.unit.loops import PROMPTS, with_settings
-from tests.unit.small import RAGGED, count_words, early_letters, policy, tokenizer, weights
+from tests.unit.small import (
+    RAGGED,
+    count_words,
+    early_letters,
+    policy,
+    reward_model,
+    tokenizer,
+    weights,
+)
 
 ppo, grpo = (with_settings(make, max_steps=3) for make in (loops.ppo, loops.grpo))
 PTX = letters.corpus(40, seed=1)
@@ -44,6 +52,28 @@ def test_one_forward_pass_gives_what_two_give():
     _, values = critic.logprobs_and_values(batch)
     assert values.abs().max() > 0.1
     assert torch.allclose(values, state_values(critic, batch), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "dtype, expected",
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_a_head_in_float64_keeps_its_digits_and_16_bits_are_widened(dtype, expected):
+    batch = encode(tokenizer(), RAGGED, ["yes", "thank you for it", "no", ""])
+    shared = SharedCritic(policy().to(dtype))
+    torch.nn.init.normal_(shared.score.weight)
+    logprobs, values = shared.logprobs_and_values(batch)
+    model = reward_model().to(dtype)
+    assert {x.dtype for x in (values, logprobs, reward_scores(model, batch))} == {expected}
+    if dtype == torch.float64:
+        hidden = model.base_model(**batch.model_inputs).last_hidden_state
+        last = batch.prompt_ids.shape[1] - 1 + batch.completion_mask.sum(dim=1)
+        exact = model.score(hidden[torch.arange(4), last])[:, 0]
+        assert torch.allclose(reward_scores(model, batch), exact, rtol=0.0, atol=1e-12)
 
 
 def test_a_shared_critic_is_one_optimiser_over_both_losses():
@@ -391,6 +421,10 @@ def test_no_reference_is_needed_without_a_penalty():
         (dict(num_iterations=0), "num_iterations is 0; expected at least 1"),
         (dict(loss="rloo", epsilon_high=0.3), "epsilon_high is 0.3; expected None"),
         (dict(dynamic_sampling=True, max_draws=0), "max_draws=0; expected groups of 2"),
+        (
+            dict(kl_in="reward", use_bias_correction_kl=True),
+            "use_bias_correction_kl is True and kl_in 'reward'; expected 'loss'",
+        ),
     ],
 )
 def test_bad_settings_are_named(settings, message):
