@@ -282,6 +282,10 @@ def test_nothing_said_is_an_empty_reply_and_never_the_word_none(tmp_path, caplog
         found = load(tmp_path, rows, tokenizer)
         assert len(found) == 1 and "None" not in str(found)
         assert "2 with an empty reply (rows 0, 2)" in caplog.text
+    (row,) = load(tmp_path, [{"messages": [*nothing, *say("well?", "hello")]}])
+    assert row["prompt"] == "\n\nHuman: hi\n\nAssistant: \n\nHuman: well?\n\nAssistant:"
+    (row,) = load(tmp_path, [{"messages": [*nothing, *say("well?", "hello")]}], speaking(CHATML))
+    assert "<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nwell?" in row["prompt"]
 
 
 def test_a_question_that_says_nothing_is_no_prompt(tmp_path, caplog):
@@ -385,6 +389,10 @@ def test_calls_that_nothing_writes_are_refused_by_their_row(tmp_path):
         ValueError, match="row 1 has tools, or calls of tools; expected a tokenizer"
     ):
         load(tmp_path, [plain, CALLING])
+    with pytest.raises(
+        ValueError, match="row 0 has tools, or calls of tools; expected a tokenizer"
+    ):
+        load(tmp_path, [{"messages": CALLING["messages"]}])
     with pytest.raises(ValueError, match="row 0 has tools, or calls of tools"):
         load(tmp_path, [{"prompt": say("hi"), "tools": [CLOCK]}], by=load_prompts)
     silent = speaking(CHATML.replace("m.content", "(m.content or '-')"))
