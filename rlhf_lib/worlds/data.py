@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 
@@ -23,6 +24,7 @@ from .files import load_table as load_table  # the table alone: as public as wha
 
 SHOWN = 5  # row numbers that a warning names
 BATCH = 1_000  # texts that are tokenized at a time
+WRITTEN_OUT = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 log = logging.getLogger(__name__)
@@ -202,6 +204,11 @@ def _said(row: dict, name: str) -> str | list[dict] | None:
         value = messages(row.get(name))
     except ValueError as error:
         raise ValueError(f"{error} (in its {name})") from None
+    if isinstance(value, str) and WRITTEN_OUT.match(value):
+        raise ValueError(
+            f"has messages written out as text as its {name}; expected the messages themselves, "
+            "which JSON and parquet can hold, and CSV cannot"
+        )
     if isinstance(value, str | list | None):
         return value
     raise ValueError(f"has {value!r:.60} as its {name}; expected text or messages")
@@ -228,7 +235,7 @@ def _pair(row: dict) -> tuple:
     if isinstance(chosen, list) and isinstance(rejected, list) and not isinstance(prompt, list):
         if is_blank(prompt) or any(m["role"] != "assistant" for m in (*chosen[:1], *rejected[:1])):
             return split_messages(chosen, rejected)  # a prompt in text repeats the first message
-    if asked not in row and not (is_blank(chosen) or is_blank(rejected)):
+    elif is_blank(prompt) and not (is_blank(chosen) or is_blank(rejected)):
         if not (isinstance(chosen, str) and isinstance(rejected, str)):
             kinds = f"{type(chosen).__name__} and {type(rejected).__name__}"
             raise ValueError(f"has {kinds} as its replies; expected text or messages for both")

@@ -180,6 +180,10 @@ class Writer:
         return opened, *(self._ended(text[len(opened) :]) for text in whole)
 
     def _written(self, said: list[dict], options: dict, **more) -> str:
+        if self._in_parts:
+            said = [
+                {**m, "content": _in_parts(m["content"])} if "content" in m else m for m in said
+            ]
         try:
             return self.tokenizer.apply_chat_template(said, tokenize=False, **options, **more)
         except Exception as error:  # a template may raise anything
@@ -209,6 +213,19 @@ class Writer:
         return os.path.commonprefix([opened, *before, *whole])
 
     @cached_property
+    def _in_parts(self) -> bool:
+        """Whether the template writes text in parts alone, as those of models that see may do."""
+
+        def writes(content) -> bool:
+            said = [{"role": "user", "content": content}]
+            try:
+                return ANSWER in self.tokenizer.apply_chat_template(said, tokenize=False)
+            except Exception:  # a template may raise anything
+                return False
+
+        return not writes(ANSWER) and writes(_in_parts(ANSWER))
+
+    @cached_property
     def _marks(self) -> bool:
         """Whether the template writes more behind an answer than white space."""
         around = self._around([{"role": "user", "content": "?"}], {})
@@ -219,6 +236,10 @@ class Writer:
         if eos and bare.endswith(eos):
             return bare.removesuffix(eos)
         return bare if self._marks else completion
+
+
+def _in_parts(content: str) -> list[dict]:
+    return [{"type": "text", "text": content}]
 
 
 def _plain(said: list[dict], tools) -> str:

@@ -433,9 +433,10 @@ def _values(text: str, number: int, path: Path):
                 f"line {number} of {path.name} has half a character: {error}"
             ) from None
         except json.JSONDecodeError as error:
+            torn = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
             raise Unreadable(
-                f"line {number - 1 + error.lineno} of {path.name} is not JSON: {error.msg} (is it "
-                "cut off?)"
+                f"line {number - 1 + error.lineno} of {path.name} is not JSON: {error.msg}"
+                + " (is the file cut off there?)" * torn
             ) from None
         except ValueError as error:
             raise Unreadable(f"line {number} of {path.name}: {error}") from None

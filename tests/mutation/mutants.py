@@ -1666,6 +1666,15 @@ MUTANTS = [
         DIALOGUES,
     ),
     Mutant(
+        "template-of-parts-given-text",
+        "worlds/dialogues.py",
+        "Writer._in_parts",
+        "return not writes(ANSWER) and writes(_in_parts(ANSWER))",
+        "return False",
+        "what was said is not in the text, and nothing tells",
+        DIALOGUES,
+    ),
+    Mutant(
         "template-silent-on-calls",
         "worlds/dialogues.py",
         "Writer.__call__",

@@ -394,6 +394,17 @@ def test_dialogues_that_share_no_prompt_are_dropped(tmp_path):
             load_preferences(write(tmp_path / f"{i}.jsonl", [row]))
 
 
+@pytest.mark.parametrize("asked", [None, ""])
+def test_a_dialogue_beside_an_empty_prompt_is_split_all_the_same(tmp_path, asked):
+    text = {"chosen": ASKED + " yes", "rejected": ASKED + " no"}
+    messages = {"chosen": say("hello", "yes"), "rejected": say("hello", "no")}
+    for i, row in enumerate((text, messages)):
+        path = write(tmp_path / f"{i}.jsonl", [{"prompt": asked, **row}])
+        assert load_preferences(path).to_list() == [
+            {"prompt": ASKED, "chosen": " yes", "rejected": " no"}
+        ]
+
+
 def test_empty_demonstrations_and_prompts_are_dropped(tmp_path):
     path = write(
         tmp_path / "a.jsonl",

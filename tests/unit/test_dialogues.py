@@ -256,6 +256,17 @@ def test_a_part_that_is_no_text_is_refused_by_row_and_kind(tmp_path, part, kind)
         load(tmp_path, [good, seen])
 
 
+def test_a_template_that_writes_parts_alone_is_given_parts(tmp_path):
+    """As those of models that see: of a text that stands by itself they write nothing."""
+    seeing = CHATML.replace(
+        "m.content", "(m.content | selectattr('text', 'defined') | map(attribute='text') | join)"
+    )
+    for messages in DIALOGUES.values():
+        assert load(tmp_path, [{"messages": messages}], speaking(seeing)) == load(
+            tmp_path, [{"messages": messages}], speaking(CHATML)
+        )
+
+
 # nulls, roles and names ---------------------------------------------------------------------------
 
 
@@ -335,6 +346,20 @@ def test_text_and_messages_do_not_mix(tmp_path):
         load(tmp_path, [{"chosen": "a", "rejected": say("hi", "b")}], by=load_preferences)
     with pytest.raises(ValueError, match="row 0 has 'hi' as its messages; expected a list of mess"):
         load(tmp_path, [{"messages": "hi"}])
+
+
+@pytest.mark.parametrize("written", [json.dumps, str])
+def test_messages_written_out_as_text_are_no_prompt(tmp_path, written):
+    """As a table of pandas' leaves them in a CSV file."""
+    for row in ({"messages": written(say("hi", "hello"))}, {"prompt": written(say("hi"))}):
+        (name,) = row
+        by = load_demonstrations if name == "messages" else load_prompts
+        with pytest.raises(
+            ValueError, match=f"row 1 has messages written out as text as its {name}"
+        ):
+            load(tmp_path, [{name: None}, row], by=by)
+    asked = {"prompt": "[{'role' is a word"}
+    assert load(tmp_path, [asked], by=load_prompts) == [asked]
 
 
 # tools --------------------------------------------------------------------------------------------
