@@ -34,7 +34,9 @@ skipped at first, as may the families until you bring a model of your own::
                   rewards           learned, verified, ruled or judged: one callable
     worlds        letters           prompts, authors, annotators, and a gold utility
                   sums              additions with a verifier, strict or hackable
-                  data              real preferences and prompts, from the hub or from files
+                  files             tables from the hub or from files, as people have them
+                  dialogues         messages as text, by a model's own chat template
+                  data              real preferences, demonstrations, labels and prompts
                   labels            comparisons made by hand, in a file that is only added to
                   tables            a dataset as a loop reads it
     algorithms    sft, reward_training, ppo, shared_trunk, grpo, variants, dpo, best_of_n

@@ -1,16 +1,13 @@
 """Data in TRL's formats, from the hub or from local files: preferences, prompts, demonstrations.
 
-A dialogue becomes text: the prompt ends with a turn marker of the assistant's, the completion is
-what follows it, and `prompt + completion` is the dialogue again. Messages (lists of `role` and
-`content`) are written by the tokenizer's chat template where it has one, and otherwise in the plain
-format of Anthropic/hh-rlhf::
-
-    \\n\\nHuman: when does the library open?\\n\\nAssistant: at nine.
+Everything becomes text: a prompt, and completions that follow it. Messages are written by the
+tokenizer's chat template where it has one, and otherwise in a plain format (see `dialogues`).
+Columns beside these stay as they are, of whatever type. What a file may be, see `load_table`.
 
 Rows that nothing can be learned from (an empty completion, no shared prompt) are dropped, and a
-logged warning says how many. What it leaves out: streaming; a whole split is held in memory. Real
-preference data holds offensive text: look before you print. Chapters: sft, reward-model,
-gpt2-on-a-gpu.
+logged warning says how many, and which; rows are counted from 0. What cannot be read as text is
+refused by its row. What it leaves out: streaming; a whole split is held in memory. Real preference
+data holds offensive text: look before you print. Chapters: sft, reward-model, gpt2-on-a-gpu.
 """
 
 from __future__ import annotations
@@ -19,11 +16,16 @@ import logging
 import os
 import re
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable, Collection
 
-ASSISTANT = "\n\nAssistant:"
-SPEAKERS = {"user": "Human", "assistant": "Assistant"}
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+from .dialogues import Writer, is_blank, messages, parsed, split_dialogue, split_messages
+from .files import find
+from .files import load_table as load_table  # the table alone: as public as what is made of it
+
+SHOWN = 5  # row numbers that a warning names
+BATCH = 1_000  # texts that are tokenized at a time
+WRITTEN_OUT = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
+LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +46,11 @@ def load_preferences(
 
     Parameters
     ----------
-    source : str or path
-        A name on the hub such as `"Anthropic/hh-rlhf"`, a folder laid out like one, or a file
-        (json, jsonl or csv, each also as .gz; parquet).
-    split : str
-        As in `datasets.load_dataset`, such as `"test"` or `"train[:1000]"`. A single file is
-        whichever split is asked for.
-    data_dir : str, optional
-        A folder inside `source`, such as `"harmless-base"`.
+    source, split, data_dir
+        See `load_table`.
     tokenizer : PreTrainedTokenizerBase, optional
-        Its chat template, if it has one, writes messages as text.
+        Its chat template, if it has one, writes messages as text; the columns `tools` and
+        `chat_template_kwargs` are handed to it.
     max_length : int, optional
         Drop pairs whose prompt and longer completion, with its end token, take more tokens than
         this: at most the context of the model. Needs the tokenizer.
@@ -70,30 +67,15 @@ def load_preferences(
     ------
     FileNotFoundError, ConnectionError, ValueError
         If there is no such source, the hub cannot be reached, or the data cannot be read, lack a
-        column, or have no row to learn from.
+        column, have a row that is neither text nor messages, or no row to learn from.
     """
-    if max_length is not None and tokenizer is None:
-        raise ValueError(
-            f"max_length is {max_length} and tokenizer is None; expected a tokenizer to count with"
-        )
-    table = load_table(source, split, data_dir)
-    _expect(table, source, {"chosen", "rejected"})
-    rows, dropped, seen = [], Counter(), Counter()
-    for row in table:
-        pair = prompt, chosen, rejected = _as_text(*_pair(row), tokenizer=tokenizer)
-        flaw = _flaw(*pair) or ("with two equal replies" if chosen == rejected else None)
-        if (
-            not flaw
-            and max_length is not None
-            and pair_lengths(tokenizer, *([text] for text in pair))[0] > max_length
-        ):
-            flaw = f"longer than {max_length} tokens"
-        if flaw:
-            dropped[flaw] += 1
-        else:
-            rows.append({**row, "prompt": prompt, "chosen": chosen, "rejected": rejected})
-            seen[pair] += 1
-    again = len(rows) - len(seen)
+    rows = _Rows(source, split, data_dir, tokenizer, max_length)
+    rows.expect({"chosen", "rejected"})
+    rows.read(_pair, ("prompt", "conversations", "chosen", "rejected"))
+    rows.drop("with two equal replies", lambda prompt, chosen, rejected: chosen == rejected)
+    rows.drop_longer()
+    seen = Counter(rows.texts.values())
+    again = len(rows.texts) - len(seen)
     both_ways = sum((p, b, a) in seen for p, a, b in seen) // 2
     if again or both_ways:
         log.warning(
@@ -102,41 +84,59 @@ def load_preferences(
             again,
             both_ways,
         )
-    return _dataset(rows, dropped, source)
+    return rows.dataset(("prompt", "chosen", "rejected"))
 
 
 def load_demonstrations(
-    source: str | os.PathLike, split: str = "train", data_dir: str | None = None, tokenizer=None
+    source: str | os.PathLike,
+    split: str = "train",
+    data_dir: str | None = None,
+    tokenizer=None,
+    max_length: int | None = None,
 ):
     """Demonstrations for supervised fine-tuning: columns `prompt` and `completion`, all text.
 
-    The source has `prompt` and `completion`, or `messages` (the last answer is the completion), or
-    comparisons, of which the chosen ones are taken. Parameters, errors: see `load_preferences`.
+    The source has `prompt` and `completion`, or `messages` or ShareGPT's `conversations` (the last
+    answer is the completion), or comparisons, of which the chosen ones are taken. Parameters,
+    errors: see `load_preferences`.
 
     Chapter: sft.
     """
-    table = load_table(source, split, data_dir)
-    _expect(table, source, {"prompt", "completion"}, {"messages"}, {"chosen", "rejected"})
-    rows, dropped = [], Counter()
-    for row in table:
-        if "completion" in row:
-            prompt, completion = row["prompt"], row.pop("completion")
-        elif "messages" in row:
-            messages = row.pop("messages") or []
-            last = max(
-                [i for i, m in enumerate(messages) if m.get("role") == "assistant"], default=0
-            )
-            prompt, completion = messages[:last], messages[last : last + 1]
-        else:
-            prompt, completion, _ = _pair(row)
-            del row["chosen"], row["rejected"]
-        prompt, completion = _as_text(prompt, completion, tokenizer=tokenizer)
-        flaw = _flaw(prompt, completion)
-        if flaw:
-            dropped[flaw] += 1
-        else:
-            rows.append({**row, "prompt": prompt, "completion": completion})
-    return _dataset(rows, dropped, source)
+    rows = _Rows(source, split, data_dir, tokenizer, max_length)
+    columns = rows.expect(
+        {"prompt", "completion"}, {"messages"}, {"chosen", "rejected"}, {"conversations"}
+    )
+    if "completion" in columns:
+        rows.read(_single, columns)
+    elif "chosen" in columns:
+        rows.read(lambda row: _pair(row)[:2], {*columns, "prompt", "conversations"})
+    else:
+        rows.read(_last_answer, columns)
+    rows.drop_longer()
+    return rows.dataset(("prompt", "completion"), without=columns - {"prompt"})
+
+
+def load_labelled(
+    source: str | os.PathLike,
+    split: str = "train",
+    data_dir: str | None = None,
+    tokenizer=None,
+    max_length: int | None = None,
+):
+    """Single completions, each called good or bad: `prompt`, `completion` (text), `label` (bool).
+
+    TRL calls this an unpaired preference; "kto" learns from it. A label is true or false, 1 or 0,
+    or such a word in text; rows without one are dropped. Pairs are read by `load_preferences`, and
+    "kto" takes those apart by itself. Parameters, errors: see `load_preferences`.
+
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: none yet.
+    """
+    rows = _Rows(source, split, data_dir, tokenizer, max_length)
+    columns = rows.expect({"prompt", "completion", "label"})
+    rows.read(_single, columns)
+    rows.drop_longer()
+    labels = rows.found.columns(["label"])["label"]
+    return rows.dataset(("prompt", "completion"), label=[_label(labels[i]) for i in rows.texts])
 
 
 def load_prompts(
@@ -145,6 +145,7 @@ def load_prompts(
     data_dir: str | None = None,
     tokenizer=None,
     length: int = 8,
+    max_length: int | None = None,
 ):
     """Prompts to sample from: the column `prompt`, or the first words of the column `text`.
 
@@ -161,184 +162,115 @@ def load_prompts(
         Counts tokens of `text`, and writes messages as text.
     length : int
         Tokens of `text` to keep, or words where there is no tokenizer.
+    max_length : int, optional
+        Drop prompts of more tokens than this: at most the context of the model, less what will be
+        sampled. Needs the tokenizer.
 
     Returns
     -------
     datasets.Dataset
         Column `prompt`, beside the other columns of the source but `text`.
     """
-    table = load_table(source, split, data_dir)
-    _expect(table, source, {"prompt"}, {"text"})
+    rows = _Rows(source, split, data_dir, tokenizer, max_length)
+    columns = rows.expect({"prompt"}, {"text"})
     if length < 1:
         raise ValueError(f"length is {length}; expected at least 1")
-    rows, dropped = [], Counter()
-    for row in table:
-        if "prompt" in row:
-            (prompt,) = _as_text(row["prompt"], tokenizer=tokenizer)
-        else:
-            if not isinstance(row["text"], str | None):
-                raise ValueError(f"a row has {row['text']!r} as its text; expected text")
-            prompt = _first(row["text"] or "", length, tokenizer)
-        row.pop("text", None)
-        if prompt.strip():
-            rows.append({**row, "prompt": prompt})
-        else:
-            dropped["with an empty prompt"] += 1
-    return _dataset(rows, dropped, source)
+    rows.read(_single, columns)
+    if "text" in columns:
+        firsts = _first([text for (text,) in rows.texts.values()], length, tokenizer)
+        rows.texts = dict(zip(rows.texts, zip(firsts)))
+        rows.drop("with an empty prompt", is_blank)
+    rows.drop_longer()
+    return rows.dataset(("prompt",), without={"text"})
 
 
-def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | None = None):
-    """The rows of `source` as they are, with an error that says what is wrong with it.
+# ---------------------------------------------------------------------------------- one row
 
-    Parameters and errors: see `load_preferences`.
 
-    Chapter: gpt2-on-a-gpu.
-    """
-    import datasets
+def _single(row: dict) -> tuple:
+    """The prompt of a row, and its completion if there is one, as text or as messages."""
+    if "label" in row and _label(row["label"]) is None:
+        raise _Dropped("without a label")
+    if "text" in row:
+        if not isinstance(row["text"], str | None):
+            raise ValueError(f"has {row['text']!r:.60} as its text; expected text")
+        return (row["text"],)
+    return tuple(_said(row, name) for name in ("prompt", "completion") if name in row)
 
-    path, here = Path(source), f"source is {str(source)!r}"
-    on_the_hub = False
-    if path.is_file():
-        builder = BUILDERS.get(Path(path.name.removesuffix(".gz")).suffix)
-        if builder is None:
-            raise ValueError(
-                f"{here}; expected a file that ends in {', '.join(BUILDERS)}, or one "
-                "of these with .gz"
-            )
-        arguments = {"path": builder, "data_files": {split.partition("[")[0]: str(path)}}
-    elif path.exists():
-        arguments = {"path": str(path), "data_dir": data_dir}
-    elif re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):  # NAME or OWNER/NAME
-        on_the_hub, arguments = True, {"path": str(source), "data_dir": data_dir}
-    else:
-        raise FileNotFoundError(
-            f"{here}; expected a file, a folder or a name on the hub, and found none there"
-        )
-    quiet = not on_the_hub and not datasets.are_progress_bars_disabled()
-    if quiet:  # local files load in a blink; a bar would stay in the notebook
-        datasets.disable_progress_bars()
+
+def _said(row: dict, name: str) -> str | list[dict] | None:
+    """What stands in a column: text, messages or nothing."""
     try:
-        return datasets.load_dataset(**arguments, split=split)
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"{here}: there is no such file or folder here, and the hub could not be reached "
-            f"({error}). Without a network, give the path of a local copy: a folder laid out like "
-            "the one on the hub, or one of its files"
-        ) from error
-    except Exception as error:  # datasets, pyarrow and gzip raise many kinds; all mean this
-        while error.__cause__ is not None:  # older versions of datasets wrap what went wrong
-            error = error.__cause__
-        if type(error).__name__ in ("StopIteration", "SchemaInferenceError"):  # an empty file
-            raise ValueError(f"{here}, which has no rows; expected at least 1") from None
+        value = messages(row.get(name))
+    except ValueError as error:
+        raise ValueError(f"{error} (in its {name})") from None
+    if isinstance(value, str) and WRITTEN_OUT.match(value):
         raise ValueError(
-            f"{here}; expected readable data with a split {split!r}, and reading it "
-            f"failed: {type(error).__name__}: {error}"
-        ) from error
-    finally:
-        if quiet:
-            datasets.enable_progress_bars()
+            f"has messages written out as text as its {name}; expected the messages themselves, "
+            "which JSON and parquet can hold, and CSV cannot"
+        )
+    if isinstance(value, str | list | None):
+        return value
+    raise ValueError(f"has {value!r:.60} as its {name}; expected text or messages")
 
 
-# ---------------------------------------------------------------------------------- dialogues
-
-
-def split_dialogue(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Two dialogues in the format of hh-rlhf as prompt, chosen and rejected completion.
-
-    The prompt is the longest common beginning that ends at an assistant's turn, and is empty
-    where there is none.
-
-    Chapter: reward-model.
-
-    Examples
-    --------
-    >>> ask = "\\n\\nHuman: hello\\n\\nAssistant:"
-    >>> split_dialogue(ask + " hello, you", ask + " hello")
-    ('\\n\\nHuman: hello\\n\\nAssistant:', ' hello, you', ' hello')
-    """
-    shared = os.path.commonprefix([chosen, rejected])
-    turn = shared.rfind(ASSISTANT)
-    end = turn + len(ASSISTANT) if turn >= 0 else 0
-    return shared[:end], chosen[end:], rejected[end:]
-
-
-def split_messages(chosen: list[dict], rejected: list[dict]) -> tuple[list, list, list]:
-    """Two dialogues in messages as prompt, chosen and rejected completion.
-
-    The prompt is the longest common beginning that an assistant's message follows in both, and
-    is empty where there is none.
-
-    Chapter: reward-model.
-    """
-    end = next(
-        (i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b),
-        min(len(chosen), len(rejected)) - 1,
+def _last_answer(row: dict) -> tuple:
+    """A dialogue up to its last answer, and that answer."""
+    (name,) = row.keys() & {"messages", "conversations"}
+    dialogue = _said(row, name) or []
+    if isinstance(dialogue, str):
+        raise ValueError(f"has {dialogue!r:.60} as its {name}; expected a list of messages")
+    last = max(
+        [i for i, m in enumerate(dialogue) if m["role"] == "assistant"], default=len(dialogue)
     )
-    while end > 0 and not chosen[end].get("role") == rejected[end].get("role") == "assistant":
-        end -= 1
-    return chosen[:end], chosen[end:], rejected[end:]
+    return dialogue[:last], dialogue[last : last + 1]
 
 
 def _pair(row: dict) -> tuple:
     """Prompt, chosen and rejected completion of a row, as text or as messages."""
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    asked = "prompt" if "prompt" in row else "conversations"
+    if asked == "conversations" and not isinstance(row["chosen"], dict):
+        row.pop(asked, None)  # not a prompt to replies that are one message each
+    prompt, chosen, rejected = (_said(row, n) for n in (asked, "chosen", "rejected"))
     if isinstance(chosen, list) and isinstance(rejected, list) and not isinstance(prompt, list):
-        return split_messages(chosen, rejected)  # a prompt in text repeats the first message
-    if "prompt" not in row and chosen and rejected:
+        if is_blank(prompt) or any(m["role"] != "assistant" for m in (*chosen[:1], *rejected[:1])):
+            return split_messages(chosen, rejected)  # a prompt in text repeats the first message
+    elif is_blank(prompt) and not (is_blank(chosen) or is_blank(rejected)):
+        if not (isinstance(chosen, str) and isinstance(rejected, str)):
+            kinds = f"{type(chosen).__name__} and {type(rejected).__name__}"
+            raise ValueError(f"has {kinds} as its replies; expected text or messages for both")
         return split_dialogue(chosen, rejected)
     return prompt, chosen, rejected
 
 
-def _as_text(prompt, *completions, tokenizer) -> tuple:
-    """Prompt and completions as text; what is text already stays as it is."""
-    if not prompt:
-        return ("", *completions)
-    if not isinstance(prompt, (str, list)) or not all(
-        part is None or isinstance(part, type(prompt)) for part in completions
-    ):
-        kinds = ", ".join(type(part).__name__ for part in (prompt, *completions))
-        raise ValueError(
-            f"a row has {kinds}; expected text, or messages, for prompt and replies alike"
-        )
-    if isinstance(prompt, str):
-        return (prompt, *completions)
-    completions = [completion or [] for completion in completions]
-    for message in [*prompt, *(message for completion in completions for message in completion)]:
-        if not {"role", "content"} <= set(message):
-            raise ValueError(
-                f"a message has the keys {sorted(message)}; expected 'role' and 'content'"
-            )
-    if any(completion and completion[0]["role"] != "assistant" for completion in completions):
-        raise ValueError("a reply does not begin with a message of the role 'assistant'")
-    if tokenizer is None or not tokenizer.chat_template:
-        opened = _plain(prompt) + ASSISTANT
-        return (opened, *(_plain(prompt + completion)[len(opened) :] for completion in completions))
-    opened = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    whole = [tokenizer.apply_chat_template(prompt + c, tokenize=False) for c in completions]
-    opened = os.path.commonprefix([opened, *whole])  # some open an answer in another way
-    return (opened, *(_without_end(text[len(opened) :], tokenizer.eos_token) for text in whole))
+def _label(value) -> bool | None:
+    """A label as a bool, or None where there is none."""
+    if value is None or value != value or isinstance(value, str) and is_blank(value):  # or NaN
+        return None
+    label = LABELS.get(str(value).strip().lower())
+    if label is None:
+        raise ValueError(f"has the label {value!r:.60}; expected true or false, or 1 or 0")
+    return label
 
 
-def _plain(messages: list[dict]) -> str:
-    return "".join(
-        f"\n\n{SPEAKERS.get(m['role'], m['role'].capitalize())}: {m['content']}" for m in messages
-    )
+def _flaw(prompt, *completions) -> str | None:
+    """Why nothing can be learned from a row, or None."""
+    if is_blank(prompt):
+        return "without a (shared) prompt" if completions else "with an empty prompt"
+    return "with an empty reply" if any(map(is_blank, completions)) else None
 
 
-def _without_end(completion: str, eos: str | None) -> str:
-    """Without the template's end token: `encode` adds one to every completion."""
-    bare = completion.rstrip()
-    return bare.removesuffix(eos) if eos and bare.endswith(eos) else completion
-
-
-def _first(text: str, length: int, tokenizer) -> str:
+def _first(texts: list[str], length: int, tokenizer) -> list[str]:
     if tokenizer is None:
-        return " ".join(text.split()[:length])
-    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
-    return tokenizer.decode(ids)
+        return [" ".join(text.split()[:length]) for text in texts]
+    found = []
+    for some in _batches(texts):
+        ids = tokenizer(some, add_special_tokens=False, truncation=True, max_length=length)
+        found += [tokenizer.decode(row) for row in ids["input_ids"]]
+    return found
 
 
-# ---------------------------------------------------------------------------------- checks
+# ---------------------------------------------------------------------------------- lengths
 
 
 def pair_lengths(
@@ -355,35 +287,146 @@ def pair_lengths(
     return [p + max(a, b) + 1 for p, a, b in zip(asked, *completions, strict=True)]
 
 
-def _expect(table, source, *alternatives: set[str]) -> None:
-    if not any(columns <= set(table.column_names) for columns in alternatives):
-        wanted = " or ".join(", ".join(sorted(columns)) for columns in alternatives)
+def _lengths(tokenizer, prompts: list[str], *completions: list[str]) -> list[int]:
+    """The same of prompts alone, or with one completion each, or two."""
+    if not completions:
+        return list(map(len, tokenizer(prompts, add_special_tokens=False)["input_ids"]))
+    return pair_lengths(tokenizer, prompts, completions[0], completions[-1])
+
+
+def _batches(values: list) -> list[list]:
+    return [values[i : i + BATCH] for i in range(0, len(values), BATCH)]
+
+
+# ---------------------------------------------------------------------------------- all rows
+
+
+class _Dropped(Exception):
+    """A row that nothing can be learned from, and why."""
+
+
+class _Rows:
+    """The rows of a source: the text of those that are kept, and why others are dropped."""
+
+    def __init__(self, source, split: str, data_dir: str | None, tokenizer, max_length: int | None):
+        if max_length is not None and tokenizer is None:
+            raise ValueError(
+                f"max_length is {max_length} and tokenizer is None; expected a tokenizer to "
+                "count with"
+            )
+        self.source, self.tokenizer, self.max_length = source, tokenizer, max_length
+        self.found = find(source, split, data_dir)
+        self.write = Writer(tokenizer)
+        self.texts: dict[int, tuple[str, ...]] = {}  # of each row that is kept
+        self.dropped: dict[str, list[int]] = {}  # row numbers, by what is wrong with them
+
+    def expect(self, *alternatives: set[str]) -> set[str]:
+        """The first of some sets of columns that is there."""
+        names = self.found.table.column_names
+        for columns in alternatives:
+            if columns <= set(names):
+                return columns
+        wanted = set().union(*alternatives)
+        alike = {name: name.strip().lower() for name in names if name not in wanted}
+        hint = [f"{a!r} is not {b!r}" for a, b in alike.items() if b in wanted]
+        if "label" in wanted and {"chosen", "rejected"} <= set(names):
+            hint.append("load_preferences reads pairs")
         raise ValueError(
-            f"source is {str(source)!r} with the columns "
-            f"{', '.join(table.column_names)}; expected {wanted}"
+            f"source is {str(self.source)!r} with the columns {', '.join(names)}; expected "
+            + " or ".join(", ".join(sorted(columns)) for columns in alternatives)
+            + "".join(f" ({text})" for text in hint)
         )
 
+    def read(self, take: Callable[[dict], tuple], names: Collection[str]) -> None:
+        """Each row as text, from what `take` finds in it."""
+        there = self.found.table.column_names
+        names = [n for n in (*names, "tools", "chat_template_kwargs") if n in there]
+        columns = self.found.columns(names)
+        for i, values in enumerate(zip(*columns.values())):
+            row = dict(zip(names, values))
+            try:
+                self.texts[i] = self._text(take(row), row)
+            except _Dropped as flaw:
+                self.dropped.setdefault(str(flaw), []).append(i)
+            except ValueError as error:
+                raise ValueError(f"source is {str(self.source)!r}; row {i} {error}") from error
 
-def _flaw(prompt: str, *completions: str | None) -> str | None:
-    """Why nothing can be learned from a row, or None."""
-    if not prompt.strip():
-        return "without a (shared) prompt"
-    whole = all(text and text.strip() for text in completions)
-    return None if whole else "with an empty reply"
+    def _text(self, parts: tuple, row: dict) -> tuple[str, ...]:
+        if flaw := _flaw(*parts):
+            raise _Dropped(flaw)
+        more = {}
+        if isinstance(parts[0], list):
+            kwargs = "chat_template_kwargs"
+            more["tools"] = parsed("tools", row.get("tools"), list)
+            more["options"] = parsed(kwargs, row.get(kwargs), dict)
+        texts = self.write(*parts, **more)
+        if flaw := _flaw(*texts):  # a template need not write what a message says
+            raise _Dropped(flaw)
+        return texts
 
+    def drop(self, flaw: str, is_so: Callable[..., bool]) -> None:
+        """Drop the rows whose texts are so."""
+        for i in [i for i, texts in self.texts.items() if is_so(*texts)]:
+            self.dropped.setdefault(flaw, []).append(i)
+            del self.texts[i]
 
-def _dataset(rows: list[dict], dropped: Counter, source):
-    from datasets import Dataset
+    def drop_longer(self) -> None:
+        """Drop the rows of more than `max_length` tokens."""
+        if self.max_length is None:
+            return
+        lengths = [
+            length
+            for some in _batches(list(self.texts.values()))
+            for length in _lengths(self.tokenizer, *map(list, zip(*some)))
+        ]
+        long = {texts for texts, n in zip(self.texts.values(), lengths) if n > self.max_length}
+        self.drop(f"longer than {self.max_length} tokens", lambda *texts: texts in long)
 
-    told = f"{sum(dropped.values())} of {len(rows) + sum(dropped.values())} rows: " + ", ".join(
-        f"{count} {flaw}" for flaw, count in dropped.items()
-    )
-    if not rows:
-        raise ValueError(
-            f"source is {str(source)!r}; expected rows to learn from, and had to drop {told}"
-            if dropped
-            else f"source is {str(source)!r}, which has no rows; expected at least 1"
+    def dataset(self, names: tuple[str, ...], without: Collection[str] = (), **more: list):
+        """The rows that are kept: their texts in the columns `names`, all others as they were."""
+        from datasets import Dataset, DatasetInfo, Features, Value
+        from pyarrow import array
+
+        self._tell()
+        table = self.found.table
+        kept = table.with_format("arrow")[:]  # columns of any type, and nothing of them decoded
+        if len(self.texts) < len(table):
+            kept = kept.filter(array([i in self.texts for i in range(len(table))]))
+        features = {name: kind for name, kind in table.features.items() if name not in without}
+        columns = {name: kept[name] for name in features}
+        texts = dict(zip(names, map(list, zip(*self.texts.values()))))
+        for name, values in (texts | more).items():
+            features[name] = Value("bool" if isinstance(values[0], bool) else "string")
+            columns[name] = array(values, type=features[name].pa_type)
+        features = Features(features)
+        kept = type(kept).from_arrays(list(columns.values()), schema=features.arrow_schema)
+        return Dataset(kept, info=DatasetInfo(features=features))
+
+    def _tell(self) -> None:
+        """Warn of what was dropped, or refuse the source if that was all."""
+        number = len(self.found.table)
+        flaws = sorted(self.dropped.items(), key=lambda item: min(item[1]))
+        told = f"{number - len(self.texts)} of {number} rows: " + ", ".join(
+            f"{len(rows)} {flaw} ({_numbers(sorted(rows))})" for flaw, rows in flaws
         )
-    if dropped:
-        log.warning("%s: dropped %s", source, told)
-    return Dataset.from_list(rows)
+        if not self.texts:
+            here = f"source is {str(self.source)!r}"
+            raise ValueError(
+                f"{here}; expected rows to learn from, and had to drop {told}"
+                if self.dropped
+                else f"{here}, which has no rows; expected at least 1"
+            )
+        if self.dropped:
+            log.warning("%s: dropped %s", self.source, told)
+        if self.write.reopened:
+            log.warning(
+                "%s: the chat template asks for an answer in another way than it writes one that "
+                "is there; in %d rows the prompt ends where the two part",
+                self.source,
+                self.write.reopened,
+            )
+
+
+def _numbers(rows: list[int]) -> str:
+    shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
+    return f"row{'s' * (len(rows) > 1)} {shown}"

@@ -13,15 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lib.worlds.data import (
-    ASSISTANT,
-    load_demonstrations,
-    load_preferences,
-    load_prompts,
-    load_table,
-    split_dialogue,
-    split_messages,
-)
+from rlhf_lib.worlds.data import load_demonstrations, load_preferences, load_prompts, load_table
+from rlhf_lib.worlds.dialogues import ASSISTANT, split_dialogue, split_messages
 from tests.unit.small import tokenizer
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "hh-rlhf"
@@ -95,8 +88,9 @@ def test_hh_counts_and_says_what_it_dropped(lines, caplog):
         pairs = load_preferences(HH, split="test")
     assert empty > 0 and len(pairs) == len(lines) - empty
     (record,) = [r for r in caplog.records if r.name == "rlhf_lib.worlds.data"]
-    assert record.getMessage().endswith(
-        f"dropped {empty} of {len(lines)} rows: {empty} with an empty reply"
+    assert (
+        f"dropped {empty} of {len(lines)} rows: {empty} with an empty reply (row"
+        in record.getMessage()
     )
 
 
@@ -341,19 +335,23 @@ def test_prompts_come_from_the_column_of_that_name(tmp_path):
         (
             load_preferences,
             {"prompt": "a", "chosen": CHOSEN[1:], "rejected": "no"},
-            "a row has str, list, str; expected text, or messages, for prompt and replies alike",
+            "row 0 has str as its prompt and list, str as its replies; expected text, or messages",
         ),
-        (load_prompts, {"prompt": 3}, "a row has int; expected text, or messages"),
-        (load_prompts, {"text": 3}, "a row has 3 as its text; expected text"),
-        (load_demonstrations, {"prompt": 3, "completion": 4}, "a row has int, int; expected text"),
+        (load_prompts, {"prompt": 3}, "row 0 has 3 as its prompt; expected text or messages"),
+        (load_prompts, {"text": 3}, "row 0 has 3 as its text; expected text"),
+        (
+            load_demonstrations,
+            {"prompt": 3, "completion": 4},
+            "row 0 has 3 as its prompt; expected text",
+        ),
         (
             load_preferences,
             {
-                "prompt": [{"from": "human", "value": "hi"}],
+                "prompt": [{"speaker": "human", "says": "hi"}],
                 "chosen": CHOSEN[1:],
                 "rejected": REJECTED[1:],
             },
-            r"keys \['from', 'value'\]; expected 'role'",
+            r"row 0 has a message with the keys \['says', 'speaker'\]; expected 'role'",
         ),
         (
             load_preferences,
@@ -394,6 +392,17 @@ def test_dialogues_that_share_no_prompt_are_dropped(tmp_path):
     for i, row in enumerate((text, messages)):
         with pytest.raises(ValueError, match=r"1 of 1 rows: 1 without a \(shared\) prompt"):
             load_preferences(write(tmp_path / f"{i}.jsonl", [row]))
+
+
+@pytest.mark.parametrize("asked", [None, ""])
+def test_a_dialogue_beside_an_empty_prompt_is_split_all_the_same(tmp_path, asked):
+    text = {"chosen": ASKED + " yes", "rejected": ASKED + " no"}
+    messages = {"chosen": say("hello", "yes"), "rejected": say("hello", "no")}
+    for i, row in enumerate((text, messages)):
+        path = write(tmp_path / f"{i}.jsonl", [{"prompt": asked, **row}])
+        assert load_preferences(path).to_list() == [
+            {"prompt": ASKED, "chosen": " yes", "rejected": " no"}
+        ]
 
 
 def test_empty_demonstrations_and_prompts_are_dropped(tmp_path):

@@ -57,7 +57,8 @@ def test_empty_replies_and_prompts_are_dropped_and_counted(tmp_path, caplog):
     pairs = rows((ASK, GOOD, BAD), (ASK, "", BAD), (ASK, GOOD, "  "), ("", GOOD, BAD))
     assert len(load(tmp_path, pairs)) == 1
     assert said(caplog) == [
-        "dropped 3 of 4 rows: 2 with an empty reply, 1 without a (shared) prompt"
+        "dropped 3 of 4 rows: 2 with an empty reply (rows 1, 2), "
+        "1 without a (shared) prompt (row 3)"
     ]
 
 
@@ -125,7 +126,7 @@ def test_a_contradiction_teaches_a_tie():
 
 def test_equal_replies_are_dropped_and_counted(tmp_path, caplog):
     assert len(load(tmp_path, rows((ASK, GOOD, GOOD), (ASK, GOOD, BAD)))) == 1
-    assert said(caplog) == ["dropped 1 of 2 rows: 1 with two equal replies"]
+    assert said(caplog) == ["dropped 1 of 2 rows: 1 with two equal replies (row 0)"]
 
 
 def test_equal_replies_teach_nothing():
@@ -161,7 +162,7 @@ def test_pairs_over_the_context_can_be_left_out(tmp_path, caplog):
     least = pair_lengths(tokenizer(), [ASK], [GOOD], [BAD])[0]
     pairs = rows((ASK, GOOD, BAD), (ASK, GOOD, "no. " * 30))
     assert len(load(tmp_path, pairs, tokenizer=tokenizer(), max_length=least)) == 1
-    assert said(caplog) == [f"dropped 1 of 2 rows: 1 longer than {least} tokens"]
+    assert said(caplog) == [f"dropped 1 of 2 rows: 1 longer than {least} tokens (row 1)"]
     with pytest.raises(ValueError, match="had to drop 2 of 2"):
         load(tmp_path, pairs, tokenizer=tokenizer(), max_length=least - 1)
 
