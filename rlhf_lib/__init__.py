@@ -33,6 +33,7 @@ skipped at first::
                   data              real preferences and prompts, from the hub or from files
                   labels            comparisons made by hand, in a file that is only added to
                   tables            a dataset as a loop reads it
+                  lengths           which rows fit the context of a model
     algorithms    sft, reward_training, ppo, shared_trunk, grpo, variants, dpo, best_of_n
                                     one file each
                   loop              stepping, stopping and going on, for all of them

@@ -28,6 +28,7 @@ from ..machinery.processes import check_one_process
 from ..machinery.settings import check_choices
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
 from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
+from ..worlds.lengths import check_lengths
 from ..worlds.tables import column, rows_of_step
 from .loop import Config, Loop
 
@@ -106,7 +107,8 @@ class DPO(Loop):
     Raises
     ------
     ValueError
-        If a setting is out of range, or a column is missing or of the wrong kind.
+        If a setting is out of range, a column is missing or of the wrong kind, or a row is longer
+        than the context of policy or reference.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
     """
@@ -124,15 +126,13 @@ class DPO(Loop):
         super().__init__(config, tokenizer, {"policy": policy}, {"reference": reference})
         self.policy, self.reference = policy, reference
         self.beta = config.beta or (2.0 if config.loss_type == "simpo" else 0.1)
+        labelled = config.loss_type == "kto" and "label" in dataset.column_names
+        columns = ("completion",) if labelled else ("chosen", "rejected")
+        prompts, *texts = [column(dataset, name) for name in ("prompt", *columns)]
+        check_lengths({"policy": policy, "reference": reference}, tokenizer, [prompts, *texts])
         # completions in one list: row i is the chosen one of pair i, row N + i the rejected one
-        self.prompts = column(dataset, "prompt")
-        if config.loss_type == "kto" and "label" in dataset.column_names:
-            self.completions = column(dataset, "completion")
-            self.labels = column(dataset, "label", bool)
-        else:
-            self.completions = column(dataset, "chosen") + column(dataset, "rejected")
-            self.labels = [True] * len(self.prompts) + [False] * len(self.prompts)
-            self.prompts = self.prompts * 2
+        self.prompts, self.completions, N = prompts * len(texts), sum(texts, []), len(prompts)
+        self.labels = column(dataset, "label", bool) if labelled else [True] * N + [False] * N
         self.cached: Tensor | None = None  # reference log-probabilities of all completions
 
     def decay(self) -> float:

@@ -39,7 +39,7 @@ class SharedTrunkPPO(PPO):
     ):
         if reference is None:
             raise ValueError("reference is None; expected a model to stay near")
-        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
+        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config, policy)
         self.policy, self.reference, self.critic = policy, reference, SharedCritic(policy)
         models = {"policy": policy}, {"reference": reference}
         OnlineLoop.__init__(self, config, tokenizer, reward, dataset, *models)

@@ -21,6 +21,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from .lengths import pair_lengths
+
 ASSISTANT = "\n\nAssistant:"
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -339,20 +341,6 @@ def _first(text: str, length: int, tokenizer) -> str:
 
 
 # ---------------------------------------------------------------------------------- checks
-
-
-def pair_lengths(
-    tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
-) -> list[int]:
-    """Tokens that each pair needs: its prompt, its longer completion and the end token.
-
-    Chapter: reward-model.
-    """
-    asked, *completions = (
-        map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
-        for texts in (prompts, chosen, rejected)
-    )
-    return [p + max(a, b) + 1 for p, a, b in zip(asked, *completions, strict=True)]
 
 
 def _expect(table, source, *alternatives: set[str]) -> None:

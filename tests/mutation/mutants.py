@@ -1529,12 +1529,12 @@ MUTANTS = [
     ),
     Mutant(
         "pair-length-of-the-chosen-alone",
-        "worlds/data.py",
-        "pair_lengths",
-        "p + max(a, b) + 1",
-        "p + a + 1",
+        "worlds/lengths.py",
+        "_needed",
+        "max(rest, default=0)",
+        "next(iter(rest), 0)",
         "a long rejected reply passes the check",
-        ["tests/unit/test_reward_bad_input.py"],
+        ["tests/unit/test_lengths.py"],
     ),
     # ----------------------------------------------------------------------------------- memory
     Mutant(

@@ -69,9 +69,9 @@ def test_a_file_without_a_pair_to_learn_from_is_refused(tmp_path):
 
 
 def test_training_and_measuring_refuse_no_pairs():
-    with pytest.raises(ValueError, match="0 pairs; expected at least 1"):
+    with pytest.raises(ValueError, match="0 (pairs|rows); expected at least 1"):
         loop([])
-    with pytest.raises(ValueError, match="0 pairs; expected at least 1"):
+    with pytest.raises(ValueError, match="0 (pairs|rows); expected at least 1"):
         pair_accuracy(
             reward_model(),
             tokenizer(),
@@ -149,11 +149,8 @@ def test_lengths_count_prompt_longer_reply_and_end():
 def test_a_pair_over_the_context_stops_the_run_before_its_first_step():
     pairs = rows((ASK, GOOD, BAD), (ASK, GOOD, "no. " * 30))
     length = pair_lengths(tokenizer(), [ASK], [GOOD], ["no. " * 30])[0]
-    with pytest.raises(
-        ValueError,
-        match=rf"pair 1 takes {length} tokens; expected at most 64.*"
-        r"max_length=64",
-    ):
+    told = rf"1 of 2 rows do not fit: 1\. Row 1 takes {length} tokens; expected at most 64, the"
+    with pytest.raises(ValueError, match=rf"{told} context of the model .*fitting\(model, "):
         loop(pairs)
 
 
