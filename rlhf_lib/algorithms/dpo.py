@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..machinery.decoding import position_ids
 from ..machinery.processes import check_one_process
 from ..machinery.settings import check_choices
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
 from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
-from ..worlds.lengths import check_lengths
+from ..worlds.lengths import check_lengths, context_of
 from ..worlds.tables import column, rows_of_step
 from .loop import Config, Loop
 
@@ -225,10 +226,14 @@ class DPO(Loop):
         """KTO's z_0: the mean log-ratio over prompts with another row's completion, at least 0.
 
         It stands for KL(π‖π_ref), cheaply and with a bias; no gradient flows through it. The
-        completions are those of the batch, each handed on to the next row's prompt.
+        completions are those of the batch, each handed on to the next row's prompt, and cut where
+        the two together would go over the context.
         Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.1.
         """
         batch = self.encode(rows, rows[-1:] + rows[:-1])
+        contexts = filter(None, map(context_of, (self.policy, self.reference)))
+        places = position_ids(batch.attention_mask)[:, batch.prompt_ids.shape[1] :]
+        batch.completion_mask *= places < min(contexts, default=places.max() + 1)
         ours, theirs = (self.known_logprobs(m, batch) for m in (self.policy, self.reference))
         return (ours - theirs).mean().clamp(min=0)
 

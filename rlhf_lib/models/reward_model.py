@@ -86,7 +86,7 @@ def token_values(model, batch: TokenBatch) -> Tensor:
 
     Chapter: reward-model.
     """
-    check_context(model, batch.input_ids.shape[1])
+    check_context(model, batch.input_ids.shape[1], batch.attention_mask)
     hidden = model.base_model(**batch.model_inputs).last_hidden_state
     return model.score(hidden).squeeze(-1).float()
 
@@ -142,7 +142,7 @@ class SharedCritic(torch.nn.Module):
         self, batch: TokenBatch, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """`token_logprobs` and `state_values` of one forward pass, each (B, T)."""
-        check_context(self, batch.input_ids.shape[1])
+        check_context(self, batch.input_ids.shape[1], batch.attention_mask)
         hidden = self.base_model(**batch.model_inputs).last_hidden_state
         hidden = hidden[:, batch.prompt_ids.shape[1] - 1 : -1]  # the state before each token
         logits = self.policy.get_output_embeddings()(hidden) / temperature

@@ -197,12 +197,16 @@ def encode_pairs(
     return PairBatch(*(x.unflatten(0, (2, -1)).transpose(0, 1) for x in batch.tokens))
 
 
-def check_context(model, length: int) -> None:
+def check_context(model, length: int, mask: Tensor | None = None) -> None:
     """Raise a ValueError if `length` tokens do not fit the model's context.
+
+    Given the mask of a table of that width, its longest row counts: padding takes no position.
 
     Chapter: reward-model.
     """
     context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and length > context and mask is not None:
+        length = int(mask.sum(dim=-1).max())
     if context is not None and length > context:
         raise ValueError(
             f"the longest prompt and its completion take {length} tokens; expected "
@@ -224,7 +228,7 @@ def completion_logits(model, batch: TokenBatch, temperature: float = 1.0) -> Ten
         Row t predicts `completion_ids[:, t]`: it is the output one position earlier. Logits over
         the prompt, which nothing reads, are not computed.
     """
-    check_context(model, batch.input_ids.shape[1])
+    check_context(model, batch.input_ids.shape[1], batch.attention_mask)
     T = batch.completion_ids.shape[1]
     logits = model(**batch.model_inputs, logits_to_keep=T + 1).logits[:, :-1]
     return logits / temperature if temperature != 1.0 else logits

@@ -222,8 +222,8 @@ def test_what_does_not_fit_is_left_out_and_said(caplog):
         kept = fitting(policy(), tokenizer(), data, max_new_tokens=8)
     assert kept["answer"][:] == [1, 3]
     assert caplog.messages == [
-        "left out: 2 of 4 rows do not fit: 1 and 3. Row 1 takes 68 tokens with 8 new ones; expected "
-        "at most 64, the context of the model"
+        "left out: 2 of 4 rows do not fit: 1 and 3. Row 1 takes 68 tokens with 8 new ones; "
+        "expected at most 64, the context of the model"
     ]
     caplog.clear()
     assert fitting(policy(), tokenizer(), kept, max_new_tokens=8) is kept
@@ -361,6 +361,52 @@ def test_reference_critic_and_reward_model_are_asked_too():
 def test_an_empty_dataset_is_refused_when_the_loop_is_made():
     with pytest.raises(ValueError, match="0 rows; expected at least 1"):
         grpo(dataset=Dataset.from_dict({"prompt": []}))
+
+
+def test_a_batch_fits_if_each_of_its_rows_does():
+    """Padded, a long prompt beside a long completion is wider than the context; no row is."""
+    texts = {"prompt": [words(60), words(2)], "chosen": [words(2), words(60)]}
+    data = Dataset.from_dict({**texts, "completion": texts["chosen"], "rejected": ["yes"] * 2})
+    one_by_one = [SFT(policy(), tokenizer(), data.select([i]), SFTConfig()) for i in range(2)]
+    sums = [loop.step() for loop in one_by_one]
+    together = SFT(policy(), tokenizer(), data, SFTConfig(batch_size=2)).step()
+    tokens = [3, 61]
+    expected = sum(n * record["loss"] for n, record in zip(tokens, sums)) / 64
+    assert together["loss"] == pytest.approx(expected, rel=1e-5)
+    RewardTraining(reward_model(), tokenizer(), data, RewardConfig(batch_size=2)).step()
+    DPO(policy(), policy(), tokenizer(), data, DPOConfig(batch_size=2)).step()
+    scores = LearnedReward(reward_model(), tokenizer())
+    both = scores(texts["prompt"], texts["chosen"])
+    alone = [scores([p], [c])[0] for p, c in zip(texts["prompt"], texts["chosen"])]
+    assert both == pytest.approx(alone, abs=1e-5)
+    with pytest.raises(ValueError, match="take 65 tokens; expected at most 64"):
+        scores([words(60)], [words(4)])
+
+
+def test_the_mismatched_pairs_of_kto_are_cut_at_the_context():
+    """Row 0's completion stands behind row 1's prompt, where there is room for 3 of its 61."""
+    data = Dataset.from_dict(
+        {"prompt": [words(2), words(61)], "completion": [words(60), "no"], "label": [True, False]}
+    )
+    loop = DPO(policy(0), policy(1), tokenizer(), data, DPOConfig(loss_type="kto", batch_size=2))
+    point = loop.reference_point([0, 1])
+
+    def log_ratio(prompt: str, ids: list[int]) -> float:
+        ahead = tokenizer()(prompt)["input_ids"]
+        gap = 0.0
+        for model, sign in ((policy(0), 1), (policy(1), -1)):
+            logits = model(torch.tensor([ahead + ids])).logits[0, len(ahead) - 1 : -1]
+            logprobs = logits.log_softmax(dim=-1)
+            gap += sign * sum(logprobs[i, token].item() for i, token in enumerate(ids))
+        return gap
+
+    no, eos = tokenizer()("no")["input_ids"], tokenizer().eos_token_id
+    expected = (log_ratio(words(61), no * 3) + log_ratio(words(2), [*no, eos])) / 2
+    assert point.item() == pytest.approx(max(expected, 0.0), abs=1e-4)
+    swapped = DPO(policy(1), policy(0), tokenizer(), data, DPOConfig(loss_type="kto", batch_size=2))
+    assert swapped.reference_point([0, 1]).item() == pytest.approx(max(-expected, 0), abs=1e-4)
+    assert expected != 0
+    assert all(loop.step()["step"] for _ in range(3))
 
 
 def test_lengths_in_order_stand_together_where_a_batch_is_taken_in_parts():
