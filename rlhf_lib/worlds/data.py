@@ -141,6 +141,19 @@ def load_demonstrations(
     return _dataset(rows, dropped, source)
 
 
+def load_labelled(
+    source: str | os.PathLike,
+    split: str = "train",
+    data_dir: str | None = None,
+    tokenizer=None,
+    max_length: int | None = None,
+):
+    """Single completions with a label; to be replaced."""
+    table = load_table(source, split, data_dir)
+    _expect(table, source, {"prompt", "completion", "label"})
+    return table
+
+
 def load_prompts(
     source: str | os.PathLike,
     split: str = "train",
