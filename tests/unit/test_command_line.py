@@ -868,9 +868,7 @@ def test_single_completions_with_labels_and_pairs_are_told_apart_by_their_column
     assert "expected pairs for --loss-type dpo (--loss-type kto takes both)" in said(capsys)
     with pytest.raises(SystemExit):
         main(["dpo", "--help"])
-    assert "(for kto also prompt, completion, label)" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "(for kto also prompt, completion, label)" in " ".join(capsys.readouterr().out.split())
 
 
 # ------------------------------------------------------------------ no work is lost
