@@ -39,6 +39,7 @@ skipped at first, as may the families until you bring a model of your own::
                   data              real preferences, demonstrations, labels and prompts
                   labels            comparisons made by hand, in a file that is only added to
                   tables            a dataset as a loop reads it
+                  lengths           which rows fit the context of a model
     algorithms    sft, reward_training, ppo, shared_trunk, grpo, variants, dpo, best_of_n
                                     one file each
                   loop              stepping, stopping and going on, for all of them

@@ -28,6 +28,7 @@ from ..machinery.settings import check_counts, check_positive
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import sample
 from ..models.tokens import encode, texts
+from ..worlds.lengths import check_lengths
 from ..worlds.tables import prompt_table, rows_of_step, take
 from .loop import Config, Loop, score
 from .sft import imitation_loss
@@ -173,7 +174,8 @@ class RejectionSampling(Loop):
     Raises
     ------
     ValueError
-        If a setting is out of range, or a reward is missing or not finite.
+        If a setting is out of range, a prompt leaves no room for `max_new_tokens`, or a reward is
+        missing or not finite.
     RuntimeError
         If the reward function raises.
     FloatingPointError
@@ -193,6 +195,8 @@ class RejectionSampling(Loop):
     ):
         check_one_process("RejectionSampling")
         self.policy, self.reward, self.data = policy, reward, prompt_table(dataset)
+        texts = [self.data["prompt"]]
+        check_lengths({"policy": policy}, tokenizer, texts, config.max_new_tokens, reward)
         super().__init__(config, tokenizer, {"policy": policy}, {})
         self.chosen: BestOfN | None = None
 

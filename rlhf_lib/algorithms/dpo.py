@@ -24,10 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..machinery.decoding import position_ids
 from ..machinery.processes import check_one_process
 from ..machinery.settings import check_choices
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
-from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
+from ..models.tokens import PairBatch, TokenBatch, context_of, encode, token_logprobs
+from ..worlds.lengths import check_lengths
 from ..worlds.tables import column, rows_of_step
 from .loop import Config, Loop, needed_reference
 
@@ -117,7 +119,8 @@ class DPO(Loop):
     Raises
     ------
     ValueError
-        If a setting is out of range, or a column is missing or of the wrong kind.
+        If a setting is out of range, a column is missing or of the wrong kind, or a row is longer
+        than the context of policy or reference.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
     """
@@ -134,15 +137,13 @@ class DPO(Loop):
         self.policy, self.reference = policy, reference
         self.beta = config.beta or (2.0 if config.loss_type == "simpo" else 0.1)
         self.per_token = config.loss_type == "simpo" or config.average_log_prob
+        labelled = config.loss_type == "kto" and "label" in dataset.column_names
+        columns = ("completion",) if labelled else ("chosen", "rejected")
+        prompts, *texts = [column(dataset, name) for name in ("prompt", *columns)]
+        check_lengths({"policy": policy, "reference": reference}, tokenizer, [prompts, *texts])
         # completions in one list: row i is the chosen one of pair i, row N + i the rejected one
-        self.prompts = column(dataset, "prompt")
-        if config.loss_type == "kto" and "label" in dataset.column_names:
-            self.completions = column(dataset, "completion")
-            self.labels = column(dataset, "label", bool)
-        else:
-            self.completions = column(dataset, "chosen") + column(dataset, "rejected")
-            self.labels = [True] * len(self.prompts) + [False] * len(self.prompts)
-            self.prompts = self.prompts * 2
+        self.prompts, self.completions, N = prompts * len(texts), sum(texts, []), len(prompts)
+        self.labels = column(dataset, "label", bool) if labelled else [True] * N + [False] * N
         self.cached: Tensor | None = None  # reference log-probabilities of all completions
 
     def decay(self) -> float:
@@ -235,10 +236,14 @@ class DPO(Loop):
         """KTO's z_0: the mean log-ratio over prompts with another row's completion, at least 0.
 
         It stands for KL(π‖π_ref), cheaply and with a bias; no gradient flows through it. The
-        completions are those of the batch, each handed on to the next row's prompt.
+        completions are those of the batch, each handed on to the next row's prompt, and cut where
+        the two together would go over the context.
         Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.1.
         """
         batch = self.encode(rows, rows[-1:] + rows[:-1])
+        contexts = filter(None, map(context_of, (self.policy, self.reference)))
+        places = position_ids(batch.attention_mask)[:, batch.prompt_ids.shape[1] :]
+        batch.completion_mask *= places < min(contexts, default=places.max() + 1)
         ours, theirs = (self.known_logprobs(m, batch) for m in (self.policy, self.reference))
         return (ours - theirs).mean().clamp(min=0)
 

@@ -122,8 +122,8 @@ class GRPO(OnlineLoop):
     Raises
     ------
     ValueError
-        If a setting is out of range, `beta` is set to what is no price, or a reward is missing or
-        not finite.
+        If a setting is out of range, `beta` is set to what is no price, a prompt leaves no room for
+        `max_new_tokens`, or a reward is missing or not finite.
     RuntimeError
         If the reward function raises.
     FloatingPointError

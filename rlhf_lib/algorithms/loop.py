@@ -31,6 +31,7 @@ from ..mathematics.advantages import masked_mean
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import Rollout, gather_rollout, sample
 from ..models.tokens import token_logprobs
+from ..worlds.lengths import check_lengths
 from ..worlds.tables import prompt_table, take
 
 
@@ -203,6 +204,8 @@ class OnlineLoop(Loop):
     ):
         check_shares(config, config.batch_size // getattr(config, "num_generations", 1))
         self.reward, self.data, self.beta = reward, prompt_table(dataset), config.beta
+        texts, new = [self.data["prompt"]], config.max_new_tokens
+        check_lengths(trained | frozen, tokenizer, texts, new, reward)
         super().__init__(config, tokenizer, trained, frozen)
         self.rollout: Rollout | None = None
 

@@ -118,8 +118,8 @@ class PPO(OnlineLoop):
     Raises
     ------
     ValueError
-        If a setting is out of range, `beta` is set to what is no price, or a reward is missing or
-        not finite.
+        If a setting is out of range, `beta` is set to what is no price, a prompt leaves no room for
+        `max_new_tokens`, or a reward is missing or not finite.
     RuntimeError
         If the reward function raises.
     FloatingPointError
@@ -146,7 +146,7 @@ class PPO(OnlineLoop):
             raise ValueError("critic is None; expected a second model (SharedTrunkPPO: one)")
         reference = needed_reference(policy, reference)
         check_one_output("critic", critic)
-        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
+        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config, policy)
         trained = {"policy": policy, "critic": critic}
         super().__init__(config, tokenizer, reward, dataset, trained, {"reference": reference})
         self.policy, self.reference, self.critic = policy, reference, critic
@@ -228,7 +228,7 @@ class PPO(OnlineLoop):
         return {"ptx_loss": (imitation_loss(self.policy), batch, c.ptx_coefficient)}
 
 
-def demonstrations_of(ptx, tokenizer, config: PPOConfig) -> Demonstrations | None:
+def demonstrations_of(ptx, tokenizer, config: PPOConfig, policy) -> Demonstrations | None:
     """The dataset whose SFT loss `ptx_coefficient` weighs, if there is one.
 
     Chapter: ppo-mechanics.
@@ -238,4 +238,4 @@ def demonstrations_of(ptx, tokenizer, config: PPOConfig) -> Demonstrations | Non
             f"ptx is {'None' if ptx is None else 'empty'} at ptx_coefficient="
             f"{config.ptx_coefficient}; expected a dataset with the columns prompt and completion"
         )
-    return None if ptx is None else Demonstrations(ptx, tokenizer)
+    return None if ptx is None else Demonstrations(ptx, tokenizer, policy)

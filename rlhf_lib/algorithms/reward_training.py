@@ -20,7 +20,7 @@ from ..mathematics.losses import bradley_terry_loss
 from ..models.reward_model import check_one_output, new_reward_model, reward_scores
 from ..models.rewards import LearnedReward
 from ..models.tokens import PairBatch, encode_pairs
-from ..worlds.data import pair_lengths
+from ..worlds.lengths import check_lengths, row_lengths
 from ..worlds.tables import column, rows_of_step
 from .loop import Config, Loop
 
@@ -87,7 +87,10 @@ class RewardTraining(Loop):
         self.margins = [0.0] * len(self.prompts)
         if "margin" in dataset.column_names:
             self.margins = column(dataset, "margin", (int, float))
-        self.lengths = checked_lengths(model, tokenizer, self.prompts, self.chosen, self.rejected)
+        texts = self.prompts, self.chosen, self.rejected
+        check_lengths({"model": model}, tokenizer, texts)
+        parts = config.gradient_accumulation_steps
+        self.lengths = row_lengths(tokenizer, *texts) if parts > 1 else []
         super().__init__(config, tokenizer, {"model": model}, {})
 
     def optimizer(self, model) -> torch.optim.Optimizer:
@@ -128,27 +131,6 @@ class RewardTraining(Loop):
         return bradley_terry_loss(chosen, rejected, batch.margins, centering=centering), {
             "accuracy": right
         }
-
-
-def checked_lengths(
-    model, tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
-) -> list[int]:
-    """Tokens that each pair needs; refuses, before the first step, what would stop a later one.
-
-    Chapter: reward-model.
-    """
-    if not prompts:
-        raise ValueError("the dataset has 0 pairs; expected at least 1")
-    lengths = pair_lengths(tokenizer, prompts, chosen, rejected)
-    context = getattr(model.config, "max_position_embeddings", None)
-    for row, length in enumerate(lengths):
-        if context is not None and length > context:
-            raise ValueError(
-                f"pair {row} takes {length} tokens; expected at most {context}, the "
-                f"context of this model (load_preferences(..., max_length={context}) "
-                "leaves such pairs out)"
-            )
-    return lengths
 
 
 def reward_ensemble(

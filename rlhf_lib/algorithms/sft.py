@@ -16,6 +16,7 @@ from ..machinery.optimization import adam
 from ..machinery.settings import check_parts
 from ..mathematics.losses import sft_loss
 from ..models.tokens import TokenBatch, encode, token_logprobs
+from ..worlds.lengths import check_lengths
 from ..worlds.tables import column, rows_of_step
 from .loop import Config, Loop
 
@@ -56,7 +57,8 @@ class SFT(Loop):
     Raises
     ------
     ValueError
-        If a setting is out of range, or a column is missing or holds anything but text.
+        If a setting is out of range, a column is missing or holds anything but text, or a row is
+        longer than the model's context.
     FloatingPointError
         If a loss or gradient is not finite. The weights are those before the update.
     """
@@ -64,7 +66,7 @@ class SFT(Loop):
     config: SFTConfig
 
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
-        self.model, self.data = model, Demonstrations(dataset, tokenizer)
+        self.model, self.data = model, Demonstrations(dataset, tokenizer, model)
         super().__init__(config, tokenizer, {"model": model}, {})
 
     def optimizer(self, model) -> torch.optim.Optimizer:
@@ -101,12 +103,15 @@ class Demonstrations:
     dataset : datasets.Dataset
         Columns `prompt` and `completion`.
     tokenizer : PreTrainedTokenizerBase
+    model : transformers causal language model
+        That will read them: a row that does not fit its context is refused.
     """
 
-    def __init__(self, dataset, tokenizer):
+    def __init__(self, dataset, tokenizer, model):
         self.tokenizer = tokenizer
         self.prompts = column(dataset, "prompt")
         self.completions = column(dataset, "completion")
+        check_lengths({"model": model}, tokenizer, (self.prompts, self.completions))
 
     def batch(self, size: int, step: int, seed: int, device) -> TokenBatch:
         """The rows of a step, in reshuffled epochs."""

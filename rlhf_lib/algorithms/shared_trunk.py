@@ -38,7 +38,7 @@ class SharedTrunkPPO(PPO):
         ptx=None,
     ):
         reference = needed_reference(policy, reference)
-        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config)
+        self.updates, self.ptx = 0, demonstrations_of(ptx, tokenizer, config, policy)
         self.policy, self.reference, self.critic = policy, reference, SharedCritic(policy)
         models = {"policy": policy}, {"reference": reference}
         OnlineLoop.__init__(self, config, tokenizer, reward, dataset, *models)

@@ -100,7 +100,7 @@ def token_values(model, batch: TokenBatch) -> Tensor:
 
     Chapter: reward-model.
     """
-    check_context(model, batch.input_ids.shape[1])
+    check_context(model, batch.input_ids.shape[1], batch.attention_mask)
     hidden = trunk_of(model)(**batch.model_inputs).last_hidden_state
     return full_precision(model.score(hidden).squeeze(-1))
 

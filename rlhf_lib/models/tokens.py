@@ -201,21 +201,31 @@ def encode_pairs(
 
 
 def context_of(model) -> int | None:
-    """The most tokens that the model can read, prompt and completion; None: it has no such bound.
+    """The most tokens that a model can read at once; None where its architecture has no bound.
+
+    Of a composed model, such as one that sees images, the part that reads text counts.
 
     Chapter: reward-model.
     """
-    inner = getattr(model.config, "get_text_config", None)  # of a model that also reads images
-    context = getattr(inner() if inner else model.config, "max_position_embeddings", None)
+    config = model.config
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)
+    if getattr(config, "alibi", False):  # distances in place of positions
+        return None
+    context = getattr(config, "max_position_embeddings", None)
     return context if context and context > 0 else None
 
 
-def check_context(model, length: int) -> None:
+def check_context(model, length: int, mask: Tensor | None = None) -> None:
     """Raise a ValueError if `length` tokens do not fit the model's context.
+
+    Given the mask of a table of that width, its longest row counts: padding takes no position.
 
     Chapter: reward-model.
     """
     context = context_of(model)
+    if context is not None and length > context and mask is not None:
+        length = int(mask.sum(dim=-1).max())
     if context is not None and length > context:
         raise ValueError(
             f"the longest prompt and its completion take {length} tokens; expected "
@@ -237,7 +247,7 @@ def completion_logits(model, batch: TokenBatch, temperature: float = 1.0) -> Ten
         Row t predicts `completion_ids[:, t]`: it is the output one position earlier. Logits over
         the prompt, which nothing reads, are not computed.
     """
-    check_context(model, batch.input_ids.shape[1])
+    check_context(model, batch.input_ids.shape[1], batch.attention_mask)
     T = batch.completion_ids.shape[1]
     logits = model(**batch.model_inputs, logits_to_keep=T + 1).logits[:, :-1]
     return logits / temperature if temperature != 1.0 else logits

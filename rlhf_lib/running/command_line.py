@@ -30,11 +30,13 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -48,7 +50,7 @@ class Command:
 
     does: str
     data: str
-    columns: str  # of its data
+    columns: str  # of its data, in the words of the help
     models: tuple[str, ...]  # its flags that name a model
     rates: dict[str, str]  # setting -> key of `artifacts.RATES`, for the scale gpt2
     examples: tuple[str, ...]
@@ -96,17 +98,19 @@ COMMANDS = {
         (
             "grpo --reward gold --out runs/grpo",
             "grpo --num-generations 16 --reward my_rewards:brevity --out runs/brief",
+            "grpo --reward gold my_rewards:brevity --reward-weights 1 .1 --out runs/both",
         ),
     ),
     "dpo": Command(
         "train a policy on compared pairs, without a reward model",
         "comparisons",
-        "prompt, chosen, rejected",
+        "prompt, chosen, rejected (for kto also prompt, completion, label)",
         ("policy", "reference"),
         {"learning_rate": "policy"},
         (
             "dpo --out runs/dpo",
             "dpo --loss-type ipo --data pairs.jsonl --policy runs/sft/model --out runs/ipo",
+            "dpo --loss-type kto --data thumbs.jsonl --policy runs/sft/model --out runs/kto",
         ),
     ),
     "best-of-n": Command(
@@ -126,14 +130,15 @@ MODELS = {
     "base model for sft, the SFT model for the others; sums has one for both)",
     "reference": "folder or hub name of π_ref (default: the policy as it starts)",
     "reward": "folder or hub name of a reward model; gold, strict or lenient, of the world; or "
-    "MODULE:FUNCTION, with TRL's signature (default: the learned reward that letters "
-    "ships; strict for sums)",
+    "MODULE:FUNCTION or FILE.py:FUNCTION, with TRL's signature (default: the learned reward that "
+    "letters ships; strict for sums). Several are added up",
     "critic": "folder or hub name of a critic, or shared for a value head on the policy's trunk "
     "(default: a copy of the reward model, or of the policy with a new head)",
     "ptx": "demonstrations that a ptx coefficient mixes in (default: those of the world)",
 }
 SHOWN = ("reward", "best_reward", "kl", "loss", "accuracy")  # beside the progress bar
 FREE = ("threads", "save_every")  # may change when a run is resumed
+PATHS = ("out", "data", "ptx", "policy", "reference", "reward", "critic", "folders")  # may begin ~
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
@@ -261,8 +266,28 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
         "rates that a model of its size takes",
         choices=("tiny", "gpt2"),
     )
+    add(
+        start,
+        "max_length",
+        int,
+        None,
+        "tokens that a row may take, prompt and completion together, sampled ones too (default: "
+        "the context of the models)",
+    )
+    add(
+        start,
+        "long_rows",
+        str,
+        "drop",
+        "longer rows are left out, and their numbers said; or the run stops before its first step",
+        choices=("drop", "stop"),
+    )
     for name in spec.models:
-        add(start, name, str, None, MODELS[name], metavar="SOURCE")
+        several = {"nargs": "+", "action": "extend"} if name == "reward" else {}
+        add(start, name, str, None, MODELS[name], metavar="SOURCE", **several)
+        if several:
+            text = "one for each --reward (default: 1 each)"
+            add(start, "reward_weights", float, None, text, metavar="WEIGHT", nargs="+")
 
     config = ALGORITHMS[command][1]
     settings = parser.add_argument_group(f"settings ({config.__name__})")
@@ -320,6 +345,8 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
         from .log import read_json
 
         saved = read_json(out / "settings.json")
+        if not isinstance(saved, dict) or not {"command", "settings"} <= saved.keys():
+            raise ValueError(f"{out / 'settings.json'} is damaged; expected a run's settings")
         before = {**defaults, **saved["settings"], "command": saved["command"]}
         for name, value in {"command": command, **given}.items():
             if value != before[name] and name not in FREE:
@@ -328,13 +355,15 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
                     "to resume (leave it out, or start a run in another folder)"
                 )
         return {**defaults, **saved["settings"], **given}
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out is {str(out)!r}, which is a file; expected a new folder")
+    if out.exists() and any(out.iterdir()):
         raise FileExistsError(
             f"out is {str(out)!r}, which is there already; expected a new "
             "folder, or --resume to continue the run in it"
         )
     if "world" in given and "data" in given:
-        raise ValueError("world and data are both given; expected one of them")
+        raise ValueError("--world and --data are both given; expected one of them")
     from . import artifacts, commands
 
     world = {"world": None} if "data" in given else {}
@@ -368,7 +397,7 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        say("\nstopping after this step; Ctrl-C again stops at once", sys.stderr)
 
     def __exit__(self, *exception) -> None:
         for number, handler in self.before.items():
@@ -384,12 +413,12 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     from ..machinery.checkpoints import check_writable
     from . import commands
     from .log import RunLog, read_json
-    from .report import measurements, read_run, write_report
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would all write the same files
         raise ValueError(
             "the command line runs in one process; expected a script that makes the "
-            "loop itself, as rlhf_lib.machinery.processes says, for `accelerate launch`"
+            "loop itself, as rlhf_lib.machinery.processes says, for `accelerate launch`; "
+            "or this command without it"
         )
     logging.disable_progress_bar()  # there is one bar: that of the run
     out, resume, quiet = (
@@ -398,20 +427,31 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         given.pop("quiet", False),
     )
     settings = settle(command, given, defaults, out, resume)
-    check_writable(out)
+    if command != "best-of-n":
+        check_name(out)
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise OSError(str(error).replace("folder is", "--out is", 1)) from error
     try:
         s = SimpleNamespace(**settings)
-        for name in ("save_every", "threads", "rows", "eval_rows"):
+        for name in ("save_every", "threads", "rows", "eval_rows", "max_length"):
             least = 2 if name == "eval_rows" else 1  # of one row there is no standard error
             if getattr(s, name, None) is not None and getattr(s, name) < least:
-                raise ValueError(f"{name} is {getattr(s, name)}; expected at least {least}")
+                raise ValueError(
+                    f"--{dashed(name)} is {getattr(s, name)}; expected at least {least}"
+                )
         settings["device"] = s.device = usable(
             s.device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
         if s.threads is not None:
             torch.set_num_threads(s.threads)
+        if s.data is not None or getattr(s, "ptx", None) is not None:
+            commands.find_cache()
         make, Config = commands.COMMANDS[command]
         task = make(s, Config(**{field.name: settings[field.name] for field in fields(Config)}))
+        if not resume:
+            check_room(task.loop, out, s.save_every)
     except BaseException:
         if not resume:
             with suppress(OSError):  # a run that never began leaves no folder in the way
@@ -419,30 +459,30 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         raise
 
     loop, last = task.loop, task.loop.config.max_steps
-    if not resume:
-        write_json(
-            out / "settings.json",
-            {
-                "command": command,
-                "command_line": command_line,
-                "settings": settings,
-                "hardware": hardware(s.device),
-                "versions": versions(),
-            },
-        )
     try:
-        evaluation = (
-            read_json(out / "evaluation.json")
-            if (out / "evaluation.json").exists()
-            else {"before": task.measure()}
-        )
-    except USER_ERRORS:
+        if not resume:
+            write_json(
+                out / "settings.json",
+                {
+                    "command": command,
+                    "command_line": command_line,
+                    "settings": settings,
+                    "hardware": hardware(s.device),
+                    "versions": versions(),
+                },
+            )
+        if (out / "evaluation.json").exists():
+            evaluation = read_json(out / "evaluation.json")
+        else:
+            evaluation = {"before": task.measure()}
+            write_json(out / "evaluation.json", evaluation)
+    except Exception:
         if not resume:  # nothing has been trained: the corrected command shall find no folder
-            (out / "settings.json").unlink()
+            for name in ("settings.json", "evaluation.json"):
+                (out / name).unlink(missing_ok=True)
             with suppress(OSError):
                 out.rmdir()
         raise
-    write_json(out / "evaluation.json", evaluation)
     if resume:
         take_up(loop, out)
     with (
@@ -453,35 +493,175 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             initial=loop.step_number,
             desc=command,
             unit="step",
-            disable=quiet or not sys.stderr.isatty(),
+            disable=quiet or not watched(),
         ) as bar,
     ):
+        halves = Halves(loop)
         while loop.step_number < last and not stop.asked:
+            record = halves.step(out / "checkpoint")
             try:
-                record = loop.step()
-            except FloatingPointError as error:  # the weights are those before: worth keeping
-                loop.save(out / "checkpoint")
-                raise FloatingPointError(
-                    f"step {loop.step_number + 1}: {error}. The run has "
-                    "stopped, saved; --resume takes the step again"
+                log.write(record)
+                if stop.asked or loop.step_number % s.save_every == 0 or loop.step_number == last:
+                    loop.save(out / "checkpoint")
+            except OSError as error:
+                raise OSError(
+                    f"step {loop.step_number}: {error}. The run has stopped; --resume goes on from "
+                    "the last checkpoint, once there is room"
                 ) from error
-            log.write(record)
             bar.set_postfix(
                 {name: f"{record[name]:.3f}" for name in SHOWN if name in record}, refresh=False
             )
             bar.update()
-            if stop.asked or loop.step_number % s.save_every == 0 or loop.step_number == last:
-                loop.save(out / "checkpoint")
     if stop.asked:
         raise KeyboardInterrupt
+    conclude(task, out, evaluation)
 
-    task.finish()
-    write_json(out / "evaluation.json", {**evaluation, "after": task.measure()})
+
+def check_name(out: Path) -> None:
+    """Refuse a folder under whose name no model file can be written, before there is one."""
+    try:
+        os.path.abspath(out).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"--out is {os.path.abspath(out)!r}, which is not UTF-8; expected a name that is, as "
+            "model files need (in a locale without UTF-8, PYTHONUTF8=1 reads names as such)"
+        ) from error
+
+
+def check_room(loop, out: Path, save_every: int) -> None:
+    """Refuse a disk that will be full before the run is over, as far as that can be known."""
+    weights = sum(
+        p.numel() * p.element_size()
+        for model in getattr(loop, "trained", {}).values()
+        for p in model.parameters()
+    )
+    saves = min(
+        2, -(-loop.config.max_steps // save_every)
+    )  # one is replaced by the next, whole one
+    needed = weights * (3 * saves + 1)  # with two moments of each weight; and model/
+    usage = shutil.disk_usage(out)
+    if usage.total and usage.free < needed:  # some file systems do not say
+        raise ValueError(
+            f"--out is {str(out)!r}, where {usage.free / 1e6:,.1f} MB are free; expected "
+            f"{needed / 1e6:,.1f} MB, for {saves} checkpoint{'s' * (saves > 1)} and model/"
+        )
+
+
+class Halves:
+    """The steps of a loop; one that fails leaves a checkpoint of all that went before it.
+
+    A step gathers its batch, in which a reward function may raise, and then moves the weights.
+    Until they move they are whole, and with the counters and generators as they were before the
+    step, --resume takes it again as if nothing had happened.
+    """
+
+    def __init__(self, loop):
+        self.loop, self.moving = loop, False
+        if hasattr(loop, "learn"):
+            learn = loop.learn
+
+            def marked(*batch):
+                self.moving = True
+                return learn(*batch)
+
+            loop.learn = marked
+
+    def step(self, folder: Path) -> dict:
+        """One step and its record; `folder` is where to save, if it fails."""
+        loop, self.moving = self.loop, False
+        number = f"step {loop.step_number + 1}"
+        counters = {name: getattr(loop, name) for name in getattr(loop, "STATE", ())}
+        sampler = loop.sampler.get_state() if getattr(loop, "SAMPLES", False) else None
+        try:
+            return loop.step()
+        except FloatingPointError as error:  # the weights are those before: worth keeping
+            saved = self.saved(folder)
+            raise FloatingPointError(
+                f"{number}: {error}. The run has stopped, {saved}; --resume takes the step again"
+            ) from error
+        except Exception as error:
+            if self.moving:
+                raise RuntimeError(
+                    f"{number}: {told(error)}. The run has stopped inside an update; --resume goes "
+                    "on from the last checkpoint"
+                ) from error
+            for name, value in counters.items():
+                setattr(loop, name, value)
+            if sampler is not None:
+                loop.sampler.set_state(sampler)
+            saved = self.saved(folder)
+            raise RuntimeError(
+                f"{number}: {told(error)}. The run has stopped, {saved}; --resume takes the step "
+                "again, once the cause is mended"
+            ) from error
+
+    def saved(self, folder: Path) -> str:
+        try:
+            self.loop.save(folder)
+        except (OSError, FloatingPointError) as error:
+            return f"and could not be saved ({error})"
+        return "saved"
+
+
+def conclude(task, out: Path, evaluation: dict) -> None:
+    """Write the model, measure it, and report; only what an earlier call has not done."""
+    from .report import measurements, read_run, write_report
+
+    done = f"all {task.loop.config.max_steps} steps are done and saved"
+    model, measured = out / "model", "after" in evaluation
+    if task.model is not None and not (measured and model.exists()):
+        if not model.exists():
+            with after(done, "writing model/"):
+                write_model(task, model)
+        if task.finish is not None:
+            with after(
+                f"{done}, and model/ is written, with scores as trained", "standardising the scores"
+            ):
+                task.finish()
+                write_model(task, model)
     if task.model is not None:
-        task.model.save_pretrained(out / "model")
-        task.tokenizer.save_pretrained(out / "model")
-    path = write_report([out], out)
-    print(f"{measurements({out.name: read_run(out)})}\n\nreport: {path}")
+        done += ", and model/ is written"
+    if not measured:
+        with after(done, "measuring"):
+            write_json(out / "evaluation.json", {**evaluation, "after": task.measure()})
+    with after(f"{done}, and evaluation.json", "the report"):
+        path = write_report([out], out)
+        table = measurements({out.name: read_run(out)})
+    say("\n\n".join(filter(None, [table, f"report: {path}"])), sys.stdout)
+
+
+@contextmanager
+def after(done: str, doing: str) -> Iterator[None]:
+    """What fails when training is over: the error says what is done by then, and what is not."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(
+            f"{doing} failed: {told(error)}. {done[0].upper()}{done[1:]}; --resume does the rest"
+        ) from error
+
+
+def told(error: Exception) -> str:
+    """An error in words, with its kind where these alone would be odd, as of a KeyError."""
+    kind = "" if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: "
+    return f"{kind}{error}".rstrip(".")
+
+
+def write_model(task, folder: Path) -> None:
+    """Replace a folder by the model of a task and its tokenizer, when both are written whole."""
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        task.model.save_pretrained(fresh)
+        task.tokenizer.save_pretrained(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # no half of a model on a full disk
+        raise
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def take_up(loop, out: Path) -> None:
@@ -519,7 +699,10 @@ def hardware(device: str) -> str:
         return torch.cuda.get_device_name(device)
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        found = re.search(
+            r"model name\s*:\s*(.+)",
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
+        )
         processor = found[1] if found else processor
     return f"{processor}, {torch.get_num_threads()} threads"
 
@@ -539,10 +722,80 @@ def versions() -> dict:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Replace a file in one move, so that it is whole at any moment."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    from .log import write_whole
+
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+# ------------------------------------------------------------------ the console
+
+
+def say(text: str, stream) -> None:
+    """Print; a console that is gone, as behind `| head`, is no reason to lose a run."""
+    if stream is None:  # closed when Python began
+        return
+    try:
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:  # of a stream that could not be told to replace characters
+            plain = text.encode("ascii", "backslashreplace").decode()
+            print(plain, file=stream, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def watched() -> bool:
+    """Whether somebody sits before a terminal."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Output for any console: what its encoding has not becomes ?, and it may close its end."""
+    before = []
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape"):
+            with suppress(AttributeError, ValueError, OSError):  # a notebook's is another kind
+                errors = stream.errors
+                stream.reconfigure(errors="replace")
+                before.append((stream, errors))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, ValueError):
+                try:
+                    stream.flush()
+                except BrokenPipeError:  # Python would say so once more when it ends
+                    with suppress(OSError, ValueError):
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        for stream, errors in before:
+            with suppress(ValueError, OSError):
+                stream.reconfigure(errors=errors)
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def in_flags(text: str, names) -> str:
+    """A message of the library with its settings called as on the command line.
+
+    A name of several words is one wherever it stands by itself; a single word, such as loss, only
+    where it is said what it is: `loss is 'x'` at the beginning, or `loss='x'` anywhere.
+
+    >>> in_flags("batch_size is 3 at beta=0 and bf16=True", ["batch_size", "beta", "bf16"])
+    '--batch-size is 3 at --beta=0 and --bf16'
+    """
+    for name in sorted(names, key=len, reverse=True):
+        flag, alone = "--" + dashed(name), rf"(?<![\w./\\:'\"-]){name}"
+        text = re.sub(rf"{alone}=True\b", flag, text)
+        text = re.sub(rf"{alone}=False\b", f"--no-{dashed(name)}", text)
+        text = re.sub(rf"{alone}(?==\S)", flag, text)
+        text = re.sub(rf"^{name}(?= is )", flag, text)
+        if "_" in name:
+            text = re.sub(rf"{alone}(?![\w/\\'\"(=-]|[.:]\w)", flag, text)
+    return text
 
 
 # ------------------------------------------------------------------ all commands
@@ -550,8 +803,12 @@ def write_json(path: Path, content: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns 0, or 2 after an error of the user, or 130 after Ctrl-C."""
-    arguments = sys.argv[1:] if arguments is None else list(map(str, arguments))
-    name, given = (arguments or [None])[0], {}
+    with console():
+        return run_line(sys.argv[1:] if arguments is None else list(map(str, arguments)))
+
+
+def run_line(arguments: list[str]) -> int:
+    name, given, defaults = (arguments or [None])[0], {}, {}
     try:
         if name == "artifacts":
             from . import artifacts
@@ -565,6 +822,10 @@ def main(arguments: list[str] | None = None) -> int:
         given = vars(parser.parse_args(arguments or ["--help"]))
         del given["command"]
         given.pop("traceback", None)
+        for path in given.keys() & set(PATHS):
+            several = isinstance(given[path], list)
+            homes = [at_home(each) for each in given[path]] if several else at_home(given[path])
+            given[path] = homes[0] if path == "reward" and len(homes) == 1 else homes
         if name == "report":
             report(**given)
         else:
@@ -575,13 +836,18 @@ def main(arguments: list[str] | None = None) -> int:
             ["python", "-m", "rlhf_lib", str(name), "--out", str(given.get("out")), "--resume"]
         )
         begun = "out" in given and Path(given["out"], "settings.json").exists()
-        print(f"stopped; continue with: {again}" if begun else "stopped", file=sys.stderr)
+        say(f"stopped; continue with: {again}" if begun else "stopped", sys.stderr)
         return 130
     except USER_ERRORS as error:
         if "--traceback" in arguments:
-            traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            say(traceback.format_exc().rstrip(), sys.stderr)
+        say("error: " + in_flags(" ".join(str(error).split()), {*defaults, "out"}), sys.stderr)
         return 2
+
+
+def at_home(path: str) -> str:
+    """A path in which ~ is the home folder, as a shell reads it; also where no shell did."""
+    return os.path.expanduser(path) if re.match(r"~\w*([/\\]|$)", path) else path
 
 
 def report(folders: list[str], out: str | None = None) -> None:
@@ -589,6 +855,6 @@ def report(folders: list[str], out: str | None = None) -> None:
 
     if out is None and len(folders) > 1:
         raise ValueError(
-            f"out is not given; expected a folder for the report on {len(folders)} runs"
+            f"--out is not given; expected a folder for the report on {len(folders)} runs"
         )
-    print(f"report: {write_report(folders, out or folders[0])}")
+    say(f"report: {write_report(folders, out or folders[0])}", sys.stdout)

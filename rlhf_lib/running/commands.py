@@ -6,17 +6,22 @@ loop. Chapters: ppo-live, grpo.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import os
+import re
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib import import_module
+from functools import partial, reduce
+from importlib import import_module, util
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import torch
 
@@ -32,30 +37,47 @@ from ..mathematics.overoptimization import best_of_n_curve
 from ..mathematics.tilt import best_of_n_kl_bound
 from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy
 from ..models.reward_model import load_reward_model, new_reward_model
-from ..models.rewards import LearnedReward, RewardFunction
+from ..models.rewards import LearnedReward, RewardFunction, weighted_sum
 from ..worlds import data, letters, sums
+from ..worlds.lengths import misfits, told, without
+from ..worlds.tables import column
 from . import artifacts
+from .command_line import say, watched
 from .evaluation import evaluate
-from .log import read_log
+from .log import read_log, write_whole
 
 WORLDS = {"letters": letters, "sums": sums}
 TRUE_REWARD = {"letters": "gold", "sums": "strict"}
 REWARDS = {"gold": "gold_reward", "strict": "strict_verifier", "lenient": "lenient_verifier"}
+FUNCTION = re.compile(r"(.+\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+COLUMNS = {  # what a loop reads of each kind of data
+    "prompts": ("prompt",),
+    "demonstrations": ("prompt", "completion"),
+    "preferences": ("prompt", "chosen", "rejected"),
+    "labelled": ("prompt", "completion"),
+}
 
 
 # ------------------------------------------------------------------ where a run starts
 
 
-def start_model(s: SimpleNamespace, source: str | None, name: str):
+def start_model(s: SimpleNamespace, source: str | None, name: str, flag: str = "policy"):
     """(model, tokenizer) from the source given, or else the world's model of that name."""
     from transformers import AutoTokenizer
 
     shipped = "base" if (s.world, name) == ("sums", "sft") else name  # that one has seen them too
-    if source is not None and name == "reward":
-        model, tokenizer = load_reward_model(source), load_pretrained(AutoTokenizer, source)
-        add_pad_token(model, tokenizer)
-    elif source is not None:
-        model, tokenizer = load_policy(source)
+    if source is not None:
+        with told_as(flag):
+            if name == "reward":
+                model, tokenizer = load_reward_model(source), load_pretrained(AutoTokenizer, source)
+                add_pad_token(model, tokenizer)
+            else:
+                model, tokenizer = load_policy(source)
+            if tokenizer.eos_token_id is None:
+                raise ValueError(
+                    f"source is {source!r}, whose tokenizer has no end token; expected one (set "
+                    "eos_token in its tokenizer_config.json)"
+                )
     elif s.scale == "tiny" and shipped in artifacts.ARTIFACTS.get(s.world, ()):
         model, tokenizer = artifacts.load(s.world, shipped)
     elif s.world == "letters" and name == "base":
@@ -65,7 +87,7 @@ def start_model(s: SimpleNamespace, source: str | None, name: str):
         tokenizer = WORLDS[s.world].tokenizer()
         model = new_policy(tokenizer, s.scale, s.seed)
     else:
-        flag, command = ("reward", "reward-model") if name == "reward" else ("policy", "sft")
+        command = "reward-model" if name == "reward" else "sft"
         where = f"--world {s.world} --scale {s.scale}" if s.world else f"--data {s.data}"
         raise ValueError(
             f"{flag} is not given, and none is shipped for {where}; expected a "
@@ -75,51 +97,195 @@ def start_model(s: SimpleNamespace, source: str | None, name: str):
     return model.to(s.device), tokenizer
 
 
-def start_reward(s: SimpleNamespace) -> RewardFunction:
-    """The reward: a learned one, one of the world, or the user's own function."""
-    source = "strict" if s.reward is None and s.world == "sums" else s.reward
-    if source is None or source not in REWARDS and ":" not in source:
-        model, tokenizer = start_model(s, source, "reward")
-        return LearnedReward(model, tokenizer)
-    module, name = source.split(":", 1) if ":" in source else (None, REWARDS[source])
+@contextmanager
+def told_as(flag: str) -> Iterator[None]:
+    """Errors of a loader, which calls what it is given its source, say which flag gave it."""
     try:
-        return getattr(import_module(module) if module else WORLDS.get(s.world), name)
-    except (ImportError, AttributeError) as error:
-        owner = module or s.world or "a world"
+        yield
+    except (ValueError, OSError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        text = re.sub(r"\bsource is\b", f"--{flag} is", str(error))
+        raise kind(text if f"--{flag}" in text else f"--{flag}: {text}") from error
+
+
+def start_reward(s: SimpleNamespace) -> RewardFunction:
+    """The reward, or the weighted sum of several."""
+    sources = s.reward if isinstance(s.reward, list) else [s.reward]
+    rewards = [reward_of(s, source) for source in sources]
+    if s.reward_weights is None and len(rewards) == 1:
+        return rewards[0]
+    weights = [1.0] * len(rewards) if s.reward_weights is None else s.reward_weights
+    if len(weights) != len(rewards) or not all(map(torch.isfinite, torch.tensor(weights))):
         raise ValueError(
-            f"reward is {source!r}; expected a function of {owner}, and finding it failed: {error}"
-        ) from error
+            f"--reward-weights is {' '.join(map(str, weights))}; expected a finite number for each "
+            f"of the {len(rewards)} that --reward names"
+        )
+    return weighted_sum(rewards, weights)
 
 
-def start_data(s: SimpleNamespace, kind: str, policy, tokenizer):
-    """Two datasets: to train on, and held out. Of the user's data the first rows are held out."""
-    if s.data is not None:
-        table = getattr(data, f"load_{kind}")(s.data, s.split, s.data_dir, tokenizer=tokenizer)
-        if len(table) <= s.eval_rows:
+def reward_of(s: SimpleNamespace, source: str | None) -> RewardFunction:
+    """A learned reward, one of the world, or the user's own function."""
+    source = "strict" if source is None and s.world == "sums" else source
+    if source in REWARDS:
+        if s.world is None:
             raise ValueError(
-                f"data has {len(table)} rows; expected more than "
-                f"eval_rows={s.eval_rows}, which are held out"
+                f"--reward is {source!r}, which belongs to a world; expected a folder or hub name, "
+                "or MODULE:FUNCTION, for --data"
             )
-        last = min(len(table), s.eval_rows + (s.rows or len(table)))
-        return table.select(range(s.eval_rows, last)), table.select(range(s.eval_rows))
+        return function_of(source, WORLDS[s.world], REWARDS[source], s.world)
+    found = None if source is None else FUNCTION.fullmatch(source)
+    if found and not Path(source).exists():  # a path may have a colon
+        return function_of(source, found[1], found[2], found[1])
+    try:
+        model, tokenizer = start_model(s, source, "reward", "reward")
+    except (ValueError, OSError) as error:
+        if source is None or Path(source).exists() or not re.fullmatch(r"[\w.]+", source):
+            raise
+        raise ValueError(f"{error} (a function is given as MODULE:FUNCTION)") from error
+    return LearnedReward(model, tokenizer)
+
+
+def function_of(source: str, owner, name: str, where: str) -> RewardFunction:
+    """A function, method or callable object of a world, or of a module or file by its name."""
+    wanted = f"--reward is {source!r}; expected a function of {where}"
+    if isinstance(owner, str):
+        try:
+            owner = module_from(owner)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's code may raise anything, SystemExit too
+            kind = "" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: "
+            raise ValueError(f"{wanted}, and importing it failed: {kind}{error}") from error
+    try:
+        function = reduce(getattr, name.split("."), owner)
+    except AttributeError as error:
+        raise ValueError(f"{wanted}, and finding it failed: {error}") from error
+    if isinstance(function, type) or not callable(function):
+        kind = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
+        raise ValueError(f"{wanted} to call with prompts and completions, and it is {kind}")
+    return function
+
+
+def module_from(name: str) -> ModuleType:
+    """A module by its name, also from the working folder, or a file by its path."""
+    if not name.endswith(".py"):
+        if os.getcwd() not in sys.path:  # python -m has it there already
+            sys.path.append(os.getcwd())
+        return import_module(name)
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        raise ModuleNotFoundError(f"there is no file {str(path)!r}")
+    if str(path.parent) not in sys.path:  # for what it imports from beside it
+        sys.path.append(str(path.parent))
+    spec = util.spec_from_file_location(path.stem, path)
+    module = util.module_from_spec(spec)
+    known = sys.modules.setdefault(path.stem, module)  # dataclasses look for their module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if known is module:
+            del sys.modules[path.stem]
+        raise
+    return module
+
+
+def start_data(s: SimpleNamespace, kind: str, policy, tokenizer, models: dict, reward=None):
+    """Two datasets: to train on, and held out. Of the user's data the first rows are held out.
+
+    What does not fit the models, or the reward's, is left out of both, or stops the run.
+    """
+    need = (tokenizer, models, COLUMNS[kind], getattr(s, "max_new_tokens", None), reward)
+    if s.data is not None:
+        with told_as("data"):
+            load = getattr(data, f"load_{kind}")
+            table = load(s.data, s.split, s.data_dir, tokenizer=tokenizer)
+        if s.rows is not None:
+            table = table.select(range(min(len(table), s.eval_rows + s.rows)))
+        fit = fitting(s, "--data", table, *need)
+        if len(fit) <= s.eval_rows:
+            those = "" if fit is table else f" that fit, of {len(table)}"
+            raise ValueError(
+                f"--data has {len(fit)} rows{those}; expected more than eval_rows={s.eval_rows}, "
+                "which are held out"
+            )
+        return fit.select(range(s.eval_rows, len(fit))), fit.select(range(s.eval_rows))
     world, rows = WORLDS[s.world], {} if s.rows is None else {"n": s.rows}
     held_out = world.prompts(s.eval_rows, seed=s.seed + 9, held_out=True)
     if kind == "prompts":
-        return world.prompts(s.rows or 4_000, seed=s.seed + 100), held_out
-    if kind == "demonstrations":
-        return world.demonstrations(**rows, seed=s.seed), held_out
-    if s.world != "letters":
+        train = world.prompts(s.rows or 4_000, seed=s.seed + 100)
+        held_out = fitting(s, "held out", held_out, *need)
+    elif kind == "demonstrations":
+        train = world.demonstrations(**rows, seed=s.seed)
+    elif s.world == "letters":
+        note("sampling pairs from the policy, for the world's annotators to compare")
+        train = artifacts.compare(policy, tokenizer, s.rows or artifacts.PAIRS, s.seed)
+    else:
         raise ValueError(
-            f"world is {s.world!r}, which has no annotators; expected letters, or data with pairs"
+            f"--world is {s.world!r}, which has no annotators; expected letters, or --data with "
+            "pairs"
         )
-    note("sampling pairs from the policy, for the world's annotators to compare")
-    return artifacts.compare(policy, tokenizer, s.rows or artifacts.PAIRS, s.seed), held_out
+    return fitting(s, f"of {s.world}", train, *need), held_out
+
+
+def find_cache() -> None:
+    """Let `datasets`, which copies what it reads, do so where that is possible: not in every home.
+
+    A cache that cannot be written is replaced by a temporary one, for as long as Python runs.
+    """
+    from datasets import config
+
+    try:
+        Path(config.HF_DATASETS_CACHE).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=config.HF_DATASETS_CACHE).close()
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="datasets-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        config.HF_DATASETS_CACHE = Path(folder)
+
+
+def fitting(
+    s: SimpleNamespace,
+    whose: str,
+    table,
+    tokenizer,
+    models: dict,
+    columns: tuple[str, ...] = ("prompt",),
+    max_new_tokens: int | None = None,
+    reward=None,
+    needed: bool = True,
+):
+    """The rows of a table that all models can read; what is left out is said on stderr.
+
+    With --long-rows stop, and where no row is left, it is an error. Where the rows are not `needed`
+    for training, the contexts alone decide, and it is never one.
+    """
+    texts = [column(table, name) for name in columns]
+    limit = s.max_length if needed else None
+    found = misfits(models, tokenizer, texts, max_new_tokens, reward, limit)
+    if not found:
+        return table
+    which = re.sub(r"\bmax_length\b", "--max-length", told(found, len(table)))
+    if needed and (s.long_rows == "stop" or len(found) == len(table)):
+        ways = ["models with a longer context"]
+        if max_new_tokens is not None and hasattr(s, "max_new_tokens"):
+            ways.insert(0, "a smaller --max-new-tokens")
+        if s.max_length is not None:
+            ways.insert(0, "a larger --max-length")
+        if len(found) < len(table):
+            ways.insert(0, "--long-rows drop, which leaves such rows out")
+        raise ValueError(f"{whose}: {which} (expected {', or '.join(ways)})")
+    if not needed:  # of rows chosen among others, numbers would say nothing
+        which = f"{len(found)} of {len(table)} prompts, of which one {found[0].why}"
+    say(f"{whose}, left out: {which}", sys.stderr)
+    if len(found) == len(table):
+        return table.select([])
+    return without(table, found)
 
 
 def note(text: str) -> None:
     """Tell someone who watches why nothing moves yet."""
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)
+    if watched():
+        say(text, sys.stderr)
 
 
 # ------------------------------------------------------------------ the commands
@@ -133,49 +299,65 @@ class Task:
     measure: Callable[[], dict]  # of the model as it is, on held-out data
     model: object = None  # what is trained, written at the end with its tokenizer
     tokenizer: object = None
-    finish: Callable[[], object] = lambda: None  # what is done to the model before it is written
+    finish: Callable[[], object] | None = None  # what is done to the model once it is written
 
 
 def sft(s: SimpleNamespace, config: SFTConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "base")
-    train, held_out = start_data(s, "demonstrations", policy, tokenizer)
+    train, held_out = start_data(s, "demonstrations", policy, tokenizer, {"policy": policy})
     loop = SFT(policy, tokenizer, train, config)
     return Task(loop, measure_policy(s, policy, tokenizer, held_out), policy, tokenizer)
 
 
 def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "sft")
-    train, held_out = start_data(s, "preferences", policy, tokenizer)
+    need = tokenizer, {"policy": policy}
+    train, held_out = start_data(s, "preferences", policy, *need)
     if s.world:
         held_out = artifacts.compare(policy, tokenizer, s.eval_rows, s.seed + 1_000)
+        held_out = fitting(s, "held out", held_out, *need, COLUMNS["preferences"])
     model = new_reward_model(policy, s.seed)
 
     def measure() -> dict:
         share = pair_accuracy(model, tokenizer, held_out)
         return {"accuracy": share, "accuracy_se": (share * (1 - share) / len(held_out)) ** 0.5}
 
+    some, scorer = train.select(range(min(500, len(train)))), LearnedReward(model, tokenizer)
+    some = fitting(s, "to standardise on", some, *need, ("prompt",), 32, scorer, needed=False)
+
     def finish() -> None:  # so that β means the same from one reward model to the next
-        prompts = train["prompt"][:500]
-        found = evaluate(policy, tokenizer, prompts, {}, seed=s.seed, batch_size=50)
+        prompts = some["prompt"][:]
+        found = evaluate(
+            policy, tokenizer, prompts, {}, max_new_tokens=32, seed=s.seed, batch_size=50
+        )
         standardise(model, tokenizer, prompts, found["completions"])
 
-    return Task(RewardTraining(model, tokenizer, train, config), measure, model, tokenizer, finish)
+    if len(some) < 2:
+        say("the scores will not be standardised: no prompt leaves room to sample", sys.stderr)
+    loop = RewardTraining(model, tokenizer, train, config)
+    return Task(loop, measure, model, tokenizer, finish if len(some) > 1 else None)
 
 
 def ppo(s: SimpleNamespace, config: PPOConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "sft")
-    train, held_out = start_data(s, "prompts", policy, tokenizer)
     reference, reward = start_reference(s, policy), start_reward(s)
+    models = {"policy": policy, "reference": reference}
+    if s.critic != "shared":
+        models["critic"] = start_critic(s, policy, tokenizer, reward)
+    train, held_out = start_data(s, "prompts", policy, tokenizer, models, reward)
     ptx = None
     if config.ptx_coefficient and s.ptx is not None:
-        ptx = data.load_demonstrations(s.ptx, tokenizer=tokenizer)
+        with told_as("ptx"):
+            ptx = data.load_demonstrations(s.ptx, tokenizer=tokenizer)
     elif config.ptx_coefficient and s.world:
         ptx = WORLDS[s.world].demonstrations(seed=s.seed)
+    if ptx is not None:
+        ptx = fitting(s, "--ptx", ptx, tokenizer, {"policy": policy}, COLUMNS["demonstrations"])
     rest = (tokenizer, reward, train, config, ptx)
     if s.critic == "shared":
         loop = SharedTrunkPPO(policy, reference, *rest)
     else:
-        loop = PPO(policy, reference, start_critic(s, policy, tokenizer, reward), *rest)
+        loop = PPO(policy, reference, models["critic"], *rest)
     return Task(
         loop, measure_policy(s, policy, tokenizer, held_out, reward, reference), policy, tokenizer
     )
@@ -183,8 +365,9 @@ def ppo(s: SimpleNamespace, config: PPOConfig) -> Task:
 
 def grpo(s: SimpleNamespace, config: GRPOConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "sft")
-    train, held_out = start_data(s, "prompts", policy, tokenizer)
     reference, reward = start_reference(s, policy), start_reward(s)
+    models = {"policy": policy, "reference": reference}
+    train, held_out = start_data(s, "prompts", policy, tokenizer, models, reward)
     loop = GRPO(policy, reference, tokenizer, reward, train, config)
     return Task(
         loop, measure_policy(s, policy, tokenizer, held_out, reward, reference), policy, tokenizer
@@ -193,22 +376,44 @@ def grpo(s: SimpleNamespace, config: GRPOConfig) -> Task:
 
 def dpo(s: SimpleNamespace, config: DPOConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "sft")
-    train, held_out = start_data(s, "preferences", policy, tokenizer)
-    reference = start_reference(s, policy)
-    loop = DPO(policy, None if config.loss_type == "simpo" else reference, tokenizer, train, config)
+    reference = start_reference(s, policy)  # simpo is measured by it, and does not read it
+    read = None if config.loss_type == "simpo" else reference
+    models, kind = {"policy": policy, "reference": read}, kind_of_comparisons(s, config)
+    train, held_out = start_data(s, kind, policy, tokenizer, models)
+    loop = DPO(policy, read, tokenizer, train, config)
     return Task(
         loop, measure_policy(s, policy, tokenizer, held_out, reference=reference), policy, tokenizer
     )
+
+
+def kind_of_comparisons(s: SimpleNamespace, config: DPOConfig) -> str:
+    """Pairs; or single completions with labels, by the columns, where the loss takes them."""
+    if s.data is None:
+        return "preferences"
+    with told_as("data"):
+        columns = set(data.load_table(s.data, s.split, s.data_dir).column_names)
+    if "label" not in columns or columns >= {"chosen", "rejected"}:
+        return "preferences"
+    if config.loss_type != "kto":
+        raise ValueError(
+            f"--data is {s.data!r}, with single completions and labels; expected pairs for "
+            f"--loss-type {config.loss_type} (--loss-type kto takes both)"
+        )
+    return "labelled"
 
 
 def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
     policy, tokenizer = start_model(s, s.policy, "sft")
     reward = start_reward(s)
     if s.data is not None:
-        table = data.load_prompts(s.data, s.split, s.data_dir, tokenizer)
+        with told_as("data"):
+            table = data.load_prompts(s.data, s.split, s.data_dir, tokenizer)
+        table = table.select(range(min(len(table), s.rows or len(table))))
     else:
         table = WORLDS[s.world].prompts(s.rows or 200, seed=s.seed + 9, held_out=True)
-    columns = {name: table[name][: s.rows] for name in table.column_names}
+    need = (tokenizer, {"policy": policy}, COLUMNS["prompts"], config.max_new_tokens, reward)
+    table = fitting(s, "--data" if s.data else f"of {s.world}", table, *need)
+    columns = {name: table[name][:] for name in table.column_names}
     prompts = columns.pop("prompt")
     loop = Sampling(policy, tokenizer, reward, prompts, columns, true_reward(s), config)
     return Task(loop, loop.measure)
@@ -217,14 +422,15 @@ def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
 def start_reference(s: SimpleNamespace, policy):
     if s.reference is None:
         return copy.deepcopy(policy)
-    return start_model(s, s.reference, "reference")[0]
+    return start_model(s, s.reference, "reference", "reference")[0]
 
 
 def start_critic(s: SimpleNamespace, policy, tokenizer, reward: RewardFunction):
     if s.critic is not None:
-        return start_model(s, s.critic, "reward")[0]
-    if isinstance(reward, LearnedReward) and reward.tokenizer.get_vocab() == tokenizer.get_vocab():
-        return copy.deepcopy(reward.model)
+        return start_model(s, s.critic, "reward", "critic")[0]
+    for part in getattr(reward, "rewards", [reward]):
+        if isinstance(part, LearnedReward) and part.tokenizer.get_vocab() == tokenizer.get_vocab():
+            return copy.deepcopy(part.model)
     return new_reward_model(policy, s.seed)  # a reward model that reads other tokens is no start
 
 
@@ -239,10 +445,16 @@ def measure_policy(
 ) -> Callable[[], dict]:
     """A function that samples a completion of each held-out prompt and measures it."""
     rewards = true_reward(s)
+    longest = getattr(s, "max_new_tokens", getattr(WORLDS.get(s.world), "MAX_NEW_TOKENS", 32))
+    models = {"policy": policy, "reference": reference}
+    need = (tokenizer, models, ("prompt",), longest, reward)
+    held_out = fitting(s, "to measure", held_out, *need, needed=False)
+    if len(held_out) < 2:
+        say("nothing will be measured: no held-out prompt leaves room to sample", sys.stderr)
+        return dict
     if reward is not None and reward not in rewards.values():
         columns = {name: held_out[name][:] for name in held_out.column_names if name != "prompt"}
         rewards = {"reward": partial(reward, **columns) if columns else reward, **rewards}
-    longest = getattr(s, "max_new_tokens", getattr(WORLDS.get(s.world), "MAX_NEW_TOKENS", 32))
 
     def measure() -> dict:
         found = evaluate(
@@ -364,13 +576,8 @@ class Sampling:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write all lines so far, in one move, to `completions.jsonl` beside the folder."""
-        path = Path(folder).parent / "completions.jsonl"
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows),
-            encoding="utf-8",
-        )
-        fresh.replace(path)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+        write_whole(Path(folder).parent / "completions.jsonl", "".join(lines))
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue after the lines that are there."""

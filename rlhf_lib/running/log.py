@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -32,6 +33,8 @@ class RunLog:
     ------
     ValueError
         If a line of the log to continue is damaged, other than the last.
+    OSError
+        If a line cannot be written, as on a full disk. The lines before it are whole.
 
     Examples
     --------
@@ -46,7 +49,7 @@ class RunLog:
     def __init__(self, path: str | os.PathLike, resume_at: int | None = None):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a", encoding="utf-8")
+        self.file = open(self.path, "ab", buffering=0)  # nothing waits in a buffer to be lost
         text = self.path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
         if resume_at is not None:
@@ -61,9 +64,17 @@ class RunLog:
             for name, value in record.items()
             if not isinstance(value, float) or math.isfinite(value)
         }
-        self.file.write(json.dumps(finite) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line, end = (json.dumps(finite) + "\n").encode(), os.fstat(self.file.fileno()).st_size
+        try:
+            while line:
+                line = line[self.file.write(line) :]
+            os.fsync(self.file.fileno())
+        except OSError as error:  # a full disk: no half of a line stays
+            with suppress(OSError):
+                self.file.truncate(end)
+            raise OSError(
+                f"{str(self.path)!r} could not be written: {error}. The lines before are whole"
+            ) from error
 
     def close(self) -> None:
         self.file.close()
@@ -99,6 +110,28 @@ def read_json(path: Path) -> dict:
         raise ValueError(
             f"{path} is damaged; expected JSON, as a run writes it: {error}"
         ) from error
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Replace a text file in one move, so that it is whole at any moment: the old one or the new.
+
+    A character that UTF-8 does not have, as in a file name of another encoding, is written as JSON
+    escapes it. Chapter: ppo-live.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk. The file before is as it was.
+    """
+    path = Path(path)
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+        fresh.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise OSError(f"{str(path)!r} could not be written: {error}") from error
 
 
 def _records(path: Path) -> Iterator[dict]:

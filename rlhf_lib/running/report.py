@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .log import read_json, read_log
+from .log import read_json, read_log, write_whole
 
 HIGHER_IS_BETTER = {"reward", "gold", "accuracy", "explained_variance", "reward_margin"}
 LOWER_IS_BETTER = {"loss", "value_loss"}
@@ -68,6 +68,7 @@ def write_report(folders: list[str | os.PathLike], out: str | os.PathLike) -> Pa
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     runs = {name: read_run(folder) for name, folder in zip(names, folders)}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def write_report(folders: list[str | os.PathLike], out: str | os.PathLike) -> Pa
         samples(runs),
     ]
     path = out / "report.md"
-    path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    write_whole(path, "\n\n".join(filter(None, parts)) + "\n")
     return path
 
 
@@ -155,9 +156,9 @@ def figure(runs: dict[str, dict], path: Path) -> str:
     """Learning curves, or curves of the best of n where there is nothing else, in a file."""
     from ..seeing import plots
 
-    logs = {name: run["records"] for name, run in runs.items() if learns(run)}
+    logs = {label(name): run["records"] for name, run in runs.items() if learns(run)}
     curves = {
-        name: run["evaluation"]["after"]["curve"]
+        label(name): run["evaluation"]["after"]["curve"]
         for name, run in runs.items()
         if run["evaluation"].get("after", {}).get("curve")
     }
@@ -180,6 +181,11 @@ def figure(runs: dict[str, dict], path: Path) -> str:
         return ""
     drawn.savefig(path, dpi=150)
     return f"![{', '.join(shown[:8])} against {over}]({path.name})"
+
+
+def label(name: str) -> str:
+    """A name for a legend, in which no dollar opens a formula and no underscore hides a curve."""
+    return name.replace("$", r"\$") if not name.startswith("_") else label(f" {name}")
 
 
 def learning_curves(runs: dict[str, dict]) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection
 from .dialogues import Writer, is_blank, messages, parsed, split_dialogue, split_messages
 from .files import find
 from .files import load_table as load_table  # the table alone: as public as what is made of it
+from .lengths import row_lengths
 
 SHOWN = 5  # row numbers that a warning names
 BATCH = 1_000  # texts that are tokenized at a time
@@ -270,30 +271,6 @@ def _first(texts: list[str], length: int, tokenizer) -> list[str]:
     return found
 
 
-# ---------------------------------------------------------------------------------- lengths
-
-
-def pair_lengths(
-    tokenizer, prompts: list[str], chosen: list[str], rejected: list[str]
-) -> list[int]:
-    """Tokens that each pair needs: its prompt, its longer completion and the end token.
-
-    Chapter: reward-model.
-    """
-    asked, *completions = (
-        map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
-        for texts in (prompts, chosen, rejected)
-    )
-    return [p + max(a, b) + 1 for p, a, b in zip(asked, *completions, strict=True)]
-
-
-def _lengths(tokenizer, prompts: list[str], *completions: list[str]) -> list[int]:
-    """The same of prompts alone, or with one completion each, or two."""
-    if not completions:
-        return list(map(len, tokenizer(prompts, add_special_tokens=False)["input_ids"]))
-    return pair_lengths(tokenizer, prompts, completions[0], completions[-1])
-
-
 def _batches(values: list) -> list[list]:
     return [values[i : i + BATCH] for i in range(0, len(values), BATCH)]
 
@@ -377,7 +354,7 @@ class _Rows:
         lengths = [
             length
             for some in _batches(list(self.texts.values()))
-            for length in _lengths(self.tokenizer, *map(list, zip(*some)))
+            for length in row_lengths(self.tokenizer, *map(list, zip(*some)))
         ]
         long = {texts for texts, n in zip(self.texts.values(), lengths) if n > self.max_length}
         self.drop(f"longer than {self.max_length} tokens", lambda *texts: texts in long)

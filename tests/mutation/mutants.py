@@ -2522,12 +2522,12 @@ MUTANTS = [
     ),
     Mutant(
         "pair-length-of-the-chosen-alone",
-        "worlds/data.py",
-        "pair_lengths",
-        "p + max(a, b) + 1",
-        "p + a + 1",
+        "worlds/lengths.py",
+        "row_lengths",
+        "max(rest, default=0)",
+        "next(iter(rest), 0)",
         "a long rejected reply passes the check",
-        ["tests/unit/test_reward_bad_input.py"],
+        ["tests/unit/test_lengths.py"],
     ),
     # ------------------------------------------------------------------------------------- data
     Mutant(
@@ -2888,15 +2888,6 @@ MUTANTS = [
         "n > self.max_length",
         "n >= self.max_length",
         "a row that fits exactly is dropped",
-        FILES,
-    ),
-    Mutant(
-        "lengths-of-the-prompt-alone",
-        "worlds/data.py",
-        "_lengths",
-        "if not completions",
-        "if len(completions) < 2",
-        "a long demonstration passes",
         FILES,
     ),
     Mutant(

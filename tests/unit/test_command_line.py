@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -369,9 +370,9 @@ def test_only_what_does_not_change_the_numbers_may_change_on_resume(unbroken, tm
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps(evaluation))
     again = ["sft", "--out", str(tmp_path / "run"), "--resume"]
     assert main([*again, "--learning-rate", "1e-3"]) == 2
-    assert "learning_rate is 0.001; expected 0.0005, as in the run" in said(capsys)
+    assert "--learning-rate is 0.001; expected 0.0005, as in the run" in said(capsys)
     assert main([*again, "--policy", "elsewhere"]) == 2
-    assert "policy is 'elsewhere'; expected '" in said(capsys)
+    assert "error: --policy is 'elsewhere'; expected '" in said(capsys)
     assert main(["dpo", *again[1:]]) == 2
     assert "command is 'dpo'; expected 'sft'" in said(capsys)
     assert main([*again, "--save-every", "3", "--learning-rate", "5e-4"]) == 0
@@ -396,22 +397,22 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(models, tmp_path
         ("ppo", "--out"),
         ("ppo --out {out} --beta much", "argument --beta: invalid"),
         ("ppo --out {out} --bet 1", "unrecognized arguments: --bet 1"),
-        ("ppo --out {out} --batch-size 0", "batch_size is 0"),
+        ("ppo --out {out} --batch-size 0", "error: --batch-size is 0; expected at least 1"),
         (
             "ppo --out {out} --batch-size 7 --mini-batch-size 2",
-            "batch_size is 7; expected a multiple",
+            "--batch-size is 7; expected a multiple of --mini-batch-size=2",
         ),
-        ("best-of-n --out {out} --max-steps -1", "max_steps is -1"),
+        ("best-of-n --out {out} --max-steps -1", "--max-steps is -1"),
         ("ppo --out {out} --policy {out}/none", "expected a checkpoint folder"),
-        ("ppo --out {out} --eval-rows 1", "eval_rows is 1; expected at least 2"),
-        ("ppo --out {out} --save-every 0", "save_every is 0; expected at least 1"),
-        ("ppo --out {out} --reward strict", "reward is 'strict'; expected a function of letters"),
+        ("ppo --out {out} --eval-rows 1", "--eval-rows is 1; expected at least 2"),
+        ("ppo --out {out} --save-every 0", "--save-every is 0; expected at least 1"),
+        ("ppo --out {out} --reward strict", "--reward is 'strict'; expected a function of letters"),
         ("ppo --out {out} --reward no_such_module:f", "No module named 'no_such_module'"),
         ("ppo --out {out} --reward json:no_such_name", "no attribute 'no_such_name'"),
         ("ppo --out {out} --resume", "expected the folder of a run to resume"),
         ("grpo --out {out} --world sums --scale gpt2", "policy is not given"),
         ("ppo --out {out} --scale gpt2", "expected a folder or hub name, such as the model/"),
-        ("ppo --out {out} --data x.jsonl --world sums", "world and data are both given"),
+        ("ppo --out {out} --data x.jsonl --world sums", "--world and --data are both given"),
         ("dpo --out {out} --data x.jsonl", "policy is not given"),
         ("sft --out {out} --data {out}/none.jsonl --policy {policy}", "none.jsonl"),
         ("reward-model --out {out} --world sums --policy {policy}", "no annotators"),
@@ -512,7 +513,7 @@ def test_rows_that_would_all_be_held_out_are_refused(models, files, tmp_path, ca
     assert (
         main(line("sft", models, tmp_path / "run", "--data", files["sft"], "--eval-rows", 12)) == 2
     )
-    assert "data has 12 rows; expected more than eval_rows=12" in said(capsys)
+    assert "--data has 12 rows; expected more than --eval-rows=12" in said(capsys)
 
 
 def test_a_reward_gets_the_columns_of_the_data(models, files, tmp_path, monkeypatch):
@@ -628,7 +629,10 @@ def test_a_damaged_file_is_named_on_resume(unbroken, tmp_path, capsys, name):
 
 def test_completions_that_do_not_fit_leave_no_folder_in_the_way(models, tmp_path, capsys):
     assert main(line("ppo", models, tmp_path / "run", "--max-new-tokens", "500")) == 2
-    assert "the context of this model" in said(capsys) and not (tmp_path / "run").exists()
+    text = said(capsys)
+    assert "517 tokens with 500 new ones; expected at most 64, the context of the policy" in text
+    assert "a smaller --max-new-tokens" in text and "drop" not in text  # there would be no row left
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_run_is_in_the_legend(unbroken):
@@ -685,6 +689,874 @@ def test_sums_start_from_their_own_model_and_are_verified(tmp_path, monkeypatch)
     }
     assert "strict" in evaluation["sft"] and {"strict", "reward"} <= set(evaluation["grpo"])
     assert "strict" in evaluation["best-of-n"]["curve"][0]
+
+
+# ------------------------------------------------------------------ rows that do not fit
+
+
+@pytest.fixture
+def ragged(tmp_path) -> dict[str, str]:
+    """Files of 20 rows for every kind of data, of which rows 9 and 17 are too long."""
+    rows = [
+        {
+            "prompt": RAGGED[i % 4],
+            "completion": "no. " * 30 if i in (9, 17) else f"hello ben, {i}.",
+            "chosen": f"dear ben, {i}.",
+            "rejected": "no. " * 30 if i in (9, 17) else "no.",
+            "label": i % 3 > 0,
+        }
+        for i in range(20)
+    ]
+    prompts = [{"prompt": RAGGED[0] * 4 if i in (9, 17) else RAGGED[i % 4]} for i in range(20)]
+    paths = {}
+    for name, columns in (
+        ("sft", ("prompt", "completion")),
+        ("pairs", ("prompt", "chosen", "rejected")),
+        ("labels", ("prompt", "completion", "label")),
+        ("prompts", None),
+    ):
+        table = prompts if columns is None else [{c: row[c] for c in columns} for row in rows]
+        paths[name] = str(tmp_path / f"{name}.jsonl")
+        Path(paths[name]).write_text("".join(json.dumps(row) + "\n" for row in table))
+    return paths
+
+
+KINDS = [
+    ("sft", "sft", []),
+    ("reward-model", "pairs", []),
+    ("dpo", "pairs", []),
+    ("dpo", "pairs", ["--loss-type", "kto"]),
+    ("dpo", "labels", ["--loss-type", "kto"]),
+    ("ppo", "prompts", []),
+    ("grpo", "prompts", []),
+    ("best-of-n", "prompts", []),
+]
+
+
+@pytest.mark.parametrize("command, kind, more", KINDS)
+def test_long_rows_are_left_out_and_named(models, ragged, tmp_path, capsys, command, kind, more):
+    data = ["--data", ragged[kind], "--max-steps", 1, "--rows", 20, *more]
+    assert main(line(command, models, tmp_path / "run", *data)) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("--data, left out: 2 of 20 rows do not fit: 9 and 17. Row 9 takes ")
+    assert told.endswith("expected at most 64, the context of the policy\n")
+    assert told.count("\n") == 1
+    evaluation = read_run(tmp_path / "run")["evaluation"]["after"]
+    assert "prompts" in evaluation or command == "reward-model"
+
+
+@pytest.mark.parametrize("command, kind, more", KINDS)
+def test_long_rows_may_stop_a_run_before_it_begins(
+    models, ragged, tmp_path, capsys, command, kind, more
+):
+    data = ["--data", ragged[kind], "--long-rows", "stop", "--rows", 20, *more]
+    assert main(line(command, models, tmp_path / "run", *data)) == 2
+    text = said(capsys)
+    assert "2 of 20 rows do not fit: 9 and 17" in text and "--long-rows drop" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_limit_may_be_lower_than_the_context(models, ragged, tmp_path, capsys):
+    flags = ["--data", ragged["sft"], "--max-length", 21, "--max-steps", 1, "--eval-rows", 2]
+    assert main(line("sft", models, tmp_path / "run", *flags)) == 0
+    told = capsys.readouterr().err
+    assert re.match(
+        r"--data, left out: \d+ of 20 rows do not fit: .*; expected at most 21, --max-l", told
+    )
+    assert told.count("\n") == 1 and read_run(tmp_path / "run")["evaluation"]["after"]["prompts"]
+    tokens = [len(tokenizer()(RAGGED[i % 4])["input_ids"]) + 6 for i in range(20)]
+    long = [i for i, n in enumerate(tokens) if n > 21 or i in (9, 17)]
+    assert f": {long[0]}, {long[1]}" in told and f"{len(long)} of 20" in told
+    assert main(line("sft", models, tmp_path / "none", *flags, "--max-length", 5)) == 2
+    assert "20 of 20 rows do not fit" in (text := said(capsys))
+    assert "a larger --max-length" in text and "drop" not in text
+    assert main(line("sft", models, tmp_path / "none", "--max-length", 0)) == 2
+    assert "--max-length is 0; expected at least 1" in said(capsys)
+
+
+def test_long_demonstrations_of_the_mix_are_left_out(models, ragged, tmp_path, capsys):
+    flags = ["--ptx", ragged["sft"], "--ptx-coefficient", ".1", "--max-steps", 1]
+    assert main(line("ppo", models, tmp_path / "run", *flags)) == 0
+    assert capsys.readouterr().err.startswith("--ptx, left out: 2 of 20 rows do not fit: 9 and 17.")
+    assert main(line("ppo", models, tmp_path / "stop", *flags, "--long-rows", "stop")) == 2
+    assert "--ptx: 2 of 20 rows do not fit" in said(capsys)
+
+
+def test_rows_are_left_out_of_as_many_as_were_asked_for(models, ragged, tmp_path, capsys):
+    flags = ["--data", ragged["sft"], "--rows", 5, "--eval-rows", 8, "--max-steps", 1]
+    assert main(line("sft", models, tmp_path / "run", *flags)) == 0
+    assert "1 of 13 rows do not fit: 9." in capsys.readouterr().err
+    flags[3] = 1
+    assert main(line("sft", models, tmp_path / "none", *flags, "--eval-rows", 9)) == 2
+    text = capsys.readouterr().err
+    assert "error: --data has 9 rows that fit, of 10; expected more than --eval-rows=9" in text
+
+
+def test_the_reference_and_the_reward_model_count_with_their_own_contexts(
+    models, ragged, tmp_path, capsys
+):
+    for name, load in (("policy", load_policy), ("reward", load_reward_model)):
+        model = load(models[name])
+        model = model[0] if name == "policy" else model
+        model.config.n_positions = 26
+        model.transformer.wpe.weight = torch.nn.Parameter(model.transformer.wpe.weight[:26])
+        model.save_pretrained(tmp_path / name)
+        tokenizer().save_pretrained(tmp_path / name)
+    flags = ["--data", ragged["prompts"], "--max-steps", 1, "--reference", tmp_path / "policy"]
+    assert main(line("grpo", models, tmp_path / "a", *flags)) == 0
+    assert "at most 26, the context of the reference" in capsys.readouterr().err
+    flags[-2:] = ["--reward", tmp_path / "reward"]
+    assert main(line("grpo", {"policy": models["policy"]}, tmp_path / "b", *flags)) == 0
+    assert "6 new ones and an end token; expected at most 26, its" in capsys.readouterr().err
+
+
+def test_prompts_without_room_to_sample_are_neither_measured_nor_standardised_on(
+    models, tmp_path, capsys
+):
+    """A prompt of 34 tokens leaves room for a reply, and none for the 32 that are sampled."""
+    rows = [
+        {
+            "prompt": RAGGED[0] * 2 + " now now" if i in (1, 7) else RAGGED[i % 4],
+            "chosen": "yes.",
+            "rejected": "no.",
+        }
+        for i in range(12)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--data", tmp_path / "pairs.jsonl", "--max-steps", 1, "--eval-rows", 4]
+    for command in ("reward-model", "dpo"):
+        assert main(line(command, models, tmp_path / command, *flags)) == 0
+        told = capsys.readouterr().err
+        whose = "to standardise on" if command == "reward-model" else "to measure"
+        of = 8 if command == "reward-model" else 4
+        assert told.startswith(f"{whose}, left out: 1 of {of} prompts, of which one takes ")
+        assert (tmp_path / command / "model").exists()
+    assert len(read_run(tmp_path / "dpo")["evaluation"]["after"]["prompts"]) == 3
+
+    rows = [{**row, "prompt": RAGGED[0] * 2 + " now now"} for row in rows]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command, what in (
+        ("reward-model", "the scores will not be standardised: no prompt leaves room"),
+        ("dpo", "nothing will be measured: no held-out prompt leaves room"),
+    ):
+        assert main(line(command, models, tmp_path / f"{command} none", *flags)) == 0
+        assert what in capsys.readouterr().err
+        assert (tmp_path / f"{command} none" / "model").exists()
+    assert read_run(tmp_path / "dpo none")["evaluation"] == {"before": {}, "after": {}}
+
+
+def test_single_completions_with_labels_and_pairs_are_told_apart_by_their_columns(
+    models, ragged, tmp_path, capsys, monkeypatch
+):
+    asked = []
+    for name in ("load_labelled", "load_preferences"):
+        load = getattr(commands.data, name)
+        monkeypatch.setattr(
+            commands.data,
+            name,
+            lambda *a, name=name, load=load, **k: asked.append(name) or load(*a, **k),
+        )
+    kto = ["--loss-type", "kto", "--max-steps", 1]
+    for kind in ("labels", "pairs"):
+        flags = ["--data", ragged[kind], *kto]
+        assert main(line("dpo", models, tmp_path / kind, *flags)) == 0
+    assert asked == ["load_labelled", "load_preferences"]
+    first = read_log(tmp_path / "labels" / "log.jsonl")[0]
+    assert abs(first["chosen_reward"]) < 1e-5  # before any update
+    capsys.readouterr()
+    assert main(line("dpo", models, tmp_path / "no", "--data", ragged["labels"])) == 2
+    assert "expected pairs for --loss-type dpo (--loss-type kto takes both)" in said(capsys)
+    with pytest.raises(SystemExit):
+        main(["dpo", "--help"])
+    assert "(for kto also prompt, completion, label)" in " ".join(capsys.readouterr().out.split())
+
+
+# ------------------------------------------------------------------ no work is lost
+
+
+def fails(*arguments, **options):
+    raise ValueError("the scores are all equal")
+
+
+def test_what_fails_after_training_fails_after_saving(
+    models, unbroken, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    monkeypatch.setattr(commands, "standardise", fails)
+    assert main(line("reward-model", models, out)) == 2
+    text = said(capsys)
+    assert "standardising the scores failed: the scores are all equal. All 5 steps are done" in text
+    assert "model/ is written, with scores as trained; --resume does the rest" in text
+    raw = load_reward_model(out / "model")
+    monkeypatch.undo()
+    log = (out / "log.jsonl").read_bytes()
+    assert main(["reward-model", "--out", str(out), "--resume"]) == 0
+    assert (out / "log.jsonl").read_bytes() == log
+    whole = unbroken["reward-model"]
+    for name in ("model/model.safetensors", "evaluation.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    done = load_reward_model(out / "model")
+    ratio = done.score.weight / raw.score.weight
+    assert ratio.std() < 1e-5 and abs(ratio.mean() - 1) > 1e-3  # what was missing is a scale
+    assert torch.equal(raw.transformer.wte.weight, done.transformer.wte.weight)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_run_that_could_not_be_measured_does_the_rest_when_resumed(
+    models, unbroken, tmp_path, monkeypatch, capsys, command
+):
+    out = tmp_path / "run"
+    name = {"reward-model": "pair_accuracy", "best-of-n": "best_of_n_curve"}.get(
+        command, "evaluate"
+    )
+    measure, calls = getattr(commands, name), []
+
+    def second(*arguments, **options):
+        calls.append(1)
+        if len(calls) > (command != "best-of-n"):  # which has nothing to measure before
+            raise RuntimeError("reward function 'judge' raised ConnectionError: no answer")
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(commands, name, second)
+    assert main(line(command, models, out)) == 2
+    text = said(capsys)
+    assert "error: measuring failed: reward function 'judge' raised" in text
+    assert (
+        f"All 5 steps are done and saved{', and model/ is written' * (command in TRAINING)}; "
+        in text
+    )
+    assert "after" not in json.loads((out / "evaluation.json").read_text())
+    assert not list(out.rglob("*.new"))
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "model").glob("*")}
+    monkeypatch.setattr(commands, name, measure)
+    assert main([command, "--out", str(out), "--resume"]) == 0
+    for written in ("evaluation.json", "model/model.safetensors", "completions.jsonl"):
+        if (unbroken[command] / written).exists():
+            assert (out / written).read_bytes() == (unbroken[command] / written).read_bytes()
+    if command != "reward-model":  # whose scores are scaled again
+        assert stamps == {path: path.stat().st_mtime_ns for path in (out / "model").glob("*")}
+
+
+def test_a_finished_run_is_not_measured_again(unbroken, tmp_path, monkeypatch):
+    shutil.copytree(unbroken["ppo"], tmp_path / "run")
+    (tmp_path / "run" / "report.md").unlink()
+    monkeypatch.setattr(commands, "evaluate", fails)
+    assert main(["ppo", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert (tmp_path / "run" / "report.md").exists()
+
+
+def test_a_report_that_fails_comes_after_all_else(models, tmp_path, monkeypatch, capsys):
+    from rlhf_lib.running import report
+
+    monkeypatch.setattr(report, "figure", lambda *a: {}["Agg"])
+    assert main(line("sft", models, tmp_path / "run")) == 2
+    text = said(capsys)
+    assert (
+        "the report failed: KeyError: 'Agg'. All 5 steps are done and saved, and model/ is" in text
+    )
+    assert "after" in read_run(tmp_path / "run")["evaluation"]
+    monkeypatch.undo()
+    assert main(["sft", "--out", str(tmp_path / "run"), "--resume"]) == 0
+
+
+@pytest.fixture
+def moody(tmp_path, monkeypatch):
+    """A module with a reward that raises at its call number `stop_at`."""
+    (tmp_path / "moods.py").write_text(
+        "calls, stop_at = 0, None\n"
+        "def brevity(prompts, completions, **columns):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls == stop_at:\n"
+        "        raise KeyError('no such word')\n"
+        "    return [-float(len(c)) for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "moods", raising=False)
+    import moods
+
+    return moods
+
+
+@pytest.mark.parametrize(
+    "command, more",
+    [
+        ("ppo", []),
+        ("ppo", ["--critic", "shared"]),
+        ("grpo", []),
+        ("grpo", ["--dynamic-sampling"]),
+        ("best-of-n", []),
+    ],
+)
+def test_a_reward_that_raises_in_a_step_costs_nothing_but_the_step(
+    models, tmp_path, moody, capsys, command, more
+):
+    """Not even the random numbers that were drawn for it: what follows is as without the error."""
+    reward = ["--reward", "moods:brevity", "--save-every", 50, *more]
+    arguments = line(command, {"policy": models["policy"]}, tmp_path / "whole", *reward)
+    assert main(arguments) == 0
+    arguments[2] = str(tmp_path / "run")
+    before = 0 if command == "best-of-n" else 1
+    moody.calls, moody.stop_at = 0, before + 4
+    capsys.readouterr()
+    assert main(arguments) == 2
+    done = len(read_log(tmp_path / "run" / "log.jsonl"))
+    text = said(capsys)
+    assert f"error: step {done + 1}: reward function 'brevity' raised KeyError: 'no such" in text
+    assert "The run has stopped, saved; --resume takes the step again" in text
+    if command == "best-of-n":
+        assert len(read_log(tmp_path / "run" / "completions.jsonl")) == 4 * done == 12
+    else:
+        state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+        assert state["step_number"] == done > 0
+    moody.stop_at = None
+    assert main([command, "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert without_seconds(tmp_path / "run") == without_seconds(tmp_path / "whole")
+    for name in ("model/model.safetensors", "evaluation.json", "completions.jsonl"):
+        if (tmp_path / "whole" / name).exists():
+            assert (tmp_path / "run" / name).read_bytes() == (
+                tmp_path / "whole" / name
+            ).read_bytes()
+
+
+def test_an_error_inside_an_update_leaves_the_last_checkpoint(
+    models, tmp_path, monkeypatch, capsys
+):
+    """The weights have moved by then, some of them: they are no checkpoint."""
+    from rlhf_lib.algorithms.grpo import GRPO
+
+    update, calls = GRPO.update, []
+
+    def out_of_memory(loop, batch):
+        calls.append(1)
+        if len(calls) == 4 * 3 + 2:
+            raise RuntimeError(
+                "out of memory in step 4; expected room for batch_size=4. Set bf16=True"
+            )
+        return update(loop, batch)
+
+    monkeypatch.setattr(GRPO, "update", out_of_memory)
+    assert main(line("grpo", models, tmp_path / "run", "--save-every", 2)) == 2
+    text = said(capsys)
+    assert (
+        "error: step 4: out of memory in step 4; expected room for --batch-size=4. Set --bf16. "
+        in text
+    )
+    assert "inside an update; --resume goes on from the last checkpoint" in text
+    state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+    assert state["step_number"] == 2
+
+
+def test_a_gradient_that_is_not_finite_saves_the_weights_before(
+    models, tmp_path, monkeypatch, capsys
+):
+    from rlhf_lib.algorithms.sft import SFT
+
+    learn = SFT.learn
+
+    def explode(loop, batch):
+        if loop.step_number == 3:
+            raise FloatingPointError("the gradient is nan")
+        return learn(loop, batch)
+
+    monkeypatch.setattr(SFT, "learn", explode)
+    assert main(line("sft", models, tmp_path / "run", "--save-every", 50)) == 2
+    assert "step 4: the gradient is nan. The run has stopped, saved; --resume" in said(capsys)
+    state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+    assert state["step_number"] == 3
+
+
+@pytest.mark.parametrize("fails_at", ["checkpoint", "log", "model", "evaluation", "completions"])
+def test_a_disk_that_fills_up_leaves_what_was_whole(
+    models, unbroken, tmp_path, monkeypatch, capsys, fails_at
+):
+    command = "best-of-n" if fails_at == "completions" else "sft"
+    out, full = tmp_path / "run", OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        if fails_at == "checkpoint":
+            save = torch.save
+            patch.setattr(
+                torch,
+                "save",
+                lambda state, path: fill() if state["step_number"] > 2 else save(state, path),
+            )
+        elif fails_at == "model":
+            patch.setattr(cli, "write_model", lambda *a: fill())
+        elif fails_at == "log":
+            sync, calls = os.fsync, []
+            patch.setattr(
+                runlog.os,
+                "fsync",
+                lambda f: fill() if calls.append(f) or len(calls) > 2 else sync(f),
+            )
+            patch.setattr("rlhf_lib.machinery.checkpoints._force_to_disk", lambda path: None)
+        else:
+            replace, name = Path.replace, f"{fails_at}.json" + "l" * (fails_at == "completions")
+
+            def move(path, target):
+                if Path(target).name == name:
+                    several = fails_at == "completions" and len(runlog.read_log(path)) > 8
+                    if several or "after" in path.read_text():
+                        fill()
+                return replace(path, target)
+
+            patch.setattr(Path, "replace", move)
+
+        def fill():
+            raise full
+
+        assert main(line(command, models, out, "--save-every", 2)) == 2
+    text = said(capsys)
+    assert "No space left on device" in text and "--resume" in text
+    assert not list(out.rglob("*.new"))
+    if fails_at == "log":
+        assert [record["step"] for record in read_log(out / "log.jsonl")] == [1, 2]
+    assert main([command, "--out", str(out), "--resume"]) == 0
+    assert without_seconds(out) == without_seconds(unbroken[command])
+    for name in ("model/model.safetensors", "evaluation.json", "completions.jsonl"):
+        if (unbroken[command] / name).exists():
+            assert (out / name).read_bytes() == (unbroken[command] / name).read_bytes()
+
+
+def test_a_model_is_replaced_when_the_new_one_is_whole(tmp_path):
+    class Saves:
+        def __init__(self, text):
+            self.text = text
+
+        def save_pretrained(self, folder):
+            folder.mkdir(exist_ok=True)
+            (folder / self.text[:3]).write_text(self.text)
+            if self.text.endswith("!"):
+                raise OSError("No space left on device")
+
+    folder = tmp_path / "model"
+    make = lambda model, words: commands.Task(None, dict, Saves(model), Saves(words))
+    cli.write_model(make("one", "wor"), folder)
+    for model, words in (("two!", "wor"), ("two", "wor!")):
+        with pytest.raises(OSError, match="No space"):
+            cli.write_model(make(model, words), folder)
+        assert sorted(path.name for path in folder.iterdir()) == ["one", "wor"]
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    cli.write_model(make("two", "wor"), folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["two", "wor"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_disk_without_room_is_known_before_the_first_step(models, tmp_path, monkeypatch, capsys):
+    """Of n parameters a checkpoint has 12 n bytes, and two stand for a moment side by side."""
+    weights = sum(p.numel() for p in policy(0).parameters()) * 4
+    for saves, every in ((2, 1), (1, 50)):
+        needed = weights * (3 * saves + 1)
+        for free, code in ((needed - 1, 2), (needed, 0)):
+            usage = type(shutil.disk_usage(tmp_path))(10**9, 0, free)
+            monkeypatch.setattr(cli.shutil, "disk_usage", lambda path, usage=usage: usage)
+            out = tmp_path / f"{saves}-{code}"
+            assert main(line("sft", models, out, "--max-steps", 2, "--save-every", every)) == code
+            assert out.exists() is (code == 0)
+        text = capsys.readouterr().err
+        assert f"MB, for {saves} checkpoint{'s' * (saves > 1)} and model/" in text
+    usage = type(usage)(0, 0, 0)  # a file system that does not say
+    monkeypatch.setattr(cli.shutil, "disk_usage", lambda path: usage)
+    assert main(line("sft", models, tmp_path / "unknown", "--max-steps", 1)) == 0
+
+
+def test_a_folder_that_is_read_only_is_named_by_its_flag(models, tmp_path, monkeypatch, capsys):
+    from rlhf_lib.machinery import checkpoints
+
+    def read_only(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", read_only)
+    assert main(line("sft", models, tmp_path / "run")) == 2
+    assert re.search(r"error: --out is '.*run'; expected one to write to.*Read-only", said(capsys))
+
+
+@pytest.mark.parametrize("name", ["a b/", "ü/ß", "no/such/parent", "trailing/", "a$b$_c"])
+def test_a_run_may_stand_in_a_folder_of_any_name(models, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(line("sft", models, name, "--max-steps", 1)) == 0
+    assert f"report: {Path(name) / 'report.md'}" in capsys.readouterr().out
+    assert main(["sft", "--out", name, "--resume"]) == 0
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_has_read_it(
+    models, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copytree(models["policy"], tmp_path / "policy")
+    flags = ["--max-steps", "1", "--policy", "~/policy"]
+    assert main([*line("sft", {}, "~/run"), *flags]) == 0
+    assert (tmp_path / "run" / "model").exists()
+    assert main(["sft", "--out", "~/run", "--resume", "--policy", "~/policy"]) == 0
+    assert main(["report", "~/run", "--out", "~/report"]) == 0
+    assert (tmp_path / "report" / "report.md").exists()
+    assert cli.at_home("~x") == os.path.expanduser("~x") and cli.at_home("a~/b") == "a~/b"
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(models, files, tmp_path, monkeypatch):
+    from datasets import config
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    flags = ["--data", files["sft"], "--max-steps", 1]
+    assert main(line("sft", models, tmp_path / "run", *flags)) == 0
+    assert config.HF_DATASETS_CACHE.exists() and config.HF_DATASETS_CACHE != tmp_path
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert main(line("sft", models, tmp_path / "again", *flags)) == 0
+    assert config.HF_DATASETS_CACHE == tmp_path / "cache"
+
+
+# ------------------------------------------------------------------ rewards
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch) -> Path:
+    """A folder with modules of the user's, from which the command is called."""
+    (tmp_path / "shelf" / "deep").mkdir(parents=True)
+    (tmp_path / "shelf" / "beside.py").write_text("scale = 2.\n")
+    code = (
+        "import beside\n"
+        "number = 3.\n"
+        "def length(prompts, completions, **columns):\n"
+        "    return [beside.scale * len(c) for c in completions]\n"
+        "class Rewards:\n"
+        "    @staticmethod\n"
+        "    def length(prompts, completions, **columns):\n"
+        "        return [float(len(c)) for c in completions]\n"
+        "    def __call__(self, prompts, completions, **columns):\n"
+        "        return [1. for c in completions]\n"
+        "one = Rewards()\n"
+    )
+    (tmp_path / "shelf" / "my_shelf.py").write_text(code)
+    (tmp_path / "shelf" / "deep" / "__init__.py").write_text("")
+    (tmp_path / "shelf" / "deep" / "inner.py").write_text(code)
+    (tmp_path / "shelf" / "broken_shelf.py").write_text("import json\njson.no_such_thing\n")
+    (tmp_path / "shelf" / "leaving_shelf.py").write_text("raise SystemExit('usage: ...')\n")
+    (tmp_path / "shelf" / "odd_shelf.py").write_text("def f(:\n")
+    (tmp_path / "shelf" / "needy_shelf.py").write_text("import not_installed_here\n")
+    monkeypatch.chdir(tmp_path / "shelf")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])  # as with python -P
+    for name in ("beside", "my_shelf", "deep", "deep.inner", "broken_shelf", "odd_shelf"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path / "shelf"
+
+
+def reward_for(source, world: str | None = "letters", weights=None):
+    s = SimpleNamespace(
+        reward=source, reward_weights=weights, world=world, scale="tiny", device="cpu", data="x"
+    )
+    return commands.start_reward(s)
+
+
+def test_a_function_is_found_in_a_module_a_package_a_class_and_a_file(shelf):
+    asked = {"prompts": ["a"], "completions": ["four"]}
+    assert reward_for("my_shelf:length")(**asked) == [8.0]
+    assert reward_for("my_shelf:Rewards.length")(**asked) == [4.0]
+    assert reward_for("my_shelf:one")(**asked) == [1.0]
+    assert reward_for("deep.inner:length")(**asked) == [8.0]
+    assert reward_for("deep.inner:Rewards.length")(**asked) == [4.0]
+    for path in ("my_shelf.py", "deep/inner.py", str(shelf / "deep" / "inner.py"), "./my_shelf.py"):
+        assert reward_for(f"{path}:length")(**asked) == [8.0]
+    assert reward_for("gold") is commands.letters.gold_reward
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("my_shelf:number", "expected a function of my_shelf to call .*, and it is a float"),
+        ("my_shelf:Rewards", "and it is a class"),
+        ("my_shelf:widths", "finding it failed: module 'my_shelf' has no attribute 'widths'"),
+        ("my_shelf:Rewards.width", "finding it failed: .*'Rewards' has no attribute 'width'"),
+        ("no_shelf:length", "importing it failed: No module named 'no_shelf'"),
+        ("needy_shelf:length", "importing it failed: No module named 'not_installed_here'"),
+        ("broken_shelf:length", "AttributeError: module 'json' has no attribute 'no_such_thing'"),
+        ("leaving_shelf:length", "importing it failed: SystemExit: usage"),
+        ("odd_shelf:f", r"SyntaxError: invalid syntax .*odd_shelf.py, line 1"),
+        ("no_shelf.py:length", "importing it failed: there is no file '.*no_shelf.py'"),
+        ("gone/my_shelf.py:length", "importing it failed: there is no file"),
+        (r"C:\runs\reward", r"--reward is 'C:\\\\runs\\\\reward'; expected a checkpoint folder"),
+        ("C:/runs/reward", "--reward is 'C:/runs/reward'; expected a checkpoint folder"),
+        (r"\\server\share", "expected a checkpoint folder with config.json"),
+        ("runs/a:b/model", "expected a checkpoint folder with config.json"),
+        ("~no/such", "expected a checkpoint folder with config.json"),
+        ("my_shelf.length", r"\(a function is given as MODULE:FUNCTION\)"),
+    ],
+)
+def test_a_reward_that_is_not_there_is_told_as_what_it_was_taken_for(
+    shelf, monkeypatch, source, message
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises((ValueError, OSError), match=message) as refused:
+        reward_for(source)
+    assert str(refused.value).startswith("--reward is ")
+
+
+def test_a_reward_of_a_world_needs_the_world():
+    with pytest.raises(
+        ValueError, match="--reward is 'gold', which belongs to a world; expected a f"
+    ):
+        reward_for("gold", world=None)
+
+
+@pytest.mark.parametrize("name", [r"C:\runs\reward", "2026-01-01T10:20", "reward:v2"])
+def test_a_folder_may_have_a_colon_in_its_name(models, shelf, name):
+    shutil.copytree(models["reward"], name)
+    assert reward_for(name).model.config.num_labels == 1
+    shutil.rmtree(name)
+
+
+def test_several_rewards_are_added_up_with_their_weights(models, shelf, tmp_path, capsys):
+    asked = {"prompts": ["a"], "completions": ["four"]}
+    both = ["my_shelf:length", "my_shelf:one"]
+    assert reward_for(both)(**asked) == [9.0]
+    assert reward_for(both, weights=[0.5, -3.0])(**asked) == [1.0]
+    assert reward_for("my_shelf:one", weights=[4.0])(**asked) == [4.0]
+    for weights in ([1.0], [1.0, 1.0, 1.0], [1.0, float("nan")]):
+        with pytest.raises(
+            ValueError, match="--reward-weights is .*; expected a finite number for each of the 2"
+        ):
+            reward_for(both, weights=weights)
+
+    out = tmp_path / "run"
+    flags = ["--reward", *both, "--reward", models["reward"], "--reward-weights", "1", "-.5", "2"]
+    small = line("ppo", {"policy": models["policy"]}, out, *flags, "--max-steps", 2)
+    assert main(small) == 0
+    settings = json.loads((out / "settings.json").read_text())["settings"]
+    assert settings["reward"] == [*both, models["reward"]]
+    assert settings["reward_weights"] == [1.0, -0.5, 2.0]
+    assert main(["ppo", "--out", str(out), "--resume"]) == 0
+    assert main(["ppo", "--out", str(out), "--resume", *flags]) == 0
+    capsys.readouterr()
+    assert main(["ppo", "--out", str(out), "--resume", "--reward", both[0]]) == 2
+    assert "--reward is 'my_shelf:length'; expected ['my_shelf:length', 'my_shelf:one', " in said(
+        capsys
+    )
+
+
+def test_the_critic_starts_from_the_learned_one_of_several_rewards(models, shelf):
+    start, words = load_policy(models["policy"])
+    both = reward_for(["my_shelf:one", models["reward"]])
+    critic = commands.start_critic(SimpleNamespace(critic=None, seed=0), start, words, both)
+    assert torch.equal(critic.score.weight, both.rewards[1].model.score.weight)
+    assert critic is not both.rewards[1].model
+
+
+# ------------------------------------------------------------------ consoles
+
+
+def shown(encoding: str, errors: str = "strict") -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
+
+
+@pytest.mark.parametrize(
+    "encoding, pi",
+    [("cp1252", "?"), ("cp437", "π"), ("cp850", "?"), ("ascii", "?"), ("utf-8", "π")],
+)
+def test_help_is_shown_on_any_console(monkeypatch, encoding, pi):
+    """Those of Windows, as a pipe or a file there has them, and one without any letters of ours."""
+    for errors in ("strict", "surrogateescape"):
+        for command in ("ppo", "grpo", "dpo", "sft", "report"):
+            monkeypatch.setattr(sys, "stdout", shown(encoding, errors))
+            with pytest.raises(SystemExit) as done:
+                main([command, "--help"])
+            text = sys.stdout.buffer.getvalue().decode(encoding)
+            assert done.value.code == 0 and f"usage: python -m rlhf_lib {command}" in text
+            if command == "ppo":
+                assert f"folder or hub name of {pi}_ref" in " ".join(text.split())
+            assert sys.stdout.errors == errors  # it is somebody else's when the command is done
+
+
+@pytest.mark.parametrize("columns", ["1", "20", "0", "many", "-3"])
+def test_help_is_shown_in_any_width(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as done:
+        main(["ppo", "--help"])
+    assert done.value.code == 0
+    assert "--reward-weights" in capsys.readouterr().out
+
+
+def test_a_finished_run_ends_well_wherever_its_output_goes(unbroken, tmp_path, monkeypatch):
+    """± is no character of ASCII; and who looks at the first line only may close the rest."""
+    shutil.copytree(unbroken["sft"], tmp_path / "run")
+    again = ["sft", "--out", str(tmp_path / "run"), "--resume"]
+    monkeypatch.setattr(sys, "stdout", shown("ascii"))
+    assert main(again) == 0
+    assert re.search(rb"\| gold +\| -?[\d.]+ \? [\d.]+ \|", sys.stdout.buffer.getvalue())
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    closed = shown("utf-8")
+    closed.close()
+    for gone in (None, closed, Full()):
+        for name in ("stdout", "stderr"):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, name, gone)
+                assert main(again) == 0
+                assert main(["sft", "--out", str(tmp_path / "none"), "--resume"]) == 2
+
+
+ROOT = Path(cli.__file__).parents[2]
+OLD = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locales and pipes of POSIX")
+def test_a_run_ends_well_in_a_locale_without_letters(models, tmp_path):
+    arguments = line("sft", models, tmp_path / "run", "--max-steps", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_lib", *arguments],
+        cwd=ROOT,
+        env={**{k: v for k, v in os.environ.items() if k != "LANG"}, **OLD},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert re.search(rb"\| gold +\| -?[\d.]+ \? [\d.]+ \|", done.stdout)
+    assert "±" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locales and pipes of POSIX")
+def test_a_pipe_that_closes_its_end_gets_no_traceback():
+    """Neither from the command nor from Python, which flushes once more when it ends."""
+    for arguments in (["--help"], ["report", "no/such/run"]):
+        ends, begins = os.pipe()
+        os.close(ends)  # before anything is written
+        done = subprocess.run(
+            [sys.executable, "-m", "rlhf_lib", *arguments],
+            cwd=ROOT,
+            stdout=begins,
+            stderr=subprocess.PIPE if arguments == ["--help"] else begins,
+        )
+        os.close(begins)
+        assert done.returncode == (0 if arguments == ["--help"] else 2) and not done.stderr
+
+
+def test_output_that_is_somebody_elses_object_is_left_as_it_is(models, tmp_path, monkeypatch):
+    """A notebook's has no encoding to set; it may still be one that has not every character."""
+
+    class Ascii(io.StringIO):
+        def write(self, text):
+            text.encode("ascii")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Ascii())
+    assert main(line("sft", models, tmp_path / "run", "--max-steps", 1)) == 0
+    assert r"\xb1" in sys.stdout.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
+def test_a_file_name_that_is_no_text_can_be_used_and_recorded(models, files, tmp_path, capsys):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/d\xe4ta.jsonl")
+    shutil.copy(files["sft"], odd)
+    assert main(line("sft", models, tmp_path / "run", "--data", odd, "--max-steps", 1)) == 0
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))
+    assert settings["settings"]["data"] == odd
+    assert r"d\udce4ta.jsonl" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert main(["sft", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    capsys.readouterr()
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcn")
+    assert main(line("sft", models, out)) == 2  # no model file can be written there
+    assert "--out is " in (text := said(capsys)) and "which is not UTF-8" in text
+    assert not os.path.exists(out)
+    rows = ["--data", files["prompts"], "--rows", "4"]
+    assert main(line("best-of-n", models, out, *rows)) == 0  # which writes none
+
+
+# ------------------------------------------------------------------ advice
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (
+            "batch_size is 3; expected a multiple of mini_batch_size=2",
+            "--batch-size is 3; expected a multiple of --mini-batch-size=2",
+        ),
+        ("beta is -1; expected 0 or more", "--beta is -1; expected 0 or more"),
+        ("reference is None at beta=0.1", "--reference is None at --beta=0.1"),
+        ("set bf16=True or bf16=False", "set --bf16 or --no-bf16"),
+        (
+            "microbatch_tokens and max_steps are given",
+            "--microbatch-tokens and --max-steps are given",
+        ),
+        ("lower max_steps, or batch_size.", "lower --max-steps, or --batch-size."),
+        # what is no setting there stays
+        ("the reward is 4 for each", "the reward is 4 for each"),
+        ("reward function 'batch_size' raised", "reward function 'batch_size' raised"),
+        (
+            "my.max_steps:batch_size in runs/max_steps/x",
+            "my.max_steps:batch_size in runs/max_steps/x",
+        ),
+        ("max_steps.jsonl and runs/beta=1/x", "max_steps.jsonl and runs/beta=1/x"),
+        ("no beta here, the loss is high", "no beta here, the loss is high"),
+        ("--batch-size is 3; --beta=2", "--batch-size is 3; --beta=2"),
+    ],
+)
+def test_settings_are_called_as_on_the_command_line(text, told):
+    names = [
+        "batch_size",
+        "mini_batch_size",
+        "beta",
+        "bf16",
+        "microbatch_tokens",
+        "max_steps",
+        "reward",
+        "reference",
+        "loss",
+    ]
+    assert cli.in_flags(text, names) == told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "ppo --out {out} --target-kl 3 --beta 0",
+        "ppo --out {out} --dual-clip 1",
+        "ppo --out {out} --gamma 2",
+        "ppo --out {out} --epsilon-value 0",
+        "ppo --out {out} --ptx-coefficient .1 --data {prompts} --policy {policy} --reward {reward}"
+        " --eval-rows 2",
+        "ppo --out {out} --warmup-steps -1",
+        "ppo --out {out} --max-grad-norm 0",
+        "grpo --out {out} --num-generations 3",
+        "grpo --out {out} --loss cispo",
+        "grpo --out {out} --loss rloo --epsilon-high .3",
+        "grpo --out {out} --dynamic-sampling --advantage return_to_go --num-generations 1",
+        "grpo --out {out} --kl-in nowhere",
+        "grpo --out {out} --temperature 0",
+        "dpo --out {out} --loss-type sigmoid",
+        "dpo --out {out} --loss-type kto --batch-size 1",
+        "dpo --out {out} --label-smoothing .7",
+        "sft --out {out} --gradient-accumulation-steps 2 --microbatch-tokens 9",
+        "sft --out {out} --gradient-accumulation-steps 0",
+        "sft --out {out} --rows 0",
+        "best-of-n --out {out} --num-generations 0",
+        "sft --out {out} --device nonsense",
+        "sft --out {out} --policy {out}/none",
+        "ppo --out {out} --reference {out}/none",
+        "ppo --out {out} --critic {out}/none",
+        "ppo --out {out} --critic {policy}",
+        "ppo --out {out} --data {out}/none.jsonl --policy {policy} --reward {reward}",
+        "ppo --out {out} --data {pairs} --split nowhere --policy {policy} --reward {reward}",
+        "grpo --out {out} --reward {policy}",
+    ],
+)
+def test_what_an_error_names_is_a_flag(models, files, tmp_path, capsys, arguments):
+    """No setting by its name in Python, and no call: what is advised can be typed."""
+    out = tmp_path / "run"
+    filled = arguments.format(out=out, **models, **files)
+    assert main(filled.split()) == 2
+    text = said(capsys)
+    known = {flag.lstrip("-") for flag in re.findall(r"--[a-z-]+", text)}
+    _, defaults = make_parser(filled.split()[0])
+    assert known and known <= {cli.dashed(name) for name in defaults} | {"out"}, text
+    bare = text.replace(str(tmp_path), "")
+    for name in defaults:
+        if "_" in name:
+            assert not re.search(rf"(?<!['/-]){name}\b", bare), text
+    assert not re.search(r"\w\(\w*=|load_\w+|True|False", bare), text
+    assert not out.exists()
 
 
 # ------------------------------------------------------------------ settings

@@ -358,10 +358,10 @@ def test_a_gradient_that_is_not_finite_is_refused(make):
 def test_empty_and_overlong_prompts_are_named(make):
     from datasets import Dataset
 
-    with pytest.raises(ValueError, match=r"prompts\[0\] is ''"):
-        make(dataset=Dataset.from_dict({"prompt": [""]})).step()
-    with pytest.raises(ValueError, match="expected at most 64, the context of this model"):
-        make(dataset=Dataset.from_dict({"prompt": [RAGGED[0] * 4]})).step()
+    with pytest.raises(ValueError, match="Row 0 has the prompt ''; expected text"):
+        make(dataset=Dataset.from_dict({"prompt": [""]}))
+    with pytest.raises(ValueError, match="expected at most 64, the context of the policy"):
+        make(dataset=Dataset.from_dict({"prompt": [RAGGED[0] * 4]}))
 
 
 def test_settings_are_frozen():

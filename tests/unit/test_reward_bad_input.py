@@ -10,7 +10,8 @@ import pytest
 from datasets import Dataset
 
 from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy
-from rlhf_lib.worlds.data import load_preferences, pair_lengths
+from rlhf_lib.worlds.data import load_preferences
+from rlhf_lib.worlds.lengths import row_lengths
 from tests.unit.small import reward_model, tokenizer
 
 ASK = "write to ben. confirm: the car, friday. reply:"
@@ -70,9 +71,9 @@ def test_a_file_without_a_pair_to_learn_from_is_refused(tmp_path):
 
 
 def test_training_and_measuring_refuse_no_pairs():
-    with pytest.raises(ValueError, match="0 pairs; expected at least 1"):
+    with pytest.raises(ValueError, match="0 (pairs|rows); expected at least 1"):
         loop([])
-    with pytest.raises(ValueError, match="0 pairs; expected at least 1"):
+    with pytest.raises(ValueError, match="0 (pairs|rows); expected at least 1"):
         pair_accuracy(
             reward_model(),
             tokenizer(),
@@ -144,22 +145,19 @@ def test_equal_replies_teach_nothing():
 
 def test_lengths_count_prompt_longer_reply_and_end():
     words = len(tokenizer()(ASK)["input_ids"])
-    assert pair_lengths(tokenizer(), [ASK], ["no."], ["no. no."]) == [words + 4 + 1]
+    assert row_lengths(tokenizer(), [ASK], ["no."], ["no. no."]) == [words + 4 + 1]
 
 
 def test_a_pair_over_the_context_stops_the_run_before_its_first_step():
     pairs = rows((ASK, GOOD, BAD), (ASK, GOOD, "no. " * 30))
-    length = pair_lengths(tokenizer(), [ASK], [GOOD], ["no. " * 30])[0]
-    with pytest.raises(
-        ValueError,
-        match=rf"pair 1 takes {length} tokens; expected at most 64.*"
-        r"max_length=64",
-    ):
+    length = row_lengths(tokenizer(), [ASK], [GOOD], ["no. " * 30])[0]
+    told = rf"1 of 2 rows do not fit: 1\. Row 1 takes {length} tokens; expected at most 64, the"
+    with pytest.raises(ValueError, match=rf"{told} context of the model .*fitting\(model, "):
         loop(pairs)
 
 
 def test_pairs_over_the_context_can_be_left_out(tmp_path, caplog):
-    least = pair_lengths(tokenizer(), [ASK], [GOOD], [BAD])[0]
+    least = row_lengths(tokenizer(), [ASK], [GOOD], [BAD])[0]
     pairs = rows((ASK, GOOD, BAD), (ASK, GOOD, "no. " * 30))
     assert len(load(tmp_path, pairs, tokenizer=tokenizer(), max_length=least)) == 1
     assert said(caplog) == [f"dropped 1 of 2 rows: 1 longer than {least} tokens (row 1)"]
