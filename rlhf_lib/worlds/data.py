@@ -178,8 +178,7 @@ def load_prompts(
         raise ValueError(f"length is {length}; expected at least 1")
     rows.read(_single, columns)
     if "text" in columns:
-        firsts = _first([text for (text,) in rows.texts.values()], length, tokenizer)
-        rows.texts = dict(zip(rows.texts, zip(firsts)))
+        rows.texts = {i: (_first(text, length, tokenizer),) for i, (text,) in rows.texts.items()}
         rows.drop("with an empty prompt", is_blank)
     rows.drop_longer()
     return rows.dataset(("prompt",), without={"text"})
@@ -261,14 +260,11 @@ def _flaw(prompt, *completions) -> str | None:
     return "with an empty reply" if any(map(is_blank, completions)) else None
 
 
-def _first(texts: list[str], length: int, tokenizer) -> list[str]:
+def _first(text: str, length: int, tokenizer) -> str:
     if tokenizer is None:
-        return [" ".join(text.split()[:length]) for text in texts]
-    found = []
-    for some in _batches(texts):
-        ids = tokenizer(some, add_special_tokens=False, truncation=True, max_length=length)
-        found += [tokenizer.decode(row) for row in ids["input_ids"]]
-    return found
+        return " ".join(text.split()[:length])
+    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
+    return tokenizer.decode(ids)
 
 
 def _batches(values: list) -> list[list]:

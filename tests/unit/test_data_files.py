@@ -411,8 +411,6 @@ def test_lengths_are_right_beyond_one_batch(tmp_path, monkeypatch):
     longest = sorted(lengths)[5]
     kept = [text for text, n in zip(texts, lengths) if n <= longest]
     assert prompts(path, "train", None, tokenizer(), 8, longest) == kept and len(kept) < 10
-    path = write(tmp_path / "reviews.jsonl", [{"text": f"no. {text}"} for text in texts])
-    assert prompts(path, "train", None, tokenizer(), 3) == ["no. no"] * 10
 
 
 def test_a_warning_names_the_first_rows(tmp_path, caplog):
