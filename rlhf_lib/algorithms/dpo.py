@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..families.adapters import needed_reference
 from ..machinery.decoding import position_ids
 from ..machinery.processes import check_one_process
 from ..machinery.settings import check_choices
@@ -31,7 +32,7 @@ from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs
 from ..models.tokens import PairBatch, TokenBatch, context_of, encode, token_logprobs
 from ..worlds.lengths import check_lengths
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop, needed_reference
+from .loop import Config, Loop
 
 
 @dataclass(frozen=True)

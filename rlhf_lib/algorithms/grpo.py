@@ -26,6 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..families.adapters import needed_reference
 from ..machinery.settings import check_counts
 from ..mathematics.advantages import (
     all_equal,
@@ -40,7 +41,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout, join
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, needed_reference
+from .loop import OnlineConfig, OnlineLoop
 from .variants import VARIANTS, check_variant
 
 

@@ -19,9 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.adapters import check_adapter, reference_of
-from ..families.special_tokens import name_special_tokens
-from ..families.support import check_sampler, check_saving, check_supported
+from ..families.support import check_sampler, check_trainable
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
 from ..machinery.optimization import adam
@@ -100,10 +98,7 @@ class Loop:
 
     def __init__(self, config: Config, tokenizer, trained: dict, frozen: dict):
         for role, model in trained.items():
-            check_supported(role, model)
-            check_adapter(role, model)
-            name_special_tokens(model, tokenizer)
-            check_saving(role, model)
+            check_trainable(role, model, tokenizer)
         self.config: Any = config
         self.tokenizer, self.trained = tokenizer, trained
         self.machine = Machine(config, trained, frozen)
@@ -256,30 +251,6 @@ class OnlineLoop(Loop):
             **{name: sum(u[name] for u in updates) / len(updates) for name in updates[0]},
             "ratio_gap": updates[0]["ratio_gap"],  # before any update: numerical error alone
         }
-
-
-def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""):
-    """π_ref: the model given; for a policy with an adapter and none given, that adapter off.
-
-    Chapter: none yet.
-
-    Parameters
-    ----------
-    policy, reference
-        As the loop is given them.
-    needed : bool
-        Whether anything is made of it. If not, None stays None.
-    otherwise : str
-        For the message: what would do without it.
-    """
-    if reference is None and needed:
-        reference = reference_of(policy)
-        if reference is None:
-            raise ValueError(
-                "reference is None; expected a model to stay near, such as copy.deepcopy(policy)"
-                + otherwise
-            )
-    return reference
 
 
 def score(

@@ -22,16 +22,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..families.adapters import needed_reference
+from ..families.support import check_one_output
 from ..machinery.settings import check_counts, check_positive
 from ..mathematics.advantages import explained_variance, gae, masked_whiten, token_rewards
 from ..mathematics.kl import AdaptiveKL, k1
 from ..mathematics.losses import aggregate, clipped_policy_loss, clipped_value_loss, ratio_record
-from ..models.reward_model import check_one_output, state_values
+from ..models.reward_model import state_values
 from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, needed_reference, warn_if_constant
+from .loop import OnlineConfig, OnlineLoop, warn_if_constant
 from .sft import Demonstrations, imitation_loss
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..families.support import check_one_output
 from ..machinery.optimization import adam
 from ..machinery.settings import check_parts
 from ..mathematics.losses import bradley_terry_loss
-from ..models.reward_model import check_one_output, new_reward_model, reward_scores
+from ..models.reward_model import new_reward_model, reward_scores
 from ..models.rewards import LearnedReward
 from ..models.tokens import PairBatch, encode_pairs
 from ..worlds.lengths import check_lengths, row_lengths

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..families.adapters import needed_reference
 from ..mathematics.losses import aggregate, clipped_value_loss
 from ..models.reward_model import SharedCritic
 from ..models.rewards import RewardFunction
-from .loop import OnlineLoop, needed_reference
+from .loop import OnlineLoop
 from .ppo import PPO, Experience, PPOConfig, demonstrations_of
 
 

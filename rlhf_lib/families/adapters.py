@@ -10,11 +10,10 @@ Source: LoRA, Hu et al. 2021, arXiv:2106.09685. Chapter: none yet.
 from __future__ import annotations
 
 import copy
+import warnings
 from importlib import import_module
 
 import torch
-
-from .support import base_of
 
 
 def peft():
@@ -25,6 +24,11 @@ def peft():
         raise ImportError(
             "peft is not installed; expected it for a model with an adapter (pip install peft)"
         ) from error
+
+
+def base_of(model):
+    """The transformers model inside peft's wrapper, or the model itself. Chapter: none yet."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def is_adapted(model) -> bool:
@@ -64,6 +68,35 @@ def check_adapter(name: str, model) -> None:
         )
 
 
+def new_adapter(model, rank: int, seed: int = 0):
+    """A model with a new adapter of low rank on all its linear layers but the head.
+
+    Its scale is 2: `lora_alpha` is twice the rank. A policy gets the adapter of a causal language
+    model, a reward model that of a classifier, whose head is trained whole. The model itself is
+    wrapped, not copied.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; all linear layers: Dettmers et al. 2023,
+    arXiv:2305.14314, section 4. Chapter: none yet.
+
+    Raises
+    ------
+    ValueError
+        If the model has an adapter already, or the rank is below 1.
+    """
+    if is_adapted(model):
+        raise ValueError("model has an adapter already; expected one without, to put one into")
+    if rank < 1:
+        raise ValueError(f"rank is {rank}; expected at least 1")
+    kind = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
+    config = peft().LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+        torch.manual_seed(seed)
+        return peft().get_peft_model(model, config).eval()
+
+
 class AdapterOff:
     """A policy with its adapter off, as a reference: where LoRA starts, in no memory of its own.
 
@@ -100,9 +133,28 @@ class AdapterOff:
         return found
 
 
-def reference_of(policy) -> AdapterOff | None:
-    """The policy with its adapter off; None, if it has no adapter. Chapter: none yet."""
-    return AdapterOff(policy) if is_adapted(policy) else None
+def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""):
+    """π_ref: the model given; for a policy with an adapter and none given, that adapter off.
+
+    Chapter: none yet.
+
+    Parameters
+    ----------
+    policy, reference
+        As the loop is given them.
+    needed : bool
+        Whether anything is made of it. If not, None stays None.
+    otherwise : str
+        For the message: what would do without it.
+    """
+    if reference is None and needed:
+        if not is_adapted(policy):
+            raise ValueError(
+                "reference is None; expected a model to stay near, such as copy.deepcopy(policy)"
+                + otherwise
+            )
+        return AdapterOff(policy)
+    return reference
 
 
 def merged(model):

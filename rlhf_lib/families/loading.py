@@ -40,6 +40,16 @@ def load_model(auto_class, source: str | os.PathLike):
     return model.eval()
 
 
+def tokenizer_source(source: str | os.PathLike, model) -> str | os.PathLike:
+    """Where a model's tokenizer is: with it; or, of an adapter without one, with its base.
+
+    Chapter: none yet.
+    """
+    if not hasattr(model, "peft_config") or (Path(source) / "tokenizer_config.json").exists():
+        return source
+    return model.peft_config[model.active_adapter].base_model_name_or_path
+
+
 def load_pretrained(auto_class, source: str | os.PathLike, **options):
     """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
 

@@ -12,6 +12,19 @@ from typing import Any
 CANARY = "zebra"  # a word that no template writes
 
 
+def add_pad_token(model, tokenizer) -> None:
+    """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
+
+    Chapters: sft, gpt2-on-a-gpu.
+    """
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(tokenizer))
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
 def begin_tokens(tokenizer) -> list[int]:
     """What the tokenizer puts before a text by itself, such as one `<s>`; mostly nothing.
 

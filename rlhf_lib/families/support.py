@@ -15,6 +15,9 @@ import tempfile
 import torch
 from torch import Tensor
 
+from .adapters import base_of, check_adapter
+from .special_tokens import name_special_tokens
+
 # Families that the tests train, by their `model_type`: a small random model of each is sampled
 # from, scored alone and in a padded batch, trained, saved, read by transformers, and resumed.
 FAMILIES: dict[str, str] = {
@@ -102,6 +105,19 @@ def check_supported(name: str, model) -> None:
     )
 
 
+def check_trainable(name: str, model, tokenizer) -> None:
+    """Refuse a model that cannot be trained as it is, or not be saved after it.
+
+    On the way its configs come to name the tokens that its tokenizer pads and ends with.
+
+    Chapter: none yet.
+    """
+    check_supported(name, model)
+    check_adapter(name, model)
+    name_special_tokens(model, tokenizer)
+    check_saving(name, model)
+
+
 def check_saving(name: str, model) -> None:
     """Refuse, before it is trained, a model that transformers would not save afterwards.
 
@@ -162,6 +178,32 @@ def check_sampler(scored: Tensor, sampled: Tensor, mask: Tensor, exact: bool) ->
     )
 
 
-def base_of(model):
-    """The transformers model inside peft's wrapper, or the model itself. Chapter: none yet."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def check_one_output(name: str, model) -> None:
+    """Refuse a classifier whose head has more than one output: none of them would be the reward.
+
+    One without a head `score`, as an encoder is, cannot be read at the last token either.
+
+    Chapter: reward-model.
+    """
+    if not hasattr(model, "score") and hasattr(model, "classifier"):
+        raise ValueError(
+            f"{name} is a {type(model).__name__}; expected a sequence classifier on "
+            "a decoder, with a head called score"
+        )
+    if model.config.num_labels != 1:
+        raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
+
+
+def check_classifier(name: str, model) -> None:
+    """Refuse a policy of which transformers makes no classifier: it has no reward model or critic.
+
+    Chapter: none yet.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
+
+    if type(model.config) not in CLASSIFIERS:
+        raise ValueError(
+            f"{name} is a {type(model).__name__}, of which transformers has no sequence "
+            "classifier; expected another architecture for a reward model or a critic (PPO's "
+            "critic may share the policy's trunk: SharedTrunkPPO)"
+        )

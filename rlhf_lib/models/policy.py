@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..families.loading import load_model, load_pretrained
+from ..families.loading import load_model, load_pretrained, tokenizer_source
+from ..families.special_tokens import add_pad_token
 from ..families.support import check_supported
 
 # ---------------------------------------------------------------------------------- scales
@@ -114,22 +115,9 @@ def load_policy(source: str | os.PathLike):
 
     model = load_model(AutoModelForCausalLM, source)
     check_supported("source", model)
-    tokenizer = load_pretrained(AutoTokenizer, source)
+    tokenizer = load_pretrained(AutoTokenizer, tokenizer_source(source, model))
     add_pad_token(model, tokenizer)
     return model, tokenizer
-
-
-def add_pad_token(model, tokenizer) -> None:
-    """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
-
-    Chapters: sft, gpt2-on-a-gpu.
-    """
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": "<pad>"})
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer))
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def count_parameters(model: torch.nn.Module) -> int:

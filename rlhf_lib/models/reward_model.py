@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..families.adapters import merged, trunk_of
 from ..families.loading import load_model
+from ..families.support import check_classifier, check_one_output
 from .tokens import TokenBatch, check_context, full_precision, token_logprobs
 
 
@@ -42,17 +43,11 @@ def new_reward_model(policy, seed: int = 0):
     ValueError
         If transformers has no sequence classifier of the policy's architecture.
     """
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
     from transformers import AutoModelForSequenceClassification
 
     policy = merged(policy)
+    check_classifier("policy", policy)
     config = copy.deepcopy(policy.config)
-    if type(config) not in CLASSIFIERS:
-        raise ValueError(
-            f"policy is a {type(policy).__name__}, of which transformers has no sequence "
-            "classifier; expected another architecture for a reward model or a critic (PPO's "
-            "critic may share the policy's trunk: SharedTrunkPPO)"
-        )
     config.num_labels = 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -77,22 +72,6 @@ def load_reward_model(source: str | os.PathLike):
     model = load_model(AutoModelForSequenceClassification, source)
     check_one_output(str(source), model)
     return model
-
-
-def check_one_output(name: str, model) -> None:
-    """Refuse a classifier whose head has more than one output: none of them would be the reward.
-
-    One without a head `score`, as an encoder is, cannot be read at the last token either.
-
-    Chapter: reward-model.
-    """
-    if not hasattr(model, "score") and hasattr(model, "classifier"):
-        raise ValueError(
-            f"{name} is a {type(model).__name__}; expected a sequence classifier on "
-            "a decoder, with a head called score"
-        )
-    if model.config.num_labels != 1:
-        raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
 
 
 def token_values(model, batch: TokenBatch) -> Tensor:

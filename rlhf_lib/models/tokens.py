@@ -207,8 +207,8 @@ def context_of(model) -> int | None:
 
     Chapter: reward-model.
     """
-    config = model.config
-    if hasattr(config, "get_text_config"):
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "get_text_config"):
         config = config.get_text_config(decoder=True)
     if getattr(config, "alibi", False):  # distances in place of positions
         return None

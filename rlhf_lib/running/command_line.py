@@ -257,6 +257,15 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
     )
     if command != "best-of-n":
         add(start, "eval_rows", int, 200, "rows held out, for measuring before and after")
+        add(
+            start,
+            "lora",
+            int,
+            None,
+            "train an adapter of this rank in place of all weights (needs peft); model/ has it "
+            "merged, checkpoint/ by itself",
+            metavar="RANK",
+        )
     add(
         start,
         "scale",
@@ -435,7 +444,7 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         raise OSError(str(error).replace("folder is", "--out is", 1)) from error
     try:
         s = SimpleNamespace(**settings)
-        for name in ("save_every", "threads", "rows", "eval_rows", "max_length"):
+        for name in ("save_every", "threads", "rows", "eval_rows", "max_length", "lora"):
             least = 2 if name == "eval_rows" else 1  # of one row there is no standard error
             if getattr(s, name, None) is not None and getattr(s, name) < least:
                 raise ValueError(
@@ -649,11 +658,13 @@ def told(error: Exception) -> str:
 
 def write_model(task, folder: Path) -> None:
     """Replace a folder by the model of a task and its tokenizer, when both are written whole."""
+    from ..families.adapters import merged
+
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        task.model.save_pretrained(fresh)
+        merged(task.model).save_pretrained(fresh)
         task.tokenizer.save_pretrained(fresh)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)  # no half of a model on a full disk

@@ -32,6 +32,7 @@ from ..algorithms.ppo import PPO, PPOConfig
 from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from ..algorithms.sft import SFT, SFTConfig
 from ..algorithms.shared_trunk import SharedTrunkPPO
+from ..families.adapters import AdapterOff, new_adapter
 from ..machinery.settings import check_positive
 from ..mathematics.overoptimization import best_of_n_curve
 from ..mathematics.tilt import best_of_n_kl_bound
@@ -303,7 +304,7 @@ class Task:
 
 
 def sft(s: SimpleNamespace, config: SFTConfig) -> Task:
-    policy, tokenizer = start_model(s, s.policy, "base")
+    policy, tokenizer = start_policy(s, "base")
     train, held_out = start_data(s, "demonstrations", policy, tokenizer, {"policy": policy})
     loop = SFT(policy, tokenizer, train, config)
     return Task(loop, measure_policy(s, policy, tokenizer, held_out), policy, tokenizer)
@@ -317,6 +318,8 @@ def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
         held_out = artifacts.compare(policy, tokenizer, s.eval_rows, s.seed + 1_000)
         held_out = fitting(s, "held out", held_out, *need, COLUMNS["preferences"])
     model = new_reward_model(policy, s.seed)
+    if s.lora is not None:
+        model = with_adapter(s, model)
 
     def measure() -> dict:
         share = pair_accuracy(model, tokenizer, held_out)
@@ -339,7 +342,7 @@ def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
 
 
 def ppo(s: SimpleNamespace, config: PPOConfig) -> Task:
-    policy, tokenizer = start_model(s, s.policy, "sft")
+    policy, tokenizer = start_policy(s, "sft")
     reference, reward = start_reference(s, policy), start_reward(s)
     models = {"policy": policy, "reference": reference}
     if s.critic != "shared":
@@ -364,7 +367,7 @@ def ppo(s: SimpleNamespace, config: PPOConfig) -> Task:
 
 
 def grpo(s: SimpleNamespace, config: GRPOConfig) -> Task:
-    policy, tokenizer = start_model(s, s.policy, "sft")
+    policy, tokenizer = start_policy(s, "sft")
     reference, reward = start_reference(s, policy), start_reward(s)
     models = {"policy": policy, "reference": reference}
     train, held_out = start_data(s, "prompts", policy, tokenizer, models, reward)
@@ -375,7 +378,7 @@ def grpo(s: SimpleNamespace, config: GRPOConfig) -> Task:
 
 
 def dpo(s: SimpleNamespace, config: DPOConfig) -> Task:
-    policy, tokenizer = start_model(s, s.policy, "sft")
+    policy, tokenizer = start_policy(s, "sft")
     reference = start_reference(s, policy)  # simpo is measured by it, and does not read it
     read = None if config.loss_type == "simpo" else reference
     models, kind = {"policy": policy, "reference": read}, kind_of_comparisons(s, config)
@@ -419,9 +422,24 @@ def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
     return Task(loop, loop.measure)
 
 
+def start_policy(s: SimpleNamespace, name: str):
+    """The policy to train and its tokenizer; with a new adapter, if there is to be one."""
+    policy, tokenizer = start_model(s, s.policy, name)
+    return (policy if s.lora is None else with_adapter(s, policy)), tokenizer
+
+
+def with_adapter(s: SimpleNamespace, model):
+    """The model with a new adapter of the rank that --lora gives."""
+    try:
+        return new_adapter(model, s.lora, s.seed)
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"--lora is {s.lora}: {error}") from error
+
+
 def start_reference(s: SimpleNamespace, policy):
+    """π_ref: the one given, or the policy as it starts, which a new adapter leaves in place."""
     if s.reference is None:
-        return copy.deepcopy(policy)
+        return copy.deepcopy(policy) if s.lora is None else AdapterOff(policy)
     return start_model(s, s.reference, "reference", "reference")[0]
 
 

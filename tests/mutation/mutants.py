@@ -2001,7 +2001,7 @@ MUTANTS = [
     ),
     Mutant(
         "spare-rows-unused",
-        "models/policy.py",
+        "families/special_tokens.py",
         "add_pad_token",
         "if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:",
         "if True:",
