@@ -100,7 +100,8 @@ class GRPO(OnlineLoop):
         π_ref; frozen here. None if beta is 0: one model less, and no KL in the records.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion; or a
+        list of such functions, whose sum counts (`weighted_sum` gives them weights).
     dataset : datasets.Dataset
         Column `prompt`; other columns are handed to the reward.
     config : GRPOConfig

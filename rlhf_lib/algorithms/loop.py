@@ -25,9 +25,11 @@ from ..machinery.optimization import adam
 from ..machinery.processes import check_shares, gather, local_rows, on_main_process, resume_sampler
 from ..machinery.settings import MachineConfig, check_counts, check_positive
 from ..mathematics.advantages import masked_mean
-from ..models.rewards import RewardFunction, call_reward
+from ..models.rewards import RewardFunction, as_reward, reward_table
 from ..models.rollout import Rollout, gather_rollout, sample
 from ..worlds.tables import prompt_table, take
+
+UNSCORED = "no reward applies to some completions, all gave None; they count as average ones"
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class OnlineLoop(Loop):
         self, config: OnlineConfig, tokenizer, reward, dataset, trained: dict, frozen: dict
     ):
         check_shares(config, config.batch_size // getattr(config, "num_generations", 1))
-        self.reward, self.data, self.beta = reward, prompt_table(dataset), config.beta
+        self.reward, self.data, self.beta = as_reward(reward), prompt_table(dataset), config.beta
         super().__init__(config, tokenizer, trained, frozen)
         self.rollout: Rollout | None = None
 
@@ -201,20 +203,17 @@ class OnlineLoop(Loop):
         """Completions of the prompts in some rows of the data, and their scores.
 
         Of several processes each samples whole groups of `each` rows, and all get the whole batch.
+        `each` is 1 where completions are not compared within groups.
         """
         c = self.config
         prompts, columns = take(self.data, local_rows(rows, each))
-        rollout = sample(
-            policy,
-            self.tokenizer,
-            prompts,
-            c.max_new_tokens,
-            c.temperature,
-            self.sampler,
-            dtype=self.machine.sampling_dtype,
-        )
+        how = (c.max_new_tokens, c.temperature, self.sampler)
+        dtype = self.machine.sampling_dtype
+        rollout = sample(policy, self.tokenizer, prompts, *how, dtype=dtype)
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
-        return gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
+        rollout, scores = gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
+        scores = fill_unscored(scores.view(-1, each if each > 1 else len(scores)))
+        return rollout, scores.flatten()
 
     def minibatches(self, passes: int) -> Iterator[Tensor]:
         """Row numbers of each update, reshuffled in every pass."""
@@ -241,12 +240,46 @@ def score(
 ) -> Tensor:
     """The reward of each completion, shape (B,), less the penalty where it was cut off.
 
-    `columns` are what else the dataset knows of each prompt, such as the right answer.
+    NaN where no reward applies. `columns` are what else the dataset knows of each prompt, such as
+    the right answer.
 
     Chapter: ppo-live.
     """
-    rewards = call_reward(reward, rollout.prompts, rollout.completions, **columns)
+    given = {**columns, "completion_ids": ids_of(rollout)}
+    rewards = reward_table([as_reward(reward)], rollout.prompts, rollout.completions, given)[0]
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
+
+
+def ids_of(rollout: Rollout) -> list[list[int]]:
+    """The tokens of each completion, with the end token and without padding, as TRL gives them.
+
+    Chapter: reward-sources.
+    """
+    rows = zip(rollout.completion_ids.tolist(), rollout.lengths.tolist())
+    return [ids[:length] for ids, length in rows]
+
+
+def fill_unscored(groups: Tensor) -> Tensor:
+    """Scores of N groups, (N, G), where a completion that no reward applies to has their mean.
+
+    Compared with its group it then has no advantage, as in TRL; but it counts as one of the G,
+    where TRL takes the standard deviation of the others alone. Where a whole group has no score, it
+    has the mean of the batch.
+
+    Chapter: reward-sources.
+
+    Examples
+    --------
+    >>> fill_unscored(torch.tensor([[1., torch.nan, 3.], 3 * [torch.nan]])).tolist()
+    [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]
+    """
+    if not groups.isnan().any():
+        return groups
+    warnings.warn(UNSCORED, RuntimeWarning, stacklevel=5)
+    exact = groups.cpu().double()  # so that the mean of equal scores is equal to them
+    means = exact.nanmean(dim=1, keepdim=True)
+    means = means.where(~means.isnan(), exact.nanmean().nan_to_num()).to(groups)
+    return groups.where(~groups.isnan(), means)
 
 
 def warn_if_constant(scores: Tensor) -> None:

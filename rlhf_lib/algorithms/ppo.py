@@ -104,7 +104,8 @@ class PPO(OnlineLoop):
         model, which is where it should start.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion; or a
+        list of such functions, whose sum counts (`weighted_sum` gives them weights).
     dataset : datasets.Dataset
         Column `prompt`; other columns are handed to the reward.
     config : PPOConfig
