@@ -24,12 +24,16 @@ from ..machinery.machine import Machine
 from ..machinery.optimization import adam
 from ..machinery.processes import check_shares, gather, local_rows, on_main_process, resume_sampler
 from ..machinery.settings import MachineConfig, check_counts, check_positive
-from ..mathematics.advantages import masked_mean
+from ..mathematics.advantages import all_equal, masked_mean
 from ..models.rewards import RewardFunction, as_reward, reward_table
 from ..models.rollout import Rollout, gather_rollout, sample
 from ..worlds.tables import prompt_table, take
 
 UNSCORED = "no reward applies to some completions, all gave None; they count as average ones"
+CONSTANT = (
+    "the reward is {} for each of the {} completions of this step; expected some to be better than "
+    "others. Only the KL, if it has a price, and what a critic does not know are left to learn from"
+)
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,7 @@ class OnlineLoop(Loop):
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
         rollout, scores = gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
         scores = fill_unscored(scores.view(-1, each if each > 1 else len(scores)))
+        warn_if_constant(scores)
         return rollout, scores.flatten()
 
     def minibatches(self, passes: int) -> Iterator[Tensor]:
@@ -282,19 +287,15 @@ def fill_unscored(groups: Tensor) -> Tensor:
     return groups.where(~groups.isnan(), means)
 
 
-def warn_if_constant(scores: Tensor) -> None:
-    """Say so if every completion scored the same: with a critic that knows, nothing is learnt.
+def warn_if_constant(groups: Tensor) -> None:
+    """Say so if all scores of each of N groups, (N, G), are equal: little is left to learn from.
 
-    Chapter: ppo-live.
+    Chapters: ppo-live, grpo.
     """
-    if len(scores) > 1 and (scores == scores[0]).all():
-        warnings.warn(
-            f"the reward is {scores[0].item():g} for each of the {len(scores)} completions of this "
-            "step; expected some to be better than others. Only the KL, and what the critic does "
-            "not know, are left to learn from",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    if groups.shape[1] > 1 and all_equal(groups).all():
+        value = f"{groups[0, 0]:g}" if all_equal(groups.view(1, -1)) else "that of its whole group"
+        told = CONSTANT.format(value, groups.numel())
+        on_main_process(lambda: warnings.warn(told, RuntimeWarning, stacklevel=6))
 
 
 def check_beta(beta) -> float:

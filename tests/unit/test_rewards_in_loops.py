@@ -1,16 +1,20 @@
-"""What a loop does with a reward: what it hands over, and what it does without one."""
+"""What a loop does with a reward: what it hands over, what it does without one, when it warns."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 
-from rlhf_lib.algorithms.loop import fill_unscored, ids_of, score
+from rlhf_lib.algorithms.loop import fill_unscored, ids_of, score, warn_if_constant
+from rlhf_lib.machinery import processes
 from rlhf_lib.models.rewards import VerifiableReward, weighted_sum
 from rlhf_lib.models.rollout import sample
 from tests.unit import loops
@@ -183,3 +187,78 @@ def test_rewards_that_apply_to_some_train_on_those():
         both, plain = grpo(reward=[refund, other]), grpo()
         assert [r["reward"] for r in both] == [r["reward"] for r in plain]
     assert torch.equal(weights(both.policy), weights(plain.policy))
+
+
+# --- a reward that is the same for all ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "groups, said",
+    [
+        ([[1.5, 1.5], [1.5, 1.5]], "the reward is 1.5 for each of the 4 completions"),
+        ([[0.0, 0.0, 0.0]], "the reward is 0 for each of the 3 completions"),
+        ([[1.0, 1.0], [2.0, 2.0]], "the reward is that of its whole group for each of the 4"),
+        ([[1.0, 1.0], [2.0, 2.5]], None),
+        ([[1.0, 2.0], [2.0, 2.0]], None),
+        ([[1.0], [1.0]], None),  # nothing to compare with
+    ],
+)
+def test_equal_rewards_are_told(groups, said):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_if_constant(torch.tensor(groups))
+    assert len(found) == (said is not None)
+    if said:
+        assert said in str(found[0].message) and found[0].category is RuntimeWarning
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dynamic_sampling": True, "max_draws": 2}, {"beta": 0.0}]
+)
+def test_grpo_says_that_a_reward_is_constant(settings):
+    loop = grpo(reward=fixed(*[0.5] * 8), **settings)
+    with pytest.warns(RuntimeWarning, match=r"the reward is 0.5 for each of the 8 completions"):
+        record = loop.step()
+    assert record["zero_variance_groups"] == 1
+
+
+def test_grpo_says_that_a_reward_knows_the_prompt_alone():
+    loop = grpo(reward=fixed(*[0.5] * 4, *[2.0] * 4))
+    with pytest.warns(
+        RuntimeWarning, match="the reward is that of its whole group for each of the"
+    ):
+        loop.step()
+    with warnings.catch_warnings():  # PPO compares over the batch
+        warnings.simplefilter("error")
+        ppo(reward=fixed(*[0.5] * 4, *[2.0] * 4)).step()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_says_it(rank, monkeypatch):
+    monkeypatch.setattr(processes, "rank_and_count", lambda: (rank, 2))
+    monkeypatch.setattr(processes, "gather", lambda value: [None, None])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_if_constant(torch.ones(2, 4))
+    assert len(found) == (rank == 0)
+
+
+ONCE = """
+import torch; torch.set_num_threads(1)
+from tests.unit import loops
+constant = lambda prompts, completions, **columns: [0.0] * len(completions)
+loop = loops.{make}(reward=constant, missing_eos_penalty=0.0, max_steps=3)
+print(len(list(loop)))
+"""
+
+
+@pytest.mark.parametrize("make", ["ppo", "grpo"])
+def test_with_pythons_own_filter_it_is_said_once_in_a_run(make):
+    done = subprocess.run(
+        [sys.executable, "-c", ONCE.format(make=make)],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["3"] and done.stderr.count("the reward is 0 for each") == 1
