@@ -673,7 +673,8 @@ def call_reward(
 ) -> Tensor:
     """Call a reward function and check what comes back: shape (B,), in fp32; NaN for None.
 
-    A list of functions is their sum.
+    A list of functions is their sum. `completion_ids`, if given among the columns, go to a function
+    that takes them; there is no tokenizer here to make them.
 
     Chapter: reward-sources.
 
