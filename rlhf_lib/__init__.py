@@ -1,7 +1,7 @@
 """Reinforcement learning from human feedback, small enough to read.
 
 Eight rooms; none imports one below it on this map. Mathematics, models and algorithms are under
-2,500 lines of code, docstrings and comments apart; the machinery is under 1,000 more, and may be
+2,500 lines of code, docstrings and comments apart; the machinery is under 1,100 more, and may be
 skipped at first, as may the families until you bring a model of your own::
 
     mathematics   tilt              the exact optimum on finite sets
@@ -20,6 +20,7 @@ skipped at first, as may the families until you bring a model of your own::
                   microbatches      a batch in parts that fit into memory
                   precision         products in bfloat16 over float32 weights
                   processes         a batch shared out under accelerate launch
+                  calling           the user's functions, with copies, awaited where they must be
                   decoding          one token a row at a time, through a cache
                   checkpoints       whole, or not there
                   memory            bytes of weights, gradients, optimiser and activations

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from ..machinery.processes import check_one_process
 from ..machinery.settings import check_counts, check_positive
-from ..models.rewards import RewardFunction, call_reward
+from ..models.rewards import RewardFunction, as_reward, call_reward
 from ..models.rollout import sample
 from ..models.tokens import encode, texts
 from ..worlds.lengths import check_lengths
 from ..worlds.tables import prompt_table, rows_of_step, take
-from .loop import Config, Loop, score
+from .loop import Config, Loop, fill_unscored, score
 from .sft import imitation_loss
 
 # ---------------------------------------------------------------------------------- choosing
@@ -51,7 +51,10 @@ class BestOfN:
     samples: list[list[str]]  # all n of each prompt
 
     def score_all(self, reward: RewardFunction) -> Tensor:
-        """Another reward of every sample, shape (P, n): gold for a curve chosen by a proxy."""
+        """Another reward of every sample, shape (P, n): gold for a curve chosen by a proxy.
+
+        NaN where it does not apply.
+        """
         prompts = [prompt for prompt in self.prompts for _ in self.samples[0]]
         completions = [text for row in self.samples for text in row]
         return call_reward(reward, prompts, completions).view_as(self.scores)
@@ -80,7 +83,8 @@ def best_of_n(
     policy, tokenizer, prompts, max_new_tokens, temperature, generator
         As for `rollout.sample`.
     reward : callable
-        Scores the samples; ties go to the one sampled first.
+        Scores the samples; ties go to the one sampled first. One to which no reward applies counts
+        as an average one of its prompt.
     n : int
         Samples of each prompt.
     missing_eos_penalty : float
@@ -96,30 +100,23 @@ def best_of_n(
     prompts = texts("prompts", prompts)
     if not prompts:
         raise ValueError("prompts is empty; expected at least one prompt")
-    repeated = [prompt for prompt in prompts for _ in range(n)]
-    repeated_columns = {
-        name: [value for value in values for _ in range(n)]
-        for name, values in (columns or {}).items()
-    }
-    completions, scores, finished = [], [], []
-    for i in range(0, len(repeated), batch_size):
-        some, how = repeated[i : i + batch_size], (max_new_tokens, temperature, generator)
+    known = {**(columns or {}), "prompt": prompts}
+    for name, values in known.items():
+        if len(values) != len(prompts):
+            raise ValueError(f"column {name!r} has {len(values)} entries; expected {len(prompts)}")
+    rows = [p for p in range(len(prompts)) for _ in range(n)]
+    completions, scores, finished, how = [], [], [], (max_new_tokens, temperature, generator)
+    for i in range(0, len(rows), batch_size):
+        some, others = take(known, rows[i : i + batch_size])
         rollout = sample(policy, tokenizer, some, *how, dtype=dtype)
         completions += rollout.completions
-        known = {name: values[i : i + batch_size] for name, values in repeated_columns.items()}
-        scores.append(score(reward, rollout, missing_eos_penalty, known).cpu())
+        scores.append(score(reward, rollout, missing_eos_penalty, others).cpu())
         finished.append(rollout.finished.cpu())
-    table = torch.cat(scores).view(len(prompts), n)
+    table = fill_unscored(torch.cat(scores).view(len(prompts), n))
     samples = [completions[i : i + n] for i in range(0, len(completions), n)]
     best = table.argsort(dim=1, descending=True, stable=True)[:, 0]
-    return BestOfN(
-        prompts,
-        [row[j] for row, j in zip(samples, best.tolist())],
-        best,
-        table,
-        torch.cat(finished).view_as(table),
-        samples,
-    )
+    chosen, ended = [row[j] for row, j in zip(samples, best.tolist())], torch.cat(finished)
+    return BestOfN(prompts, chosen, best, table, ended.view_as(table), samples)
 
 
 # ---------------------------------------------------------------------------------- imitating
@@ -146,9 +143,8 @@ class RejectionSamplingConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        check_counts(
-            self, "num_generations", "num_train_epochs", "mini_batch_size", "max_new_tokens"
-        )
+        counts = ("num_generations", "num_train_epochs", "mini_batch_size", "max_new_tokens")
+        check_counts(self, *counts)
         check_positive(self, "temperature")
 
 
@@ -166,7 +162,8 @@ class RejectionSampling(Loop):
         Trained in place.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion; or a
+        list of such functions, whose sum counts (`weighted_sum` gives them weights).
     dataset : datasets.Dataset
         Column `prompt`; other columns are handed to the reward.
     config : RejectionSamplingConfig
@@ -194,9 +191,9 @@ class RejectionSampling(Loop):
         config: RejectionSamplingConfig = RejectionSamplingConfig(),
     ):
         check_one_process("RejectionSampling")
-        self.policy, self.reward, self.data = policy, reward, prompt_table(dataset)
-        texts = [self.data["prompt"]]
-        check_lengths({"policy": policy}, tokenizer, texts, config.max_new_tokens, reward)
+        self.policy, self.reward, self.data = policy, as_reward(reward), prompt_table(dataset)
+        texts, new = [self.data["prompt"]], config.max_new_tokens
+        check_lengths({"policy": policy}, tokenizer, texts, new, self.reward)
         super().__init__(config, tokenizer, {"policy": policy}, {})
         self.chosen: BestOfN | None = None
 
@@ -207,16 +204,17 @@ class RejectionSampling(Loop):
         prompts, columns = take(self.data, rows)
         how = (c.num_generations, c.max_new_tokens, c.temperature, self.sampler)
         dtype, penalty = self.machine.sampling_dtype, c.missing_eos_penalty
+        if self.chosen is None:  # greedily, which takes nothing from the sampler
+            some = (prompts[:8], c.max_new_tokens, c.temperature)
+            self.prove(self.policy, sample(self.policy, self.tokenizer, *some, None, True, dtype))
         known = {"missing_eos_penalty": penalty, "columns": columns, "dtype": dtype}
         return (best_of_n(self.policy, self.tokenizer, prompts, self.reward, *how, **known),)
 
     def learn(self, chosen: BestOfN) -> dict:
         """2 and 3: keep the good ones and fine-tune on them; the record of the round."""
         c, losses = self.config, []
-        kept = [
-            (chosen.prompts[p], chosen.samples[p][j])
-            for p, j in self.keep(chosen).nonzero().tolist()
-        ]
+        places = self.keep(chosen).nonzero().tolist()
+        kept = [(chosen.prompts[p], chosen.samples[p][j]) for p, j in places]
         for _ in range(c.num_train_epochs if kept else 0):
             order = torch.randperm(len(kept), generator=self.shuffler)
             for minibatch in order.split(c.mini_batch_size):

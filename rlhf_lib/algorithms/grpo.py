@@ -115,7 +115,8 @@ class GRPO(OnlineLoop):
         a policy with an adapter: the model with the adapter off.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion; or a
+        list of such functions, whose sum counts (`weighted_sum` gives them weights).
     dataset : datasets.Dataset
         Column `prompt`; other columns are handed to the reward.
     config : GRPOConfig

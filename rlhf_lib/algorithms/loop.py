@@ -24,13 +24,19 @@ from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
 from ..machinery.optimization import adam
 from ..machinery.processes import check_shares, gather, local_rows, on_main_process, resume_sampler
-from ..machinery.settings import MachineConfig, check_counts, check_positive
-from ..mathematics.advantages import masked_mean
-from ..models.rewards import RewardFunction, call_reward
+from ..machinery.settings import MachineConfig, check_counts, check_parts, check_positive
+from ..mathematics.advantages import all_equal, masked_mean
+from ..models.rewards import RewardFunction, as_reward, reward_table
 from ..models.rollout import Rollout, gather_rollout, sample
 from ..models.tokens import token_logprobs
 from ..worlds.lengths import check_lengths
 from ..worlds.tables import prompt_table, take
+
+UNSCORED = "no reward applies to some completions, all gave None; they count as average ones"
+CONSTANT = (
+    "the reward is {} for each of the {} completions of this step; expected some to be better than "
+    "others. Only the KL, if it has a price, and what a critic does not know are left to learn from"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,18 @@ class Config(MachineConfig):
         check_positive(self, "learning_rate")
         if not self.warmup_steps >= 0:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class SupervisedConfig(Config):
+    """Settings of a loop that learns from data alone, by AdamW. Chapters: sft, reward-model."""
+
+    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
+    weight_decay: float = 0.01  # of AdamW
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self)
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,17 @@ class Loop:
         while self.step_number < self.config.max_steps:
             yield self.step()
 
+    def prove(self, policy, rollout: Rollout) -> None:
+        """Hold the sampler's log-probabilities against the scorer's, before any weight has moved.
+
+        Done on the first batch since the loop was made, so also when it was resumed.
+        """
+        T = self.config.temperature
+        with torch.compiler.set_stance("force_eager"):  # one pass is worth no program of its own
+            scored = self.machine.table(lambda batch: token_logprobs(policy, batch, T), rollout)
+        exact, mask = self.machine.exact(policy), rollout.completion_mask
+        check_sampler(scored, rollout.logprobs, mask, exact)
+
     def stateful(self) -> dict:
         """What a checkpoint holds beside models and counters: all that has a `state_dict`."""
         return dict(self.optimizers)
@@ -167,6 +196,14 @@ class Loop:
         self.shuffler.set_state(state["shuffler"])
         for name, x in self.stateful().items():
             x.load_state_dict(state["stateful"][name])
+
+
+class SupervisedLoop(Loop):
+    """A loop that learns from data alone. Chapters: sft, reward-model."""
+
+    def optimizer(self, model) -> torch.optim.Optimizer:
+        c = self.config
+        return adam(model, c.learning_rate, (0.9, 0.98), eps=1e-8, weight_decay=c.weight_decay)
 
 
 class Price:
@@ -198,9 +235,9 @@ class OnlineLoop(Loop):
         self, config: OnlineConfig, tokenizer, reward, dataset, trained: dict, frozen: dict
     ):
         check_shares(config, config.batch_size // getattr(config, "num_generations", 1))
-        self.reward, self.data, self.beta = reward, prompt_table(dataset), config.beta
+        self.reward, self.data, self.beta = as_reward(reward), prompt_table(dataset), config.beta
         texts, new = [self.data["prompt"]], config.max_new_tokens
-        check_lengths(trained | frozen, tokenizer, texts, new, reward)
+        check_lengths(trained | frozen, tokenizer, texts, new, self.reward)
         super().__init__(config, tokenizer, trained, frozen)
         self.rollout: Rollout | None = None
 
@@ -208,30 +245,20 @@ class OnlineLoop(Loop):
         """Completions of the prompts in some rows of the data, and their scores.
 
         Of several processes each samples whole groups of `each` rows, and all get the whole batch.
+        `each` is 1 where completions are not compared within groups.
         """
         c = self.config
         prompts, columns = take(self.data, local_rows(rows, each))
-        rollout = sample(
-            policy,
-            self.tokenizer,
-            prompts,
-            c.max_new_tokens,
-            c.temperature,
-            self.sampler,
-            dtype=self.machine.sampling_dtype,
-        )
+        how = (c.max_new_tokens, c.temperature, self.sampler)
+        dtype = self.machine.sampling_dtype
+        rollout = sample(policy, self.tokenizer, prompts, *how, dtype=dtype)
         scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
         rollout, scores = gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
-        if self.rollout is None:  # the first batch since the start, or since it was resumed
-            with torch.compiler.set_stance(
-                "force_eager"
-            ):  # one pass is worth no program of its own
-                logprobs = self.machine.table(
-                    lambda batch: token_logprobs(policy, batch, c.temperature), rollout
-                )
-            exact = self.machine.exact(policy)
-            check_sampler(logprobs, rollout.logprobs, rollout.completion_mask, exact)
-        return rollout, scores
+        if self.rollout is None:
+            self.prove(policy, rollout)
+        scores = fill_unscored(scores.view(-1, each if each > 1 else len(scores)))
+        warn_if_constant(scores)
+        return rollout, scores.flatten()
 
     def minibatches(self, passes: int) -> Iterator[Tensor]:
         """Row numbers of each update, reshuffled in every pass."""
@@ -258,27 +285,57 @@ def score(
 ) -> Tensor:
     """The reward of each completion, shape (B,), less the penalty where it was cut off.
 
-    `columns` are what else the dataset knows of each prompt, such as the right answer.
+    NaN where no reward applies. `columns` are what else the dataset knows of each prompt, such as
+    the right answer.
 
     Chapter: ppo-live.
     """
-    rewards = call_reward(reward, rollout.prompts, rollout.completions, **columns)
+    given = {**columns, "completion_ids": ids_of(rollout)}
+    rewards = reward_table([as_reward(reward)], rollout.prompts, rollout.completions, given)[0]
     return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
 
 
-def warn_if_constant(scores: Tensor) -> None:
-    """Say so if every completion scored the same: with a critic that knows, nothing is learnt.
+def ids_of(rollout: Rollout) -> list[list[int]]:
+    """The tokens of each completion, with the end token and without padding, as TRL gives them.
 
-    Chapter: ppo-live.
+    Chapter: reward-sources.
     """
-    if len(scores) > 1 and (scores == scores[0]).all():
-        warnings.warn(
-            f"the reward is {scores[0].item():g} for each of the {len(scores)} completions of this "
-            "step; expected some to be better than others. Only the KL, and what the critic does "
-            "not know, are left to learn from",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    rows = zip(rollout.completion_ids.tolist(), rollout.lengths.tolist())
+    return [ids[:length] for ids, length in rows]
+
+
+def fill_unscored(groups: Tensor) -> Tensor:
+    """Scores of N groups, (N, G), where a completion that no reward applies to has their mean.
+
+    Compared with its group it then has no advantage, as in TRL; but it counts as one of the G,
+    where TRL takes the standard deviation of the others alone. Where a whole group has no score, it
+    has the mean of the batch.
+
+    Chapter: reward-sources.
+
+    Examples
+    --------
+    >>> fill_unscored(torch.tensor([[1., torch.nan, 3.], 3 * [torch.nan]])).tolist()
+    [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]
+    """
+    if not groups.isnan().any():
+        return groups
+    warnings.warn(UNSCORED, RuntimeWarning, stacklevel=5)
+    exact = groups.cpu().double()  # so that the mean of equal scores is equal to them
+    means = exact.nanmean(dim=1, keepdim=True)
+    means = means.where(~means.isnan(), exact.nanmean().nan_to_num()).to(groups)
+    return groups.where(~groups.isnan(), means)
+
+
+def warn_if_constant(groups: Tensor) -> None:
+    """Say so if all scores of each of N groups, (N, G), are equal: little is left to learn from.
+
+    Chapters: ppo-live, grpo.
+    """
+    if groups.shape[1] > 1 and all_equal(groups).all():
+        value = f"{groups[0, 0]:g}" if all_equal(groups.view(1, -1)) else "that of its whole group"
+        told = CONSTANT.format(value, groups.numel())
+        on_main_process(lambda: warnings.warn(told, RuntimeWarning, stacklevel=6))
 
 
 def check_beta(beta) -> float:

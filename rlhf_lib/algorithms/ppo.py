@@ -33,7 +33,7 @@ from ..models.rewards import RewardFunction
 from ..models.rollout import Rollout
 from ..models.tokens import TokenBatch, token_logprobs
 from ..worlds.tables import rows_of_step
-from .loop import OnlineConfig, OnlineLoop, warn_if_constant
+from .loop import OnlineConfig, OnlineLoop
 from .sft import Demonstrations, imitation_loss
 
 
@@ -109,7 +109,8 @@ class PPO(OnlineLoop):
         model, which is where it should start.
     tokenizer : PreTrainedTokenizerBase
     reward : callable
-        `reward(prompts=..., completions=..., **columns)` returns one float per completion.
+        `reward(prompts=..., completions=..., **columns)` returns one float per completion; or a
+        list of such functions, whose sum counts (`weighted_sum` gives them weights).
     dataset : datasets.Dataset
         Column `prompt`; other columns are handed to the reward.
     config : PPOConfig
@@ -162,7 +163,6 @@ class PPO(OnlineLoop):
     def learn(self, rollout: Rollout, scores: Tensor) -> dict:
         """3 to 5: price, estimate advantages, update; the record of the step."""
         c, mask = self.config, rollout.completion_mask
-        warn_if_constant(scores)
         ref_logprobs = self.machine.table(
             lambda batch: token_logprobs(self.reference, batch, c.temperature), rollout
         )

@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 
 from ..families.support import check_one_output
-from ..machinery.optimization import adam
-from ..machinery.settings import check_parts
 from ..mathematics.losses import bradley_terry_loss
 from ..models.reward_model import new_reward_model, reward_scores
 from ..models.rewards import LearnedReward
 from ..models.tokens import PairBatch, encode_pairs
 from ..worlds.lengths import check_lengths, row_lengths
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop
+from .loop import SupervisedConfig, SupervisedLoop
 
 
 @dataclass(frozen=True)
-class RewardConfig(Config):
+class RewardConfig(SupervisedConfig):
     """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
     Chapter: reward-model.
@@ -37,13 +35,7 @@ class RewardConfig(Config):
     batch_size: int = 64  # pairs a step
     learning_rate: float = 3e-4  # times the warm-up, and a line that falls to 0
     warmup_steps: int = 9  # steps at less than the learning rate, which rises to it
-    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
-    weight_decay: float = 0.01  # of AdamW
     center_rewards_coefficient: float = 0.01  # weight of the penalty that centres the scores
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_parts(self)
 
 
 @dataclass
@@ -53,7 +45,7 @@ class Comparisons(PairBatch):
     margins: Tensor  # (B,) by how much the chosen score should be the higher one
 
 
-class RewardTraining(Loop):
+class RewardTraining(SupervisedLoop):
     """Step through reward-model training; `for record in RewardTraining(...)` trains to the end.
 
     Chapter: reward-model.
@@ -93,10 +85,6 @@ class RewardTraining(Loop):
         parts = config.gradient_accumulation_steps
         self.lengths = row_lengths(tokenizer, *texts) if parts > 1 else []
         super().__init__(config, tokenizer, {"model": model}, {})
-
-    def optimizer(self, model) -> torch.optim.Optimizer:
-        c = self.config
-        return adam(model, c.learning_rate, (0.9, 0.98), eps=1e-8, weight_decay=c.weight_decay)
 
     def decay(self) -> float:
         return 1 - self.step_number / self.config.max_steps

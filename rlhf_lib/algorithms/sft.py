@@ -9,20 +9,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..machinery.optimization import adam
-from ..machinery.settings import check_parts
 from ..mathematics.losses import sft_loss
 from ..models.tokens import TokenBatch, encode, token_logprobs
 from ..worlds.lengths import check_lengths
 from ..worlds.tables import column, rows_of_step
-from .loop import Config, Loop
+from .loop import SupervisedConfig, SupervisedLoop
 
 
 @dataclass(frozen=True)
-class SFTConfig(Config):
+class SFTConfig(SupervisedConfig):
     """Settings beside those of every loop, or with other defaults, named as TRL names them.
 
     Chapter: sft.
@@ -32,15 +29,9 @@ class SFTConfig(Config):
     batch_size: int = 64  # examples a step
     learning_rate: float = 5e-4  # times the warm-up, and a cosine that falls to a tenth
     warmup_steps: int = 19  # steps at less than the learning rate, which rises to it
-    gradient_accumulation_steps: int = 1  # parts it is computed in: less memory, same gradient
-    weight_decay: float = 0.01  # of AdamW
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_parts(self)
 
 
-class SFT(Loop):
+class SFT(SupervisedLoop):
     """Step through supervised fine-tuning; `for record in SFT(...)` trains to the end.
 
     Chapter: sft.
@@ -68,10 +59,6 @@ class SFT(Loop):
     def __init__(self, model, tokenizer, dataset, config: SFTConfig = SFTConfig()):
         self.model, self.data = model, Demonstrations(dataset, tokenizer, model)
         super().__init__(config, tokenizer, {"model": model}, {})
-
-    def optimizer(self, model) -> torch.optim.Optimizer:
-        c = self.config
-        return adam(model, c.learning_rate, (0.9, 0.98), eps=1e-8, weight_decay=c.weight_decay)
 
     def decay(self) -> float:
         return 0.1 + 0.45 * (1 + math.cos(math.pi * self.step_number / self.config.max_steps))

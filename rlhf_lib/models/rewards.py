@@ -1,7 +1,17 @@
 """Rewards: one kind of callable for all of them.
 
 A reward function takes `prompts`, `completions` and any further columns as keywords, and returns
-a float for each completion. That is TRL's signature, so a reward moves between the two unchanged::
+a number for each completion, or None where it does not apply. It may be `async`. What it gets are
+lists of its own, which it may change.
+
+That is TRL's signature: those here work there, and those from there work here, but for this. Loops,
+`best_of_n` and `evaluate` give `completion_ids` too, the tokens with the end token and without
+padding, to a function that names it or takes `**columns`; `score_all` and `word_scores` have texts
+alone. TRL alone gives `trainer_state`, `log_extra`, `log_metric` and, where it has some,
+`environments`. Prompts and completions are text here; of a conversation TRL gives lists of
+messages. A column `completion` of the dataset reaches a function here, and there it does not. NaN
+counts as None there, and is an error here. A list of functions is their sum; a model or the name of
+one has to be made a `LearnedReward`::
 
     learned       LearnedReward             a reward model
     several       ensemble, weighted_sum    mean, minimum, disagreement; a combination
@@ -23,16 +33,21 @@ import math
 import re
 import string
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..machinery.calling import as_list, call, outcomes, results
 from .reward_model import check_one_output, reward_scores
 from .tokens import check_context, encode, encode_prompts, position_ids
 
-RewardFunction = Callable[..., list[float]]
+Answers = tuple[str, str]
+Rewards = Sequence[float | None]
+RewardFunction = Callable[..., Any]  # gives Rewards, at once or when awaited
 
+LARGEST = torch.finfo(torch.float32).max
 log = logging.getLogger(__name__)
 VERIFIER_FAILED = (
     "verifier %r failed (%s: %s) on %.80r; failures count as wrong, and `errors` counts them"
@@ -82,38 +97,73 @@ class CombinedReward:
     Attributes
     ----------
     table : Tensor, shape (R, B), or None
-        What each of the R parts gave each completion of the last call.
+        What each of the R parts gave each completion of the last call; NaN where a part does not
+        apply. `combine` makes (B,) of it, and leaves out the NaN. A completion that no part
+        applies to gets None.
     parts : dict of str to float
-        The mean of each part over the last call, by its name, for logging.
+        The mean of each part over what it applied to in the last call, by its name, for logging.
     disagreement : float
-        Standard deviation across the parts (unbiased), averaged over the last call.
+        Standard deviation across the parts (unbiased), averaged over the completions of the last
+        call that two or more apply to.
     """
 
-    def __init__(
-        self, rewards: Sequence[RewardFunction], combine: Callable[[Tensor], Tensor], name: str
-    ):
-        self.rewards, self.combine, self.__name__ = list(rewards), combine, name
+    def __init__(self, rewards: Sequence[RewardFunction], combine: Callable, name: str):
+        self.rewards, self.combine, self.__name__ = list(map(as_reward, rewards)), combine, name
         if not self.rewards:
             raise ValueError("rewards is empty; expected at least one reward function")
         names = [_name(reward) for reward in self.rewards]
-        self.names = [
-            f"{name}_{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)
-        ]
+        self.names = [f"{x}_{i + 1}" if names.count(x) > 1 else x for i, x in enumerate(names)]
         self.table: Tensor | None = None
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        self.table = torch.stack(
-            [call_reward(reward, prompts, completions, **columns) for reward in self.rewards]
-        ).double()
-        return self.combine(self.table).tolist()
+    def __call__(self, prompts: list[str], completions: list[str], **columns) -> Rewards:
+        self.table = reward_table(self.rewards, prompts, completions, columns).double()
+        left_out = self.table.isnan().all(dim=0).tolist()
+        values = self.combine(self.table).tolist()
+        return [None if out else value for value, out in zip(values, left_out, strict=True)]
 
     @property
     def parts(self) -> dict[str, float]:
-        return {} if self.table is None else dict(zip(self.names, self.table.mean(1).tolist()))
+        return {} if self.table is None else dict(zip(self.names, self.table.nanmean(1).tolist()))
 
     @property
     def disagreement(self) -> float:
-        return math.nan if self.table is None else self.table.std(dim=0).mean().item()
+        return math.nan if self.table is None else _spread(self.table).nanmean().item()
+
+
+def _spread(table: Tensor) -> Tensor:
+    """The unbiased standard deviation of each column without its NaN; NaN for less than two."""
+    squares = (table - table.nanmean(dim=0)).square()
+    n = (~table.isnan()).sum(dim=0)
+    return (squares.nansum(dim=0) / (n - 1).where(n > 1, math.nan)).sqrt()
+
+
+def as_reward(reward: Any) -> RewardFunction:
+    """A reward as loops call it: a function as it is, and several in a list as their sum.
+
+    With a list, `loop.reward.parts` has the mean of each after a step (of several processes, over
+    the completions of this one). `weighted_sum` gives them weights and has the same. Chapter:
+    reward-sources.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, such as the model or the name of one that TRL would take.
+
+    Examples
+    --------
+    >>> reward = as_reward([length_penalty(1.), lambda completions, **columns: [3.]])
+    >>> reward(prompts=["say hello"], completions=["hello ben"])
+    [1.0]
+    """
+    if isinstance(reward, (list, tuple)):
+        return weighted_sum(reward, [1.0] * len(reward))
+    model = isinstance(reward, torch.nn.Module) and hasattr(reward, "config")
+    if model or not callable(reward):
+        raise ValueError(
+            f"reward is a {type(reward).__name__}; expected a function, or several in a list "
+            "(of a reward model, LearnedReward(model, tokenizer) makes one)"
+        )
+    return reward
 
 
 def ensemble(
@@ -133,7 +183,8 @@ def ensemble(
         reward of one of them.
     combine : {"mean", "min", "mean_minus_std"}
         "min" believes the most pessimistic member. "mean_minus_std" takes `k` times the
-        disagreement, the unbiased standard deviation across members, off their mean.
+        disagreement, the unbiased standard deviation across members, off their mean (0 times
+        where only one applies).
     k : float
 
     Examples
@@ -144,9 +195,9 @@ def ensemble(
     [-1.0, -6.0]
     """
     combinations = {
-        "mean": lambda table: table.mean(dim=0),
-        "min": lambda table: table.amin(dim=0),
-        "mean_minus_std": lambda table: table.mean(dim=0) - k * table.std(dim=0),
+        "mean": lambda table: table.nanmean(dim=0),
+        "min": lambda table: table.nan_to_num(math.inf).amin(dim=0),
+        "mean_minus_std": lambda table: table.nanmean(dim=0) - k * _spread(table).nan_to_num(),
     }
     if combine not in combinations:
         known = ", ".join(map(repr, combinations))
@@ -161,7 +212,8 @@ def weighted_sum(
 ) -> CombinedReward:
     """Rewards for different things, added up with weights; `parts` has the unweighted means.
 
-    Chapter: reward-sources.
+    Those that do not apply to a completion are left out of its sum, as in TRL, whose
+    `reward_weights` the weights are. Async ones are awaited together. Chapter: reward-sources.
 
     Examples
     --------
@@ -172,13 +224,12 @@ def weighted_sum(
     >>> reward.parts
     {'right': 0.5, 'length_penalty': -2.0}
     """
-    if len(weights) != len(rewards):
+    if len(weights) != len(rewards) or not all(map(math.isfinite, weights)):
         raise ValueError(
-            f"weights has {len(weights)} entries; expected one for each of the "
-            f"{len(rewards)} rewards"
+            f"weights is {weights}; expected {len(rewards)} finite numbers, as rewards"
         )
     column = torch.tensor(weights, dtype=torch.float64)[:, None]
-    return CombinedReward(rewards, lambda table: (column * table).sum(dim=0), name)
+    return CombinedReward(rewards, lambda table: (column * table).nansum(dim=0), name)
 
 
 # ---------------------------------------------------------------------------------- checked
@@ -188,15 +239,16 @@ class VerifiableReward:
     """A verifier as a reward function: what it returns for each completion, and 0 where it fails.
 
     A policy writes odd text, and no verifier has been tried on all of it. An exception (or a
-    verdict that is no finite number) counts as a wrong answer, is counted in `errors`, and is
-    logged the first time; a verifier that never returns is not handled here.
+    verdict that is no finite number, None included) counts as a wrong answer, is counted in
+    `errors`, and is logged the first time; a verifier that never returns is not handled here.
 
     Chapters: reward-sources, rlvr.
 
     Parameters
     ----------
     verifier : callable
-        `verifier(prompt, completion)` returns a bool or a float.
+        `verifier(prompt, completion)` returns a bool or a float. One that is `async` is asked about
+        all completions at once: what it asks may need a semaphore.
     name : str, optional
         For logging; otherwise the verifier's own.
     columns : tuple of str
@@ -211,25 +263,24 @@ class VerifiableReward:
     ([1.0, 0.0], 1)
     """
 
-    def __init__(
-        self,
-        verifier: Callable[..., bool | float],
-        name: str | None = None,
-        columns: tuple[str, ...] = (),
-    ):
+    def __init__(self, verifier: Callable, name: str | None = None, columns: Sequence[str] = ()):
         self.verifier, self.columns, self.errors = verifier, columns, 0
         self.__name__ = name or _name(verifier)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         taken = [_column(columns, name, len(completions)) for name in self.columns]
-        return [
-            self.verdict(prompt, completion, dict(zip(self.columns, values)))
+        found = outcomes(
+            partial(self.verifier, prompt, completion, **dict(zip(self.columns, values)))
             for prompt, completion, *values in zip(prompts, completions, *taken, strict=True)
-        ]
+        )
+        return [self.verdict(value, text) for value, text in zip(found, completions)]
 
-    def verdict(self, prompt: str, completion: str, columns: dict) -> float:
+    def verdict(self, value, completion: str) -> float:
+        """A number, of what the verifier returned or the exception that it raised."""
         try:
-            value = float(self.verifier(prompt, completion, **columns))
+            if isinstance(value, Exception):
+                raise value
+            value = float(value)
             if not math.isfinite(value):
                 raise ValueError(f"the verdict is {value}; expected a finite number")
             return value
@@ -280,7 +331,7 @@ class ProcessReward:
         `split(completion)` returns its steps, in order.
     score : callable
         `score(prompt, steps)` returns one float for each step. Given all of them, it can judge a
-        step by what went before, or score them in one pass of a model.
+        step by what went before, or score them in one pass of a model. It may be `async`.
     aggregate : {"product", "min", "mean", "last"}
         The product of the probabilities that each step is right is the probability that all are,
         where they are independent; the minimum is its weakest step. Both read one wrong step as
@@ -311,11 +362,7 @@ class ProcessReward:
     }
 
     def __init__(
-        self,
-        split: Callable[[str], list],
-        score: Callable[[str, list], list[float]],
-        aggregate: str = "product",
-        no_steps: float = 0.0,
+        self, split: Callable, score: Callable, aggregate: str = "product", no_steps: float = 0.0
     ):
         if aggregate not in self.AGGREGATES:
             known = ", ".join(map(repr, self.AGGREGATES))
@@ -325,22 +372,21 @@ class ProcessReward:
         self.__name__ = f"process_{aggregate}"
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        self.step_scores = [
-            self._scores(prompt, self.split(completion))
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        split = results(partial(self.split, completion) for completion in completions)
+        found = results(
+            partial(self.score, prompt, steps) if steps else list
+            for prompt, steps in zip(prompts, split, strict=True)
+        )
+        self.step_scores = list(map(list, found))
+        for scores, steps in zip(self.step_scores, split):
+            if len(scores) != len(steps):
+                raise ValueError(
+                    f"score returned {len(scores)} scores; expected {len(steps)}, one for each step"
+                )
         return [
             float(self.AGGREGATES[self.aggregate](scores)) if scores else self.no_steps
             for scores in self.step_scores
         ]
-
-    def _scores(self, prompt: str, steps: list) -> list[float]:
-        scores = list(self.score(prompt, steps)) if steps else []
-        if len(scores) != len(steps):
-            raise ValueError(
-                f"score returned {len(scores)} scores; expected {len(steps)}, one for each step"
-            )
-        return scores
 
 
 # ---------------------------------------------------------------------------------- judged
@@ -377,7 +423,7 @@ class JudgeReward:
         model,
         tokenizer,
         template: str,
-        answers: tuple[str, str] = ("yes", "no"),
+        answers: Answers = ("yes", "no"),
         batch_size: int = 64,
     ):
         _check_template(template, {"prompt", "completion"})
@@ -419,7 +465,7 @@ class PairwiseJudge:
         model,
         tokenizer,
         template: str,
-        answers: tuple[str, str] = ("1", "2"),
+        answers: Answers = ("1", "2"),
         against: str = "reference",
         batch_size: int = 64,
     ):
@@ -477,14 +523,13 @@ def _answer_log_odds(judge: JudgeReward | PairwiseJudge, texts: list[str]) -> Te
     return torch.cat(parts)
 
 
-def _answer_ids(tokenizer, answers: tuple[str, str]) -> list[int]:
+def _answer_ids(tokenizer, answers: Answers) -> list[int]:
     rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
     for answer, row in zip(answers, rows):
         if len(row) != 1 or row[0] == tokenizer.unk_token_id:
+            read = tokenizer.convert_ids_to_tokens(row)
             raise ValueError(
-                f"answers has {answer!r}, which this tokenizer reads as "
-                f"{tokenizer.convert_ids_to_tokens(row)}; expected one token that it "
-                "knows"
+                f"answers has {answer!r}, which this tokenizer reads as {read}; expected one token"
             )
     if len(rows) != 2 or rows[0] == rows[1]:
         raise ValueError(f"answers is {answers!r}; expected two different tokens")
@@ -536,9 +581,7 @@ def soft_overlong_punishment(max_length: int, cache: int, tokenizer=None) -> Rew
     if not 0 <= cache <= max_length:
         raise ValueError(f"cache is {cache}; expected 0 to max_length={max_length}")
 
-    def soft_overlong_punishment(
-        prompts: list[str], completions: list[str], **columns
-    ) -> list[float]:
+    def soft_overlong_punishment(prompts: list[str], completions: list[str], **columns) -> Rewards:
         over = [length - (max_length - cache) for length in _lengths(completions, tokenizer)]
         return [0.0 if n <= 0 else -1.0 if n > cache else -n / cache for n in over]
 
@@ -599,7 +642,7 @@ def word_scores(reward: RewardFunction, prompt: str, completion: str) -> WordSco
     Raises
     ------
     ValueError
-        If the completion has no word, or a score is not finite.
+        If the completion has no word, or a score is not finite or None.
     RuntimeError
         If the reward function raises, as a completion over the model's context makes it.
 
@@ -617,6 +660,8 @@ def word_scores(reward: RewardFunction, prompt: str, completion: str) -> WordSco
     beginnings = ["".join(pieces[:i]) for i in range(n)]
     texts = ["".join(pieces), *without, *beginnings]
     score, *others = call_reward(reward, [prompt] * len(texts), texts).double().tolist()
+    if any(map(math.isnan, [score, *others])):
+        raise ValueError(f"reward function {_name(reward)!r} returned None; expected a number")
     return WordScores(pieces, score, [score - other for other in others[:n]], [*others[n:], score])
 
 
@@ -624,9 +669,12 @@ def word_scores(reward: RewardFunction, prompt: str, completion: str) -> WordSco
 
 
 def call_reward(
-    reward: RewardFunction, prompts: list[str], completions: list[str], **columns
+    reward: RewardFunction, /, prompts: list[str], completions: list[str], **columns
 ) -> Tensor:
-    """Call a reward function and check what comes back: a tensor of shape (B,), in fp32.
+    """Call a reward function and check what comes back: shape (B,), in fp32; NaN for None.
+
+    A list of functions is their sum. `completion_ids`, if given among the columns, go to a function
+    that takes them; there is no tokenizer here to make them.
 
     Chapter: reward-sources.
 
@@ -635,7 +683,8 @@ def call_reward(
     RuntimeError
         If the function raises; the message names it, and the cause is attached.
     ValueError
-        If it returns another number of rewards, or one that is not finite.
+        If it is no function, or returns another number of rewards, or one that is neither a
+        finite number nor None.
 
     Examples
     --------
@@ -643,35 +692,45 @@ def call_reward(
     ...             ["a", "a"], ["four", "seven.."])
     tensor([4., 7.])
     """
-    name = _name(reward)
+    return reward_table([as_reward(reward)], prompts, completions, columns)[0]
+
+
+def reward_table(
+    rewards: Sequence[RewardFunction], prompts: list[str], completions: list[str], columns: dict
+) -> Tensor:
+    """What each of R functions gives each of B completions, shape (R, B), as `call_reward` has it.
+
+    Chapter: reward-sources.
+    """
+    given = {**columns, "prompts": prompts, "completions": completions}
+    found = outcomes(partial(call, reward, ["completion_ids"], **given) for reward in rewards)
+    rows = zip(rewards, found, strict=True)
+    return torch.tensor([_checked(reward, values, completions) for reward, values in rows])
+
+
+def _checked(reward: RewardFunction, found, completions: list[str]) -> list[float]:
+    who, n = f"reward function {_name(reward)!r}", len(completions)
     try:
-        values = reward(prompts=prompts, completions=completions, **columns)
+        if isinstance(found, Exception):
+            raise found
+        values = as_list(found)  # a generator begins here
     except Exception as error:
-        raise RuntimeError(
-            f"reward function {name!r} raised {type(error).__name__}: {error}"
-        ) from error
-    try:
-        rewards = torch.as_tensor(values, dtype=torch.float32).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"reward function {name!r} returned {type(values).__name__} that is no "
-            f"list of floats ({error}); expected one float per completion"
-        ) from error
-    if rewards.shape != (len(completions),):
-        raise ValueError(
-            f"reward function {name!r} returned {_size(rewards)}; expected "
-            f"{len(completions)}, one for each completion"
-        )
-    for i, value in enumerate(rewards.tolist()):
-        if not math.isfinite(value):
+        raise RuntimeError(f"{who} raised {type(error).__name__}: {error}") from error
+    if values is None or len(values) != n:
+        came = f"{type(found).__name__}, no list of" if values is None else len(values)
+        raise ValueError(f"{who} returned {came} rewards; expected {n}, one for each completion")
+    for i, value in enumerate(values):
+        if value is not None and not (isinstance(value, (int, float)) and abs(value) <= LARGEST):
             raise ValueError(
-                f"reward function {name!r} returned {value} for completion {i} "
-                f"({completions[i]!r}); expected a finite number"
+                f"{who} returned {value!r} for completion {i} ({completions[i]!r}); expected a "
+                "finite number, or None where it does not apply"
             )
-    return rewards
+    return [math.nan if value is None else float(value) for value in values]
 
 
 def _name(reward: Callable) -> str:
+    while isinstance(reward, partial):
+        reward = reward.func
     return getattr(reward, "__name__", type(reward).__name__)
 
 
@@ -679,18 +738,9 @@ def _column(columns: dict, name: str, size: int) -> list:
     """One column of the dataset, checked: a missing one is a mistake in the set-up, not a 0."""
     if name not in columns:
         raise ValueError(
-            f"column {name!r} is missing; expected it beside prompts and "
-            f"completions, got {sorted(columns)}"
+            f"column {name!r} is missing; expected it with the completions, got {sorted(columns)}"
         )
     if len(columns[name]) != size:
-        raise ValueError(
-            f"column {name!r} has {len(columns[name])} entries; expected {size}, "
-            "one for each completion"
-        )
+        found = len(columns[name])
+        raise ValueError(f"column {name!r} has {found} entries; expected {size}, as completions")
     return columns[name]
-
-
-def _size(rewards: Tensor) -> str:
-    if rewards.dim() == 1:
-        return f"{len(rewards)} rewards"
-    return f"an array of shape {tuple(rewards.shape)}"

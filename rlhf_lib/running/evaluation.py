@@ -7,8 +7,11 @@ grpo.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from ..algorithms.loop import ids_of
 from ..mathematics.kl import exact_kl
 from ..models.rewards import RewardFunction, call_reward
 from ..models.rollout import sample
@@ -36,7 +39,7 @@ def evaluate(
     policy, tokenizer
     prompts : list of str
     rewards : dict of str to callable
-        Each is called on all samples.
+        Each is called on all samples, and measured on those that it applies to.
     reference : transformers causal language model, optional
         Given one, KL(π‖π_ref) per completion is measured too: at every prefix of the samples the
         two next-token distributions are compared exactly, which has far less variance than the
@@ -47,15 +50,16 @@ def evaluate(
     dict
         For each reward its mean and `NAME_se`, the standard error; `kl` and `kl_se` in nats per
         completion; `length` in tokens; `prompts`, `completions`, and `values`, the rewards of
-        each sample by name.
+        each sample by name, None where one does not apply.
     """
     generator = torch.Generator(policy.device).manual_seed(seed)
-    completions, lengths, kls = [], [], []
+    completions, ids, lengths, kls = [], [], [], []
     for i in range(0, len(prompts), batch_size):
         rollout = sample(
             policy, tokenizer, prompts[i : i + batch_size], max_new_tokens, temperature, generator
         )
         completions += rollout.completions
+        ids += ids_of(rollout)
         lengths += rollout.lengths.tolist()
         if reference is not None:
             per_token = exact_kl(
@@ -63,17 +67,26 @@ def evaluate(
                 completion_logits(reference, rollout, temperature),
             )
             kls += (per_token * rollout.completion_mask).sum(dim=1).tolist()
-    measured = {name: call_reward(reward, prompts, completions) for name, reward in rewards.items()}
+    measured = {
+        name: call_reward(reward, prompts, completions, completion_ids=ids)
+        for name, reward in rewards.items()
+    }
     if kls:
         measured["kl"] = torch.tensor(kls)
     measured["length"] = torch.tensor(lengths, dtype=torch.float)
     result = {}
     for name, values in measured.items():
-        result[name] = values.mean().item()
-        result[f"{name}_se"] = (values.std() / len(values) ** 0.5).item()
+        applied = values[~values.isnan()]
+        result[name] = applied.mean().item()
+        result[f"{name}_se"] = (
+            (applied.std() / len(applied) ** 0.5).item() if applied.numel() else math.nan
+        )
     return {
         **result,
         "prompts": list(prompts),
         "completions": completions,
-        "values": {name: values.tolist() for name, values in measured.items()},
+        "values": {
+            name: [None if math.isnan(value) else value for value in values.tolist()]
+            for name, values in measured.items()
+        },
     }

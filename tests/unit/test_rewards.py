@@ -1,9 +1,12 @@
 """Reward models and reward functions."""
 
+import asyncio
 import logging
 import math
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +29,7 @@ from rlhf_lib.models.rewards import (
     PairwiseJudge,
     ProcessReward,
     VerifiableReward,
+    as_reward,
     call_reward,
     ensemble,
     length_penalty,
@@ -172,6 +176,46 @@ def failing(prompts, completions, **columns):
     raise KeyError("price")
 
 
+def noted(function):
+    """A partial that another does not take apart, as it has an attribute."""
+    found = partial(function)
+    found.note = "of two"
+    return found
+
+
+async def failing_later(prompts, completions, **columns):
+    await asyncio.sleep(0)
+    raise KeyError("price")
+
+
+def failing_midway(prompts, completions, **columns):
+    yield 1.0
+    raise KeyError("price")
+
+
+async def awaited_four_times(prompts, completions):
+    return [1.0] * 3
+
+
+class Asked:
+    """A judge over a network, as it were: the length of each completion, some time later."""
+
+    def __init__(self, failing=False):
+        self.failing = failing
+
+    async def __call__(self, prompts, completions, **columns):
+        await asyncio.sleep(0)
+        if self.failing:
+            raise KeyError("price")
+        return [len(completion) for completion in completions]
+
+    async def verdict(self, prompt, completion, answer=None):
+        await asyncio.sleep(0)
+        if completion == "no.":
+            raise ConnectionError("no answer")
+        return completion == answer if answer else len(completion) > 4
+
+
 @pytest.mark.parametrize(
     "reward, error, message",
     [
@@ -180,25 +224,191 @@ def failing(prompts, completions, **columns):
             ValueError,
             "30 rewards; expected 4, one for each",
         ),
-        (lambda prompts, completions: [[1.0]] * 4, ValueError, r"shape \(4, 1\); expected 4"),
+        (
+            lambda prompts, completions: [1.0, [1.0], 1.0, 1.0],
+            ValueError,
+            r"returned \[1.0\] for completion 1 \('hello .*'\); expected a finite number",
+        ),
+        (lambda prompts, completions: torch.ones(4, 1), ValueError, r"\[1.0\] for completion 0"),
+        (lambda prompts, completions: torch.tensor(1.0), ValueError, "Tensor, no list of rewards"),
+        (lambda prompts, completions: None, ValueError, "NoneType, no list of rewards; expected 4"),
+        (lambda prompts, completions: 1.0, ValueError, "float, no list of rewards"),
+        (lambda prompts, completions: "1234", ValueError, "str, no list of rewards"),
+        (
+            lambda prompts, completions: dict.fromkeys(range(4), 1.0),
+            ValueError,
+            "dict, no list of rewards",
+        ),
         (
             lambda prompts, completions: [1.0, float("nan"), 1.0, 1.0],
             ValueError,
             "returned nan for completion 1",
         ),
         (
+            lambda prompts, completions: np.array([1.0, 1.0, np.nan, 1.0]),
+            ValueError,
+            "returned nan for completion 2",
+        ),
+        (
+            lambda prompts, completions: [1.0, 1e39, 1.0, 1.0],
+            ValueError,
+            r"1e\+39 for completion 1",
+        ),
+        (lambda prompts, completions: [1.0, 10**400, 1.0, 1.0], ValueError, "00 for completion 1"),
+        (lambda prompts, completions: [1.0, 1j, 1.0, 1.0], ValueError, "1j for completion 1"),
+        (
             lambda prompts, completions: [1.0, 1.0, 1.0, float("inf")],
             ValueError,
             "returned inf for completion 3",
         ),
-        (lambda prompts, completions: ["good"] * 4, ValueError, "no list of floats"),
-        (lambda prompts, completions: [None] * 4, ValueError, "no list of floats"),
+        (lambda prompts, completions: [1, 1, 1, -math.inf], ValueError, "-inf for completion 3"),
+        (lambda prompts, completions: ["1"] * 4, ValueError, "returned '1' for completion 0"),
+        (
+            lambda prompts, completions: [0.0, "", 1.0, 1.0],
+            ValueError,
+            "returned '' for completion 1",
+        ),
         (failing, RuntimeError, "'failing' raised KeyError: 'price'"),
+        (partial(failing), RuntimeError, "'failing' raised KeyError: 'price'"),
+        (partial(noted(failing)), RuntimeError, "'failing' raised KeyError: 'price'"),
+        (failing_later, RuntimeError, "'failing_later' raised KeyError: 'price'"),
+        (failing_midway, RuntimeError, "'failing_midway' raised KeyError: 'price'"),
+        (Asked(failing=True), RuntimeError, "'Asked' raised KeyError: 'price'"),
+        (lambda texts: [1.0] * 4, RuntimeError, "raised TypeError: .*unexpected keyword"),
+        (lambda prompts, completions, /: [1.0] * 4, RuntimeError, "raised TypeError: .*positional"),
+        (awaited_four_times, ValueError, "'awaited_four_times' returned 3 rewards; expected 4"),
     ],
 )
 def test_a_bad_reward_function_is_named(reward, error, message):
     with pytest.raises(error, match=message):
         call_reward(reward, RAGGED, REPLIES)
+
+
+LENGTHS = [len(reply) for reply in REPLIES]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        Asked(),
+        Asked().__call__,
+        partial(Asked(), extra=1),
+        lambda prompts, completions, **columns: Asked()(prompts, completions),
+        lambda completions, **columns: (len(c) for c in completions),
+        lambda completions, **columns: np.array([len(c) for c in completions]),
+        lambda completions, **columns: torch.tensor([float(len(c)) for c in completions]),
+        lambda completions, **columns: tuple(np.float16(len(c)) for c in completions),
+        lambda completions, **columns: [torch.tensor(len(c)) for c in completions],
+    ],
+)
+def test_every_kind_of_function_and_of_number_is_a_reward(reward):
+    rewards = call_reward(reward, RAGGED, REPLIES)
+    assert rewards.tolist() == LENGTHS and rewards.dtype == torch.float32
+
+
+def test_verdicts_are_rewards():
+    right = call_reward(
+        lambda completions, **columns: [c == "no." for c in completions], RAGGED, REPLIES
+    )
+    assert right.tolist() == [0.0, 0.0, 1.0, 0.0]
+
+
+def test_none_means_that_a_reward_does_not_apply():
+    """To some completions or to all; NaN is what a tensor has for it."""
+    some = call_reward(constant(None, 2.0, None, True), RAGGED, REPLIES)
+    assert some.isnan().tolist() == [True, False, True, False] and some[[1, 3]].tolist() == [2, 1]
+    assert call_reward(constant(None, None, None, None), RAGGED, REPLIES).isnan().all()
+
+
+def test_a_reward_may_change_the_lists_that_it_gets():
+    def spoil(prompts, completions, answer):
+        prompts.clear()
+        completions.sort()
+        answer[0].append("another")
+        return [float(len(completions[0])), *[0.0] * 3]
+
+    prompts, replies, answers = list(RAGGED), list(REPLIES), [["a"], ["b"], ["c"], ["d"]]
+    both = weighted_sum([spoil, lambda completions, answer, **columns: map(len, answer)], [1, 1])
+    assert both(prompts, replies, answer=answers) == [len(min(REPLIES)) + 1, 1, 1, 1]
+    assert (prompts, replies, answers) == (RAGGED, REPLIES, [["a"], ["b"], ["c"], ["d"]])
+
+
+@pytest.mark.parametrize("name", ["reward", "function", "optional", "rewards", "columns", "given"])
+def test_a_column_may_have_any_other_name(name):
+    assert call_reward(
+        lambda prompts, completions, **columns: columns[name],
+        RAGGED,
+        REPLIES,
+        **{name: [1, 2, 3, 4]},
+    ).tolist() == [1, 2, 3, 4]
+
+
+def test_tokens_go_to_those_that_ask_for_them():
+    def without(prompts, completions):
+        return [0.0] * 4
+
+    def named(completions, prompts, completion_ids):
+        return [len(ids) for ids in completion_ids]
+
+    def among_others(**columns):
+        return [len(ids) for ids in columns["completion_ids"]]
+
+    ids = [[1], [1, 2], [1, 2, 3], []]
+    both = weighted_sum([without, named, among_others], [1.0, 10.0, 100.0])
+    assert both(RAGGED, REPLIES, completion_ids=ids) == [110, 220, 330, 0]
+    assert call_reward(without, RAGGED, REPLIES, completion_ids=ids).tolist() == [0.0] * 4
+    with pytest.raises(RuntimeError, match="unexpected keyword argument 'price'"):
+        call_reward(without, RAGGED, REPLIES, price=[1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    "reward, kind",
+    [
+        ("./reward", "str"),
+        (None, "NoneType"),
+        (3.0, "float"),
+        ({"a": len}, "dict"),
+        ([3.0], "float"),
+    ],
+)
+def test_what_is_no_reward_is_refused(reward, kind):
+    with pytest.raises(ValueError, match=f"reward is a {kind}; expected a function, or several"):
+        as_reward(reward)
+    with pytest.raises(ValueError, match=f"reward is a {kind}; expected a function, or several"):
+        call_reward(reward, RAGGED, REPLIES)
+
+
+def test_a_model_is_refused_as_a_reward_where_it_is_given():
+    """TRL takes one; here its tokenizer is to be named, too."""
+    message = r"GPT2ForSequenceClassification; .*LearnedReward\(model, tokenizer\)"
+    for make in (
+        as_reward,
+        lambda model: ensemble([model, model]),
+        lambda model: [as_reward([model])],
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(reward_model())
+    learned = LearnedReward(reward_model(), tokenizer())
+    assert as_reward(learned) is learned
+
+
+def test_a_module_of_ones_own_may_be_a_reward():
+    class Longer(torch.nn.Module):
+        def forward(self, prompts, completions):
+            return torch.tensor([float(len(c)) for c in completions])
+
+    assert call_reward(Longer(), RAGGED, REPLIES).tolist() == LENGTHS
+
+
+def test_several_rewards_in_a_list_are_their_sum():
+    reward = as_reward([count_words, constant(None, 1.0, None, None), Asked()])
+    words = count_words(RAGGED, REPLIES)
+    expected = [w + a + b for w, a, b in zip(words, [0, 1, 0, 0], LENGTHS)]
+    assert reward(RAGGED, REPLIES) == expected
+    assert call_reward((count_words, Asked()), RAGGED, REPLIES)[0] == words[0] + LENGTHS[0]
+    assert reward.parts == {"count_words": 3.25, "<lambda>": 1.0, "Asked": sum(LENGTHS) / 4}
+    with pytest.raises(ValueError, match="rewards is empty"):
+        as_reward([])
 
 
 def test_a_reward_function_gets_the_columns():
@@ -266,6 +476,62 @@ def test_an_ensemble_combines_its_members(combine, expected):
     assert list(reward.parts.values()) == pytest.approx([2.5, 1.5, 2.75])
 
 
+X = None  # does not apply
+
+
+@pytest.mark.parametrize(
+    "combine, expected",
+    [
+        ("mean", [2.0, 4.0, 1.0, X]),
+        ("min", [1.0, 4.0, 0.0, X]),
+        ("mean_minus_std", [2.0 - 0.5 * 1.0, 4.0, 1.0 - 0.5 * 2**0.5, X]),
+    ],
+)
+def test_an_ensemble_asks_the_members_that_apply(combine, expected):
+    members = [constant(1.0, X, 0.0, X), constant(3.0, X, 2.0, X), constant(2.0, 4.0, X, X)]
+    reward = ensemble(members, combine, k=0.5)
+    assert reward(RAGGED, REPLIES) == pytest.approx(expected)
+    assert reward.disagreement == pytest.approx((1 + 2**0.5) / 2)  # of two completions
+    assert list(reward.parts.values()) == [0.5, 2.5, 3.0]
+    assert reward.table.isnan().sum(dim=1).tolist() == [2, 2, 2]
+
+
+def test_a_sum_is_of_the_rewards_that_apply():
+    reward = weighted_sum([constant(1.0, X, 3.0, X), constant(X, 5.0, 7.0, X)], [2.0, -1.0])
+    assert reward(RAGGED, REPLIES) == [2.0, -5.0, -1.0, X]
+    assert weighted_sum([reward, constant(X, X, 1, X)], [1, 1])(RAGGED, REPLIES) == [2, -5, 0, X]
+    assert list(reward.parts.values()) == [2.0, 6.0]
+    reward = weighted_sum([constant(1.0, X, 3.0, X), constant(X, X, X, X)], [2.0, -1.0])
+    assert reward(RAGGED, REPLIES) == [2.0, X, 6.0, X]
+    assert math.isnan(reward.parts["<lambda>_2"]) and math.isnan(reward.disagreement)
+
+
+def test_nan_is_no_way_to_abstain():
+    both = weighted_sum([count_words, constant(1.0, math.nan, 1.0, 1.0)], [1.0, 1.0])
+    with pytest.raises(ValueError, match="returned nan for completion 1"):
+        both(RAGGED, REPLIES)
+
+
+def test_async_rewards_of_a_combination_wait_together():
+    """Each waits for the other, inside a loop that runs already, as in Jupyter."""
+    one, other = asyncio.Event(), asyncio.Event()
+
+    def meets(mine, others):
+        async def meet(prompts, completions, **columns):
+            mine.set()
+            await asyncio.wait_for(others.wait(), timeout=20)
+            return [1.0] * len(completions)
+
+        return meet
+
+    async def cell():
+        return weighted_sum([meets(one, other), count_words, meets(other, one)], [1, 10, 100])(
+            RAGGED, REPLIES
+        )
+
+    assert asyncio.run(cell()) == [101 + 10 * words for words in count_words(RAGGED, REPLIES)]
+
+
 def test_an_ensemble_of_reward_models_is_a_reward_function():
     members = [LearnedReward(reward_model(seed), tokenizer()) for seed in range(3)]
     reward = ensemble(members, "min")
@@ -309,7 +575,13 @@ def test_columns_reach_the_parts_of_a_combination():
         (lambda: weighted_sum([], []), "rewards is empty; expected at least one"),
         (lambda: ensemble(MEMBERS, "median"), "combine is 'median'; expected one of 'mean', 'min'"),
         (lambda: ensemble(MEMBERS[:1], "mean_minus_std"), "1 entry; expected at least 2"),
-        (lambda: weighted_sum(MEMBERS, [1.0, 2.0]), "weights has 2 entries; expected one for each"),
+        (
+            lambda: weighted_sum(MEMBERS, [1.0, 2.0]),
+            r"weights is \[1.0, 2.0\]; expected 3 finite numbers",
+        ),
+        (lambda: weighted_sum(MEMBERS, [1.0] * 4), "weights is .*; expected 3 finite numbers"),
+        (lambda: weighted_sum(MEMBERS, [1, math.nan, 1]), r"weights is \[1, nan, 1\]; expected 3"),
+        (lambda: weighted_sum(MEMBERS, [1, math.inf, 1]), r"weights is \[1, inf, 1\]; expected 3"),
         (
             lambda: ProcessReward(str.split, count_words, "sum"),
             "aggregate is 'sum'; expected one of",
@@ -353,10 +625,46 @@ def test_a_verifier_that_fails_counts_as_wrong_and_is_counted(caplog):
     assert "'odd_one_out' failed (ZeroDivisionError" in record.getMessage()
 
 
-def test_a_verdict_may_be_a_float_and_must_be_finite(caplog):
-    verdicts = {"no.": math.nan, "ok.": 0.5}  # and None for all others
-    reward = VerifiableReward(lambda prompt, completion: verdicts.get(completion))
-    assert reward(RAGGED, REPLIES) == [0.5, 0.0, 0.0, 0.0] and reward.errors == 3
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, None, "yes", [1.0]])
+def test_a_verdict_may_be_a_float_and_must_be_finite(odd, caplog):
+    verdicts = {"no.": odd, "ok.": 0.5}
+    reward = VerifiableReward(lambda prompt, completion: verdicts.get(completion, True))
+    assert reward(RAGGED, REPLIES) == [0.5, 1.0, 0.0, 1.0] and reward.errors == 1
+    assert "failed" in caplog.text and "on 'no.'" in caplog.text
+
+
+def test_async_verdicts_are_awaited_together_and_each_counts_for_its_own_row(caplog):
+    waiting = []
+
+    async def patient(prompt, completion, answer):
+        """Answers when all are asked."""
+        waiting.append(prompt)
+        while len(waiting) < 4:
+            await asyncio.sleep(0)
+        return await Asked().verdict(prompt, completion, answer)
+
+    reward = VerifiableReward(patient, columns=("answer",))
+    answers = ["ok.", "no.", "no.", REPLIES[3]]
+    assert call_reward(reward, RAGGED, REPLIES, answer=answers).tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert waiting == RAGGED and reward.errors == 1 and "ConnectionError: no answer" in caplog.text
+    rules = rule_reward({"long": (2.0, Asked().verdict), "always": (1.0, lambda p, c: True)})
+    assert rules(RAGGED, REPLIES) == [1.0, 3.0, 1.0, 3.0]
+    assert rules.parts == {"long": 0.5, "always": 1.0}
+
+
+def test_rows_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        VerifiableReward(lambda prompt, completion: True)(RAGGED[:3], REPLIES)
+    with pytest.raises(ValueError, match="zip"):
+        ProcessReward(str.split, halves)(RAGGED, REPLIES[:3])
+
+
+def test_an_async_verifier_that_is_interrupted_interrupts():
+    async def interrupted(prompt, completion):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        VerifiableReward(interrupted)(RAGGED, REPLIES)
 
 
 def test_an_interrupt_is_not_a_wrong_answer():
@@ -372,6 +680,7 @@ def test_an_interrupt_is_not_a_wrong_answer():
     [
         ({"price": [1, 2, 3, 4]}, r"column 'answer' is missing; .* got \['price'\]"),
         ({"answer": ["x"]}, "column 'answer' has 1 entries; expected 4"),
+        ({"answer": ["x"] * 5}, "column 'answer' has 5 entries; expected 4"),
     ],
 )
 def test_a_missing_column_is_a_mistake_and_not_a_wrong_answer(columns, message):
@@ -434,6 +743,20 @@ def test_a_reward_model_can_score_the_steps():
     replies = ["ok .", "hello ben , thank you .", "no .", "fine ."]
     assert reward(RAGGED, replies) == pytest.approx(learned(RAGGED, replies), abs=1e-5)
     assert [len(scores) for scores in reward.step_scores] == [2, 6, 2, 2]
+
+
+def test_steps_may_be_scored_by_a_function_that_is_awaited():
+    async def split(completion):
+        return completion.split(";")
+
+    async def score(prompt, steps):
+        await asyncio.sleep(0)
+        return halves(prompt, steps)
+
+    reward = ProcessReward(split, score, "mean")
+    assert reward(["a b", "a b"], ["x;b;y;x", "x"]) == pytest.approx([2.5 / 4, 0.9])
+    with pytest.raises(KeyError, match="price"):
+        ProcessReward(str.split, failing_later)(["a b"], ["x"])
 
 
 def test_a_completion_without_steps_gets_what_was_said():
@@ -548,6 +871,7 @@ def test_a_pairwise_judge_is_a_reward_function():
     """A model with weights, whose position bias is whatever it is: the two orders sum to one."""
     judge = PairwiseJudge(policy(), tokenizer(), COMPARE, answers=("yes", "no"), batch_size=3)
     wins = judge(RAGGED, LONG, reference=SHORT)
+    assert wins == judge.compare(RAGGED, LONG, SHORT) != judge.compare(RAGGED[::-1], LONG, SHORT)
     losses = call_reward(judge, RAGGED, SHORT, reference=LONG)
     assert (torch.tensor(wins) + losses).tolist() == pytest.approx([1.0] * 4)
     forward = [
@@ -696,6 +1020,7 @@ def too_long(prompts, completions):
         (additive, "", ValueError, "the completion is empty; expected at least one word"),
         (additive, " \n", ValueError, "the completion is empty"),
         (lambda prompts, completions: [math.nan] * len(prompts), "a", ValueError, "finite number"),
+        (lambda prompts, completions: [1.0, None, 1.0], "a", ValueError, "returned None; expected"),
         (lambda prompts, completions: [1.0], "a b", ValueError, "1 rewards; expected 5"),
         (too_long, "a", RuntimeError, "217 tokens; expected at most 128"),
     ],
