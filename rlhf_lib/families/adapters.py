@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 import torch
@@ -29,6 +31,20 @@ def peft():
 def base_of(model):
     """The transformers model inside peft's wrapper, or the model itself. Chapter: none yet."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Of what a user can do nothing about, in peft's dealings with transformers.
+
+    It asks for things by their older names, and sets ranks of layers that are not adapted.
+
+    Chapter: none yet.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
+        yield
 
 
 def is_adapted(model) -> bool:
@@ -72,8 +88,9 @@ def new_adapter(model, rank: int, seed: int = 0):
     """A model with a new adapter of low rank on all its linear layers but the head.
 
     Its scale is 2: `lora_alpha` is twice the rank. A policy gets the adapter of a causal language
-    model, a reward model that of a classifier, whose head is trained whole. The model itself is
-    wrapped, not copied.
+    model, a reward model that of a classifier, whose head is trained whole. Experts that are kept
+    in one tensor are no linear layers, and stay as they are. The model itself is wrapped, not
+    copied.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; all linear layers: Dettmers et al. 2023,
     arXiv:2305.14314, section 4. Chapter: none yet.
@@ -87,12 +104,16 @@ def new_adapter(model, rank: int, seed: int = 0):
         raise ValueError("model has an adapter already; expected one without, to put one into")
     if rank < 1:
         raise ValueError(f"rank is {rank}; expected at least 1")
-    kind = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
+    from transformers.pytorch_utils import Conv1D
+
     config = peft().LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2's
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+    with torch.random.fork_rng(), without_warnings():
         torch.manual_seed(seed)
         return peft().get_peft_model(model, config).eval()
 

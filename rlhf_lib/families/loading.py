@@ -24,10 +24,11 @@ def load_model(auto_class, source: str | os.PathLike):
     Chapter: gpt2-on-a-gpu.
     """
     if (Path(source) / "adapter_config.json").exists():
-        from .adapters import peft
+        from .adapters import peft, without_warnings
 
         auto_class = getattr(peft(), f"AutoPeft{auto_class.__name__.removeprefix('Auto')}")
-        adapted = load_pretrained(auto_class, source, dtype=torch.float32, is_trainable=True)
+        with without_warnings():
+            adapted = load_pretrained(auto_class, source, dtype=torch.float32, is_trainable=True)
         return adapted.eval()
     how = {"dtype": torch.float32, "output_loading_info": True}
     model, found = load_pretrained(auto_class, source, **how)

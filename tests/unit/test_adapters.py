@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import peft
 import pytest
@@ -26,7 +27,7 @@ from rlhf_lib.algorithms import (
     SharedTrunkPPO,
 )
 from rlhf_lib.algorithms.reward_training import standardise
-from rlhf_lib.families.adapters import AdapterOff, is_adapted, merged
+from rlhf_lib.families.adapters import AdapterOff, is_adapted, merged, new_adapter
 from rlhf_lib.models.policy import load_policy
 from rlhf_lib.models.reward_model import load_reward_model, new_reward_model, reward_scores
 from rlhf_lib.models.rewards import LearnedReward
@@ -331,6 +332,30 @@ def test_a_folder_with_an_adapter_is_loaded_ready_to_train(tmp_path):
     wanted = {name for name, p in policy.named_parameters() if p.requires_grad}
     assert {name for name, p in read.named_parameters() if p.requires_grad} == wanted
     loop_of("sft", read).step()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3_next", "mixtral", "opt"])
+def test_a_new_adapter_changes_nothing_yet_and_can_be_learnt(family):
+    before = logits(families.frozen(family))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy = new_adapter(families.model(family), 4, seed=3)
+    assert torch.equal(logits(policy), before)
+    names = [name for name, p in policy.named_parameters() if p.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    loop_of("sft", policy).step()
+    assert not torch.equal(logits(policy), before)
+    again = new_adapter(families.model(family), 4, seed=3)
+    other = new_adapter(families.model(family), 4, seed=4)
+    first = next(name for name in names if "lora_A" in name)
+    assert not torch.equal(again.get_parameter(first), other.get_parameter(first))
+
+
+def test_a_second_adapter_and_a_rank_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="model has an adapter already; expected one without"):
+        new_adapter(adapter(), 4)
+    with pytest.raises(ValueError, match="rank is 0; expected at least 1"):
+        new_adapter(families.model("llama"), 0)
 
 
 # ---------------------------------------------------------------------------------- reward models

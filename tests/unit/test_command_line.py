@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
 
@@ -1772,3 +1773,72 @@ def test_a_damaged_run_is_named(tmp_path, capsys):
 
 def test_text_cannot_break_a_table_or_a_sample():
     assert "a\\|b c" in table(["x"], [["a|b\nc"]])
+
+
+# ------------------------------------------------------------------ adapters
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_an_adapter_is_trained_by_a_flag_and_merged_in_the_model(command, models, tmp_path):
+    assert main([*line(command, models, tmp_path / "run"), "--lora", "2"]) == 0
+    names = {path.name for path in (tmp_path / "run" / "model").iterdir()}
+    assert "model.safetensors" in names and not any(name.startswith("adapter") for name in names)
+    trained = "model" if command in ("sft", "reward-model") else "policy"
+    kept = tmp_path / "run" / "checkpoint" / trained / "adapter_config.json"
+    assert json.loads(kept.read_text())["r"] == 2
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]
+    assert settings["lora"] == 2
+
+
+def test_what_is_merged_is_what_was_trained(models, tmp_path):
+    assert main([*line("sft", models, tmp_path / "run"), "--lora", "2"]) == 0
+    whole, _ = load_policy(tmp_path / "run" / "model")
+    start, _ = load_policy(models["policy"])
+    adapter = peft.PeftModel.from_pretrained(start, tmp_path / "run" / "checkpoint" / "model")
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        expected = adapter.eval()(ids).logits
+        assert torch.allclose(whole(ids).logits, expected, atol=1e-5)
+        assert not torch.allclose(load_policy(models["policy"])[0](ids).logits, expected, atol=1e-4)
+
+
+def test_a_run_with_an_adapter_is_resumed_to_the_same_numbers(models, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = ["--lora", "2", "--save-every", "1", "--max-steps", "3"]
+    assert main(line("grpo", models, whole, *flags)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        step, count = commands.GRPO.step, 0
+
+        def stops(self):
+            nonlocal count
+            count += 1
+            if count == 3:
+                raise FloatingPointError("stopped here")
+            return step(self)
+
+        patch.setattr(commands.GRPO, "step", stops)
+        assert main(line("grpo", models, parts, *flags)) == 2
+    assert main(["grpo", "--out", str(parts), "--resume", "--quiet"]) == 0
+    assert without_seconds(parts) == without_seconds(whole)
+
+
+def test_a_folder_with_an_adapter_is_a_policy_and_takes_no_second_adapter(models, tmp_path, capsys):
+    assert main([*line("sft", models, tmp_path / "run"), "--lora", "2"]) == 0
+    folder = str(tmp_path / "run" / "checkpoint" / "model")
+    given = {**models, "policy": folder}  # its tokenizer is that of the model under it
+    assert main(line("grpo", given, tmp_path / "on")) == 0
+    capsys.readouterr()
+    assert main([*line("grpo", given, tmp_path / "twice"), "--lora", "2"]) == 2
+    assert "--lora is 2: model has an adapter already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", ["0", "-1", "many"])
+def test_a_rank_that_is_none_is_refused(rank, models, tmp_path, capsys):
+    assert main([*line("sft", models, tmp_path / "run"), f"--lora={rank}"]) == 2
+    assert "lora" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_without_peft_the_flag_says_what_is_missing(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert main([*line("sft", models, tmp_path / "run"), "--lora", "2"]) == 2
+    assert "peft is not installed" in capsys.readouterr().err

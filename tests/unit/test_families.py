@@ -415,7 +415,7 @@ def noisy(size: float):
     return policy
 
 
-@pytest.mark.parametrize("kind", ["grpo", "ppo", "shared", "dynamic"])
+@pytest.mark.parametrize("kind", ["grpo", "ppo", "shared", "dynamic", "rejection"])
 def test_the_first_batch_stops_a_run_whose_sampler_is_not_its_scorer(kind):
     torch.manual_seed(0)
     policy, reference = noisy(0.3), families.frozen("llama")
@@ -426,6 +426,9 @@ def test_the_first_batch_stops_a_run_whose_sampler_is_not_its_scorer(kind):
         "dynamic": lambda: grpo(policy, reference, dynamic_sampling=True),
         "ppo": lambda: PPO(policy, reference, critic, families.PLAIN, length, DATA, config),
         "shared": lambda: SharedTrunkPPO(policy, reference, families.PLAIN, length, DATA, config),
+        "rejection": lambda: RejectionSampling(
+            policy, families.PLAIN, length, DATA, RejectionSamplingConfig(max_steps=1, batch_size=4)
+        ),
     }
     loop = make[kind]()
     message = r"policy scores its own samples \d\.\d+ nats off .*expected at most 0.01 at every"
@@ -480,6 +483,18 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_and_nothing_is_touched(tmp_
     with pytest.raises(ValueError, match=r"expected a readable checkpoint.*model.norm.weight"):
         loop.resume(tmp_path / "c")
     assert all(torch.equal(x, before[name]) for name, x in loop.policy.state_dict().items())
+
+
+def test_the_proof_of_rejection_sampling_draws_nothing():
+    """The same samples as without it: it is greedy."""
+    drawn = []
+    for proven in (True, False):
+        config = RejectionSamplingConfig(max_steps=1, batch_size=4, max_new_tokens=5)
+        policy = families.model("llama")
+        loop = RejectionSampling(policy, families.PLAIN, length, DATA, config)
+        loop.chosen = None if proven else "an earlier round"
+        drawn.append(loop.collect()[0].samples)
+    assert drawn[0] == drawn[1]
 
 
 def test_a_resumed_run_is_proven_again(tmp_path):
