@@ -170,7 +170,8 @@ def test_a_learned_reward_reads_prompt_completion_and_an_end_token_in_its_own_co
         "takes 65 tokens of the reward model with 8 new ones and an end token; expected at most "
         "64, its context"
     )
-    both = weighted_sum([length_penalty(1.0), judge], [1.0, 1.0])
+    assert misfits(model, tokenizer(), [[words(60)], [words(3)]], reward=judge) == []  # no samples
+    both = weighted_sum([weighted_sum([length_penalty(1.0), judge], [1.0, 1.0])], [1.0])
     assert len(misfits(model, tokenizer(), fits, max_new_tokens=8, reward=both)) == 1
     assert misfits(model, tokenizer(), fits, max_new_tokens=7, reward=both) == []
     assert misfits(model, tokenizer(), fits, max_new_tokens=8, reward=count_words) == []
@@ -184,6 +185,18 @@ def test_a_reward_model_with_a_longer_context_takes_nothing_away():
     ]
 
 
+def test_the_reason_is_the_shortest_of_the_contexts_that_are_too_short():
+    judge = LearnedReward(short_context(reward_model(), 36), tokenizer())
+    (found,) = misfits({"policy": policy()}, tokenizer(), [[words(60)]], 8, judge)
+    assert found.why.endswith("expected at most 36, its context")
+
+
+def test_a_short_prompt_may_be_followed_by_too_many_samples():
+    for size, rows in ((4, []), (5, [0])):
+        found = misfits({"policy": policy()}, tokenizer(), [[words(size)]], max_new_tokens=60)
+        assert [misfit.row for misfit in found] == rows
+
+
 def test_a_model_without_a_bound_reads_all():
     model = policy()
     model.config.n_positions = -1  # as transformers says it of XLNet
@@ -191,8 +204,9 @@ def test_a_model_without_a_bound_reads_all():
 
 
 def test_a_prompt_without_tokens_is_a_misfit_too():
-    found = misfits({"policy": policy()}, tokenizer(), [["no", "", " \n"]], max_new_tokens=8)
-    assert [misfit.row for misfit in found] == [1, 2]
+    texts = [["no", "", " \n", words(60)]]
+    found = misfits({"policy": policy()}, tokenizer(), texts, max_new_tokens=8)
+    assert [misfit.row for misfit in found] == [1, 2, 3]
     assert found[0].why == "has the prompt ''; expected text with at least one token"
 
 
@@ -201,6 +215,7 @@ def test_a_prompt_without_tokens_is_a_misfit_too():
 
 def test_rows_are_told_by_number_up_to_ten():
     found = [lengths.Misfit(row, "is long") for row in range(0, 36, 3)]
+    assert "0, 3, 6, 9, 12, 15, 18, 21, 24 and 27. Row 0" in told(found[:10], 36)
     assert told(found[:1], 1) == "1 of 1 row does not fit: 0. Row 0 is long"
     assert told(found, 2_000) == (
         "12 of 2,000 rows do not fit: 0, 3, 6, 9, 12, 15, 18, 21, 24, 27 and 2 more. Row 0 is long"
@@ -242,7 +257,7 @@ def test_all_rows_cannot_be_left_out():
 
 def test_the_call_that_is_advised_can_be_made(caplog):
     """Copied from the message, with the names that it has."""
-    data = Dataset.from_dict({"prompt": ["no", words(60)]})
+    data = Dataset.from_dict({"prompt": ["no", words(56), words(60)]})
     names = {"policy": policy(), "reference": policy(1), "tokenizer": tokenizer(), "dataset": data}
     for models, reward in (
         ({"policy": names["policy"]}, None),
@@ -256,7 +271,7 @@ def test_the_call_that_is_advised_can_be_made(caplog):
         call = str(refused.value).partition("rlhf_lib.worlds.lengths.")[2].rpartition(" leaves")[0]
         kept = eval(call, {"fitting": fitting, "reward": reward, **names})
         check_lengths(models, tokenizer(), [kept["prompt"][:]], 8, reward)
-        assert kept["prompt"][:] == ["no"]
+        assert kept["prompt"][:] == (["no"] if reward else ["no", words(56)])
 
 
 # ------------------------------------------------------------------ every loop, before its step 1

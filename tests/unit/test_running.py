@@ -22,7 +22,7 @@ from rlhf_lib.machinery.checkpoints import check_writable, load_checkpoint, save
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.running.log import RunLog, read_log
+from rlhf_lib.running.log import RunLog, read_json, read_log, write_whole
 from rlhf_lib.worlds import letters
 from rlhf_lib.worlds.tables import rows_of_step
 from tests.unit.loops import RAGGED_PROMPTS, grpo, ppo, with_settings
@@ -62,6 +62,56 @@ def test_a_record_is_on_disk_when_write_returns(tmp_path):
     log.write({"step": 1})
     assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 1}
     log.close()
+
+
+def test_a_line_that_is_written_in_pieces_is_whole(tmp_path):
+    """A system call may take fewer bytes than it is given."""
+    with RunLog(tmp_path / "log.jsonl") as log:
+        file, log.file = log.file, type("Slow", (), {})()
+        log.file.write, log.file.fileno = lambda line: file.write(line[:3]), file.fileno
+        log.write({"step": 1, "reward": 0.5})
+        log.file = file
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "reward": 0.5}\n'
+
+
+def test_a_line_that_a_full_disk_cuts_is_not_left_behind(tmp_path, monkeypatch):
+    """Nor does closing the log raise once more, as a line in a buffer would make it."""
+    with RunLog(tmp_path / "log.jsonl") as log:
+        log.write({"step": 1})
+        file, log.file = log.file, type("Full", (), {})()
+        written = []
+
+        def write(line):
+            if written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(file.write(line[:4]))
+            return 4
+
+        log.file.write, log.file.fileno, log.file.truncate = write, file.fileno, file.truncate
+        with pytest.raises(OSError, match="log.jsonl' could not be written: .*No space.*whole"):
+            log.write({"step": 2})
+        log.file = file
+        log.write({"step": 3})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "ü.json"
+    write_whole(path, "one: ä\n")
+    assert path.read_bytes() == "one: ä\n".encode()
+
+    def full(path, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="ü.json' could not be written: .*No space left"):
+            write_whole(path, "two\n")
+    assert [each.name for each in tmp_path.iterdir()] == ["ü.json"]
+    assert path.read_bytes() == "one: ä\n".encode()
+    write_whole(path, json.dumps({"a": "\udce4"}, ensure_ascii=False))  # no UTF-8 has it
+    assert path.read_bytes() == b'{"a": "\\udce4"}'
+    assert read_json(path) == {"a": "\udce4"}
 
 
 def test_what_is_not_finite_is_left_out_as_json_has_no_nan(tmp_path):
