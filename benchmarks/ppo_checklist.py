@@ -69,7 +69,11 @@ def positions_with_padding(attention_mask: Tensor) -> Tensor:
     return torch.arange(attention_mask.shape[1]).expand(attention_mask.shape)
 
 
-def train_with_dropout(model) -> None:
+def believe(*tables, **settings) -> None:
+    """In place of the guard, which would stop a loop whose sampler is not its scorer."""
+
+
+def train_with_dropout(role: str, model) -> None:
     """Training mode, with GPT-2's default dropout: sampler and scorer are two random functions."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -136,6 +140,9 @@ def default_adam(model, learning_rate: float):
 # ------------------------------------------------------------------------------------ the checklist
 
 
+GUARD = "rlhf_lib.algorithms.loop.check_sampler"
+
+
 @dataclass(frozen=True)
 class Item:
     """One item of the checklist, and how it is left out."""
@@ -154,12 +161,15 @@ CHECKLIST = {
     "position_ids": Item(
         "positions are counted from the mask in every forward pass",
         "positions counted with the left padding when scoring",
-        replaced={"rlhf_lib.models.tokens.position_ids": positions_with_padding},
+        replaced={"rlhf_lib.models.tokens.position_ids": positions_with_padding, GUARD: believe},
     ),
     "dropout": Item(
         "dropout is off in sampling and in scoring",
         "dropout of 0.1 in policy and critic",
-        replaced={"rlhf_lib.machinery.machine.train_without_dropout": train_with_dropout},
+        replaced={
+            "rlhf_lib.machinery.machine.train_without_dropout": train_with_dropout,
+            GUARD: believe,
+        },
     ),
     "temperature": Item(
         "samples are scored at the temperature they were drawn at",

@@ -206,7 +206,8 @@ class RejectionSampling(Loop):
         dtype, penalty = self.machine.sampling_dtype, c.missing_eos_penalty
         if self.chosen is None:  # greedily, which takes nothing from the sampler
             some = (prompts[:8], c.max_new_tokens, c.temperature)
-            self.prove(self.policy, sample(self.policy, self.tokenizer, *some, None, True, dtype))
+            greedy = sample(self.policy, self.tokenizer, *some, greedy=True, dtype=dtype)
+            self.prove(self.policy, greedy)
         known = {"missing_eos_penalty": penalty, "columns": columns, "dtype": dtype}
         return (best_of_n(self.policy, self.tokenizer, prompts, self.reward, *how, **known),)
 

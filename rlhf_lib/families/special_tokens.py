@@ -102,14 +102,15 @@ def name_special_tokens(model, tokenizer) -> None:
         If the model has no row for one of them.
     """
     rows, ends = model.get_input_embeddings().weight.shape[0], end_tokens(tokenizer, model)
+    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None and token >= rows:
+        meant = token in (config.pad_token_id, config.eos_token_id)  # by whoever made the model
+        if token is not None and token >= rows and not meant:
             raise ValueError(
                 f"tokenizer has {tokenizer.convert_ids_to_tokens(token)!r} as token {token}, and "
                 f"the model has rows for {rows}; expected one for each "
                 "(model.resize_token_embeddings(len(tokenizer)))"
             )
-    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     if config.pad_token_id != tokenizer.pad_token_id:
         config.pad_token_id = tokenizer.pad_token_id
     if generation is not None and ends and ends != _listed(generation.eos_token_id):

@@ -161,8 +161,15 @@ def check_sampler(scored: Tensor, sampled: Tensor, mask: Tensor, exact: bool) ->
     ------
     ValueError
         If they differ by more: says by how much, at which token, and what to look at.
+    FloatingPointError
+        If one of them is not finite, as the weights may be.
     """
-    off = ((scored - sampled).abs() * mask).nan_to_num(nan=torch.inf)
+    off = torch.where(mask.bool(), (scored - sampled).abs(), 0.0)
+    if not torch.isfinite(off).all():
+        raise FloatingPointError(
+            "policy gives log-probabilities that are not finite; expected numbers. No weight was "
+            "moved in this step"
+        )
     mean, worst = off.sum().item() / int(mask.sum()), off.max().item()
     if (worst <= GAP) if exact else (mean <= GAP_16_BITS):
         return

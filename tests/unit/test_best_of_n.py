@@ -247,6 +247,7 @@ def test_a_round_takes_the_next_prompts_with_their_columns_and_its_settings(monk
 @pytest.mark.parametrize("dtype", [torch.bfloat16, None])
 def test_a_round_samples_in_the_precision_of_its_machine(dtype, monkeypatch):
     loop, asked = rejection(), []
+    loop.chosen = "an earlier round"  # so that this one is sampled, and not proven first
     monkeypatch.setattr(
         "rlhf_lib.algorithms.best_of_n.sample",
         lambda *given, dtype: asked.append(dtype) or sample(*given, dtype=dtype),

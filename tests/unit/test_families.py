@@ -462,8 +462,9 @@ def test_a_score_that_is_not_finite_is_no_match():
     for value in (torch.nan, torch.inf, -torch.inf):
         scored = torch.tensor([[0.0, value]])
         for exact in (True, False):
-            with pytest.raises(ValueError, match="policy scores its own samples"):
+            with pytest.raises(FloatingPointError, match="log-probabilities that are not finite"):
                 check_sampler(scored, torch.zeros(1, 2), torch.ones(1, 2), exact)
+            check_sampler(scored, torch.zeros(1, 2), torch.tensor([[1, 0]]), exact)  # padding
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3_5_text", "gemma2", "mixtral"])
