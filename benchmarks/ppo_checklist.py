@@ -140,7 +140,7 @@ def default_adam(model, learning_rate: float):
 # ------------------------------------------------------------------------------------ the checklist
 
 
-GUARD = "rlhf_lib.algorithms.loop.check_sampler"
+GUARD = "rlhf_lib.algorithms.loop.prove_sampler"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.support import check_sampler, check_trainable
+from ..families.support import check_rows, check_trainable, prove_sampler, warn_of_gap
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
 from ..machinery.optimization import adam
@@ -117,6 +117,8 @@ class Loop:
     def __init__(self, config: Config, tokenizer, trained: dict, frozen: dict):
         for role, model in trained.items():
             check_trainable(role, model, tokenizer)
+        for role, model in frozen.items():
+            check_rows(role, model, tokenizer)
         self.config: Any = config
         self.tokenizer, self.trained = tokenizer, trained
         self.machine = Machine(config, trained, frozen)
@@ -149,6 +151,7 @@ class Loop:
             rate = getattr(c, f"{name}_learning_rate", c.learning_rate)  # the critic has its own
             for group in optimizer.param_groups:
                 group["lr"] = rate * pace * self.decay()
+        self.machine.settle()
         with self.machine.advice(self.step_number + 1):
             record = self.learn(*self.collect())
         self.step_number += 1
@@ -159,15 +162,9 @@ class Loop:
             yield self.step()
 
     def prove(self, policy, rollout: Rollout) -> None:
-        """Hold the sampler's log-probabilities against the scorer's, before any weight has moved.
-
-        Done on the first batch since the loop was made, so also when it was resumed.
-        """
+        """Refuse to learn from what the policy does not score as it drew it: of the first batch."""
         T = self.config.temperature
-        with torch.compiler.set_stance("force_eager"):  # one pass is worth no program of its own
-            scored = self.machine.table(lambda batch: token_logprobs(policy, batch, T), rollout)
-        exact, mask = self.machine.exact(policy), rollout.completion_mask
-        check_sampler(scored, rollout.logprobs, mask, exact)
+        prove_sampler(self.machine, policy, rollout, lambda x: token_logprobs(policy, x, T))
 
     def stateful(self) -> dict:
         """What a checkpoint holds beside models and counters: all that has a `state_dict`."""
@@ -269,6 +266,7 @@ class OnlineLoop(Loop):
     def watch(self, rollout: Rollout, updates: list[dict]) -> dict:
         """What to watch about the samples, and the means over the updates."""
         self.rollout = rollout
+        warn_of_gap(updates[0]["ratio_gap"], self.machine.exact(self.trained["policy"]))
         return {
             "beta": self.beta,
             "entropy": masked_mean(rollout.entropies, rollout.completion_mask).item(),

@@ -30,7 +30,9 @@ def peft():
 
 def base_of(model):
     """The transformers model inside peft's wrapper, or the model itself. Chapter: none yet."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    while hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return model
 
 
 @contextmanager
@@ -61,9 +63,10 @@ def check_adapter(name: str, model) -> None:
     Raises
     ------
     ValueError
-        If all of it is frozen, as peft loads it for use; if it works by tokens of its own before
-        the prompt, which the sampler would not see; or if it was put into a transformers model
-        without peft's wrapper, which `save_pretrained` does not know.
+        If all of it is frozen, as peft loads it for use; if something beside it is trained, which
+        would not be saved; if the head of a classifier is not; if there are several; if it works
+        by tokens of its own before the prompt, which the sampler would not see; or if it was put
+        into a transformers model without peft's wrapper.
     """
     if not is_adapted(model):
         if getattr(model, "_hf_peft_config_loaded", False):
@@ -71,6 +74,13 @@ def check_adapter(name: str, model) -> None:
                 f"{name} has an adapter by add_adapter; expected peft.get_peft_model(model, config)"
             )
         return
+    if is_adapted(model.get_base_model()):
+        raise ValueError(f"{name} has an adapter in an adapter; expected one")
+    if list(model.peft_config) != ["default"]:
+        raise ValueError(
+            f"{name} has the adapters {', '.join(model.peft_config)}; expected one, by the name "
+            "that peft gives it, 'default'"
+        )
     config = model.peft_config[model.active_adapter]
     if config.is_prompt_learning:
         raise ValueError(
@@ -81,6 +91,19 @@ def check_adapter(name: str, model) -> None:
         raise ValueError(
             f"{name} has an adapter without a gradient; expected one to train "
             "(PeftModel.from_pretrained(..., is_trainable=True))"
+        )
+    kept = {x.data_ptr() for x in peft().get_peft_model_state_dict(model).values()}
+    for key, p in model.named_parameters():
+        if p.requires_grad and p.data_ptr() not in kept:
+            raise ValueError(
+                f"{name} has {key} to be trained, which is not part of its adapter and would not "
+                "be saved; expected it frozen, or among modules_to_save"
+            )
+    head = getattr(model, "score", None)
+    if head is not None and not any(p.requires_grad for p in head.parameters()):
+        raise ValueError(
+            f"{name} has a head that is frozen as it was drawn; expected one to train "
+            "(LoraConfig(task_type='SEQ_CLS'), or modules_to_save=['score'])"
         )
 
 
@@ -169,7 +192,9 @@ def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""
         For the message: what would do without it.
     """
     if reference is None and needed:
-        if not is_adapted(policy):
+        if is_adapted(policy):
+            check_adapter_off(policy)
+        else:
             raise ValueError(
                 "reference is None; expected a model to stay near, such as copy.deepcopy(policy)"
                 + otherwise
@@ -178,12 +203,44 @@ def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""
     return reference
 
 
+def check_adapter_off(policy) -> None:
+    """Refuse, as a reference, a policy whose adapter off is not where it started.
+
+    Chapter: none yet.
+
+    Raises
+    ------
+    ValueError
+        If the adapter trains biases of the model under it, or has taken something out of its
+        weights to begin with, as PiSSA and OLoRA do.
+    """
+    config = policy.peft_config[policy.active_adapter]
+    bias, start = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", True)
+    if bias != "none" or isinstance(start, str) and start != "gaussian":
+        odd = f"bias={bias!r}" if bias != "none" else f"init_lora_weights={start!r}"
+        raise ValueError(
+            f"reference is None, and the adapter of policy has {odd}, so that with it off the "
+            "model is not what it was; expected a copy made before (copy.deepcopy)"
+        )
+
+
 def merged(model):
     """A copy without an adapter, whose weights have taken it up: an ordinary transformers model.
 
-    A model without an adapter is returned as it is. Chapter: none yet.
+    In float32 or better. A head tied to the embeddings is untied, if only one of the two has an
+    adapter. A model without an adapter is returned as it is. Chapter: none yet.
     """
-    return copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
+    if not is_adapted(model):
+        return model
+    whole = copy.deepcopy(model).to(torch.promote_types(model.dtype, torch.float32))
+    base = whole.get_base_model()
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    if None not in ends and any(type(end).__module__.startswith("peft") for end in ends):
+        head = getattr(ends[1], "base_layer", ends[1])
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        base.config.get_text_config().tie_word_embeddings = False
+        base.config.tie_word_embeddings = False
+    return whole.merge_and_unload()
 
 
 def trunk_of(model):
@@ -191,4 +248,5 @@ def trunk_of(model):
 
     Chapter: none yet.
     """
-    return base_of(model).base_model
+    base = base_of(model)
+    return base.model if base.base_model is base else base.base_model  # Llama 4 has no other

@@ -24,29 +24,71 @@ def load_model(auto_class, source: str | os.PathLike):
     Chapter: gpt2-on-a-gpu.
     """
     if (Path(source) / "adapter_config.json").exists():
-        from .adapters import peft, without_warnings
-
-        auto_class = getattr(peft(), f"AutoPeft{auto_class.__name__.removeprefix('Auto')}")
-        with without_warnings():
-            adapted = load_pretrained(auto_class, source, dtype=torch.float32, is_trainable=True)
-        return adapted.eval()
+        return load_adapted(auto_class, source)
     how = {"dtype": torch.float32, "output_loading_info": True}
     model, found = load_pretrained(auto_class, source, **how)
+    here, kind = f"source is {str(source)!r}", type(model).__name__
     if found["missing_keys"]:
         raise ValueError(
-            f"source is {str(source)!r}; expected a {type(model).__name__}, and it has no weights "
-            f"for {', '.join(sorted(found['missing_keys'])[:4])}"
+            f"{here}; expected a {kind}, and it has no weights for "
+            + ", ".join(sorted(found["missing_keys"])[:4])
             + (" (new_reward_model makes a reward model of a policy)" * hasattr(model, "score"))
+        )
+    layers = {name for name, layer in model.named_modules() if hasattr(layer, "weight")}
+    odd = [key for key in found["unexpected_keys"] if key.rpartition(".")[0] in layers]
+    if odd:
+        raise ValueError(
+            f"{here}; expected a {kind} as its config has it, and there are weights that this has "
+            f"no place for: {', '.join(sorted(odd)[:4])}"
         )
     return model.eval()
 
 
-def tokenizer_source(source: str | os.PathLike, model) -> str | os.PathLike:
-    """Where a model's tokenizer is: with it; or, of an adapter without one, with its base.
+def load_adapted(auto_class, source: str | os.PathLike):
+    """A model with the adapter in a folder that peft wrote, ready to be trained. See `load_model`.
 
     Chapter: none yet.
     """
-    if not hasattr(model, "peft_config") or (Path(source) / "tokenizer_config.json").exists():
+    from .adapters import peft, without_warnings
+
+    try:
+        with without_warnings():
+            config = peft().PeftConfig.from_pretrained(source)
+            weights = peft().load_peft_weights(str(source), device="cpu")
+    except Exception as error:  # many kinds, as in load_pretrained
+        raise ValueError(
+            f"source is {str(source)!r}; expected a readable adapter, and reading it failed: "
+            f"{error}"
+        ) from error
+    base = str(config.base_model_name_or_path)
+    try:
+        model = load_model(auto_class, base)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"source is {str(source)!r}, an adapter of the model {base!r}; expected that model "
+            f"there: {error}"
+        ) from error
+    table = model.get_input_embeddings().weight
+    for key, stored in weights.items():  # a token was added, and the table saved with the adapter
+        grown = "lora_" not in key and stored.dim() == 2 and stored.shape[1] == table.shape[1]
+        if grown and stored.shape[0] > table.shape[0] and "embed" in key + "embed" * ("wte" in key):
+            model.resize_token_embeddings(stored.shape[0])
+            break
+    with without_warnings():
+        return peft().PeftModel.from_pretrained(model, source, is_trainable=True).eval()
+
+
+def tokenizer_source(source: str | os.PathLike, model) -> str | os.PathLike:
+    """Where a model's tokenizer is: with it; beside it, in a checkpoint of a run; or with the base.
+
+    Chapter: none yet.
+    """
+    beside = Path(source).parent / "tokenizer"
+    if (Path(source) / "tokenizer_config.json").exists():
+        return source
+    if Path(source).exists() and (beside / "tokenizer_config.json").exists():
+        return beside
+    if not hasattr(model, "peft_config"):
         return source
     return model.peft_config[model.active_adapter].base_model_name_or_path
 
@@ -65,7 +107,8 @@ def load_pretrained(auto_class, source: str | os.PathLike, **options):
     """
     folder = Path(source)
     on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))  # NAME or OWNER/NAME
-    found = any((folder / f"{kind}config.json").exists() for kind in ("", "adapter_"))
+    kinds = ("", "adapter_") + ("tokenizer_",) * (auto_class.__name__ == "AutoTokenizer")
+    found = any((folder / f"{kind}config.json").exists() for kind in kinds)
     if not found and (folder.exists() or not on_the_hub):
         raise FileNotFoundError(
             f"source is {str(source)!r}; expected a checkpoint folder with "

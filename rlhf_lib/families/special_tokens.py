@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 CANARY = "zebra"  # a word that no template writes
+DIALOGUES = ((False, False), (False, True), (True, False), (True, True))  # with system, in parts
 
 
 def add_pad_token(model, tokenizer) -> None:
@@ -49,6 +50,7 @@ def with_beginning(tokenizer, rows: list[list[int]]) -> list[list[int]]:
     if not start:
         return rows
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    special -= {tokenizer.unk_token_id}  # an unknown word is a word
     return [row if row and row[0] in special else start + row for row in rows]
 
 
@@ -59,17 +61,25 @@ def turn_end(tokenizer) -> int | None:
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
-    asked: list[dict[str, Any]] = [{"role": "user", "content": "?"}]
-    try:
-        text = tokenizer.apply_chat_template(
-            [*asked, {"role": "assistant", "content": CANARY}], tokenize=False
-        )
-    except Exception:  # a template that wants other messages says so where it is used
-        return None
+    text = next(filter(None, (_written(tokenizer, *how) for how in DIALOGUES)), "")
     behind = text.rpartition(CANARY)[2].strip()
     first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return first[0] if first and first[0] in special else None
+
+
+def _written(tokenizer, system: bool, parts: bool) -> str | None:
+    """A short dialogue as the template writes it; None if it refuses it, or leaves words out."""
+
+    def message(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+
+    asked = [message("system", "?")] * system + [message("user", "?")]
+    try:
+        text = tokenizer.apply_chat_template([*asked, message("assistant", CANARY)], tokenize=False)
+    except Exception:  # where messages are used, it says what is wrong with them
+        return None
+    return text if CANARY in text else None
 
 
 def end_tokens(tokenizer, model=None) -> list[int]:
@@ -104,14 +114,17 @@ def name_special_tokens(model, tokenizer) -> None:
     rows, ends = model.get_input_embeddings().weight.shape[0], end_tokens(tokenizer, model)
     config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        meant = token in (config.pad_token_id, config.eos_token_id)  # by whoever made the model
+        meant = token in (
+            getattr(config, "pad_token_id", None),
+            getattr(config, "eos_token_id", None),
+        )  # by whoever made the model
         if token is not None and token >= rows and not meant:
             raise ValueError(
                 f"tokenizer has {tokenizer.convert_ids_to_tokens(token)!r} as token {token}, and "
                 f"the model has rows for {rows}; expected one for each "
                 "(model.resize_token_embeddings(len(tokenizer)))"
             )
-    if config.pad_token_id != tokenizer.pad_token_id:
+    if getattr(config, "pad_token_id", None) != tokenizer.pad_token_id:
         config.pad_token_id = tokenizer.pad_token_id
     if generation is not None and ends and ends != _listed(generation.eos_token_id):
         generation.eos_token_id = ends if len(ends) > 1 else ends[0]
@@ -137,6 +150,8 @@ def completion_rows(tokenizer, prompts: list[str], completions: list[str]) -> li
         tokenizer(texts, add_special_tokens=False)["input_ids"]
         for texts in (prompts, [p + c for p, c in zip(prompts, completions)], completions)
     )
+    if _drops_a_space(tokenizer):  # and puts one before a text that is read by itself
+        bare = [_behind(tokenizer, text, own) for text, own in zip(completions, bare)]
     end, ends, rows = turn_end(tokenizer), set(end_tokens(tokenizer)), []
     for asked, both, alone in zip(before, whole, bare):
         row = both[len(asked) :] if both[: len(asked)] == asked else alone
@@ -144,6 +159,15 @@ def completion_rows(tokenizer, prompts: list[str], completions: list[str]) -> li
             row = [*row, end if end in asked else tokenizer.eos_token_id]
         rows.append(row)
     return rows
+
+
+def _behind(tokenizer, text: str, own: list[int]) -> list[int]:
+    """The tokens of a text where another stands before it, without a space between the two."""
+    for anchor in (".", ",", CANARY):
+        before, both = tokenizer([anchor, anchor + text], add_special_tokens=False)["input_ids"]
+        if both[: len(before)] == before and tokenizer.unk_token_id not in before:
+            return both[len(before) :]
+    return own
 
 
 def decoded(tokenizer, prompts: list[list[int]], completions: list[list[int]]) -> list[str]:

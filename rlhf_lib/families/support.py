@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..machinery.precision import computing_in
 from .adapters import base_of, check_adapter
 from .special_tokens import name_special_tokens
 
@@ -54,7 +57,7 @@ FAMILIES: dict[str, str] = {
 }
 
 WITHOUT_POSITIONS = ("bloom", "mpt")  # a bias on the distance is all they have: padding is no harm
-OWN_STATE = ("recurrent_gemma",)  # takes a cache and keeps its state elsewhere
+OWN_STATE = ("recurrent_gemma", "minimax")  # take a cache, and another than they are given
 
 GAP = 0.01  # nats: the largest difference of sampler and scorer in float32, of any token
 GAP_16_BITS = 0.05  # nats: the largest in the mean over tokens, where either computes in bfloat16
@@ -88,6 +91,7 @@ def check_supported(name: str, model) -> None:
             f"{name} is {said}; expected a transformers model itself, such as load_policy gives "
             "(torch_compile=True compiles it; accelerate launch shares it out)"
         )
+    _name_outputs(config)
     takes = inspect.signature(model.forward).parameters
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()) and "input_ids" not in takes:
         return  # a wrapper, which passes on what it is given: the first batch has to show it
@@ -122,8 +126,14 @@ def check_saving(name: str, model) -> None:
     """Refuse, before it is trained, a model that transformers would not save afterwards.
 
     It refuses to write a generation config at odds with itself, such as a temperature without
-    sampling, unless it was read so from a file. Chapter: none yet.
+    sampling, unless it was read so from a file; and of a head it reads the weight alone.
+    Chapter: none yet.
     """
+    if getattr(getattr(model, "score", None), "bias", None) is not None:
+        raise ValueError(
+            f"{name} has a head with a bias, which transformers does not read again; expected "
+            "one without"
+        )
     config = getattr(model, "generation_config", None)
     if config is None:
         return
@@ -135,6 +145,49 @@ def check_saving(name: str, model) -> None:
             f"{name} has a generation_config that transformers does not save; expected one that "
             f"agrees with itself ({name}.generation_config.do_sample = True mends most): {error}"
         ) from error
+
+
+def prove_sampler(machine, policy, rollout, scored: Callable) -> None:
+    """Hold the sampler's log-probabilities against the scorer's, before any weight has moved.
+
+    They are held against those of the batch, and of the row with the most padding by itself, which
+    a model that counts padding would score otherwise.
+
+    Chapter: none yet.
+
+    Parameters
+    ----------
+    machine : Machine
+    policy : transformers causal language model
+    rollout : Rollout
+        The first batch that it sampled.
+    scored : callable
+        `scored(batch)` gives the log-probability of each token, (B, T), at the sampling
+        temperature. Errors: see `check_sampler`.
+    """
+    alone = rollout[[int(rollout.prompt_mask.sum(dim=1).argmin())]].trimmed
+    with torch.compiler.set_stance("force_eager"):  # one pass is worth no program of its own
+        together = machine.table(scored, rollout)
+        with torch.no_grad(), computing_in(machine.config, machine.device):
+            apart = scored(alone)
+    exact = machine.exact(policy)
+    check_sampler(together, rollout.logprobs, rollout.completion_mask, exact)
+    check_sampler(apart, alone.logprobs, alone.completion_mask, exact)
+
+
+def warn_of_gap(gap: float, exact: bool) -> None:
+    """Say so if the two part in a later batch: `gap` is of a ratio, before any update of a step.
+
+    Chapter: none yet.
+    """
+    if exact and gap > 2 * GAP:
+        warnings.warn(
+            f"a ratio was {gap:.2g} off before any update of this step; expected {2 * GAP} at "
+            "most. The policy does not score these samples as it drew them, which the first batch "
+            "did not show",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def check_sampler(scored: Tensor, sampled: Tensor, mask: Tensor, exact: bool) -> None:
@@ -192,13 +245,33 @@ def check_one_output(name: str, model) -> None:
 
     Chapter: reward-model.
     """
-    if not hasattr(model, "score") and hasattr(model, "classifier"):
+    if not hasattr(model, "score"):
         raise ValueError(
             f"{name} is a {type(model).__name__}; expected a sequence classifier on "
             "a decoder, with a head called score"
         )
     if model.config.num_labels != 1:
         raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")
+
+
+def _name_outputs(config) -> None:
+    if getattr(config, "return_dict", True) is False:
+        config.return_dict = True  # a setting of no other effect than that outputs are tuples
+
+
+def check_rows(name: str, model, tokenizer) -> None:
+    """Refuse a frozen model that has no row for what rows are padded with. Chapter: none yet."""
+    embeddings = getattr(model, "get_input_embeddings", None)
+    if embeddings is None:  # a view of another model
+        return
+    rows, config = embeddings().weight.shape[0], model.config.get_text_config()
+    _name_outputs(model.config)
+    pad = tokenizer.pad_token_id
+    if pad is not None and pad >= rows and pad != getattr(config, "pad_token_id", None):
+        raise ValueError(
+            f"{name} has rows for {rows} tokens, and padding is token {pad}; expected one for each "
+            "(load_policy, or model.resize_token_embeddings(len(tokenizer)))"
+        )
 
 
 def check_classifier(name: str, model) -> None:

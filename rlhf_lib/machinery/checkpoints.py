@@ -11,6 +11,16 @@ from pathlib import Path
 
 import torch
 
+NOT_THE_ADAPTERS = {  # of peft's configs: where a model is, and how it was read
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "init_lora_weights",
+    "lora_dropout",
+    "peft_version",
+    "revision",
+}
+
 
 def check_writable(folder: str | os.PathLike) -> None:
     """Raise an OSError that names the folder if nothing can be written in it; make it if missing.
@@ -85,7 +95,8 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
         with _no_progress_bars():  # one for each checkpoint would drown the log of the run
             for name, model in models.items():
                 model.save_pretrained(fresh / name)
-        torch.save(state, fresh / "state.pt")
+        under = {name: _under(model) for name, model in _adapted(models).items()}
+        torch.save(state | ({"under": under} if under else {}), fresh / "state.pt")
         for path in [*fresh.rglob("*"), fresh]:
             _force_to_disk(path)
     except BaseException as error:  # a Ctrl-C too: do not leave half a checkpoint on a full disk
@@ -153,6 +164,10 @@ def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[
         weights = {name: _read(folder / name, model) for name, model in models.items()}
         for name, model in models.items():
             _check_fit(name, _kept(model), weights[name])
+        for name, model in _adapted(models).items():
+            sums = state.get("under", {}).get(name, [])
+            if not all(abs(a - b) <= 1e-6 * (1 + abs(b)) for a, b in zip(sums, _under(model))):
+                raise ValueError(f"{name} has an adapter over another model than it was trained on")
         if missing := sorted(set(needed) - state.keys()):
             raise ValueError(f"state.pt lacks {', '.join(missing)}")
     except Exception as error:
@@ -168,6 +183,20 @@ def load_checkpoint(folder: str | os.PathLike, models: dict, needed: Collection[
     return state
 
 
+def _sorted(value):
+    return sorted(value) if isinstance(value, set | list | tuple) else value
+
+
+def _under(model) -> list[float]:
+    """Two sums over the weights that an adapter lies over: a checkpoint holds the adapter alone."""
+    frozen = [p.detach().double() for p in model.parameters() if not p.requires_grad]
+    return [sum(x.sum().item() for x in frozen), sum(x.square().sum().item() for x in frozen)]
+
+
+def _adapted(models: dict) -> dict:
+    return {name: model for name, model in models.items() if hasattr(model, "peft_config")}
+
+
 def _kept(model) -> dict[str, torch.Tensor]:
     """The weights that a checkpoint of the model holds: all, or those of its adapter."""
     if not hasattr(model, "peft_config"):
@@ -180,8 +209,14 @@ def _kept(model) -> dict[str, torch.Tensor]:
 def _read(folder: Path, model) -> dict[str, torch.Tensor]:
     """What `save_pretrained` wrote of a model, under the names that the model has."""
     if hasattr(model, "peft_config"):
-        from peft import load_peft_weights
+        from peft import PeftConfig, load_peft_weights
 
+        saved = PeftConfig.from_pretrained(str(folder)).to_dict()
+        own = model.peft_config[model.active_adapter].to_dict()
+        for name in sorted((own.keys() & saved.keys()) - NOT_THE_ADAPTERS):
+            said, given = (_sorted(config[name]) for config in (saved, own))
+            if said != given:
+                raise ValueError(f"the adapter was saved with {name}={said}; expected {given}")
         return load_peft_weights(str(folder), device="cpu")
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} has no config.json")

@@ -25,6 +25,7 @@ from .preparation import (
     check_apart,
     compile_layers,
     freeze,
+    layers_of,
     recompute_activations,
     train_without_dropout,
 )
@@ -54,6 +55,7 @@ class Machine:
         self.config, self.microbatch_tokens, self.halved = config, config.microbatch_tokens, False
         self.device = next(iter(trained.values())).device
         check_precision(config, self.device)
+        self.trained, self.frozen = list(trained.values()), list(frozen.values())
         for model in frozen.values():
             freeze(model)
         for role, model in trained.items():
@@ -80,6 +82,15 @@ class Machine:
         for part, table in zip(cut, tables):
             whole[part, : table.shape[1]] = table
         return sum_over_processes(whole)
+
+    def settle(self) -> None:
+        """Dropout off everywhere, and layers that recompute set to do so, whoever changed it."""
+        for model in (*self.trained, *self.frozen):
+            if isinstance(model, torch.nn.Module):
+                model.eval()
+        if self.config.gradient_checkpointing:
+            for layer in (layer for model in self.trained for layer in layers_of(model)):
+                layer.training = True
 
     def exact(self, model) -> bool:
         """Whether the model computes in float32 or better, when it samples and when it learns."""

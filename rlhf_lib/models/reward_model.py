@@ -52,6 +52,7 @@ def new_reward_model(policy, seed: int = 0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config)
+        check_one_output("policy's classifier", model)
         torch.nn.init.normal_(model.score.weight, std=0.02)
     model.base_model.load_state_dict(policy.base_model.state_dict())
     return model.to(policy.device, policy.dtype).eval()

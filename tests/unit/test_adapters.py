@@ -260,6 +260,56 @@ def test_an_adapter_on_a_model_that_is_not_supported_is_refused_by_its_name():
         loop_of("grpo", policy)
 
 
+def test_what_is_trained_beside_the_adapter_is_refused_because_it_is_not_saved():
+    policy = adapter()
+    for name, p in policy.named_parameters():
+        if "norm" in name:
+            p.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"policy has \S*norm\S* to be trained, which is not part"):
+        loop_of("grpo", policy)
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        (dict(bias="all"), "bias='all'"),
+        (dict(bias="lora_only"), "bias='lora_only'"),
+        (dict(init_lora_weights="pissa"), "init_lora_weights='pissa'"),
+        (dict(init_lora_weights="olora"), "init_lora_weights='olora'"),
+    ],
+)
+def test_an_adapter_that_is_not_off_when_it_is_off_is_no_reference(changed, said):
+    policy = adapter(**({"fresh": changed.get("init_lora_weights", True)} | changed))
+    with pytest.raises(ValueError, match=f"{said}, so that with it off .* not what it was"):
+        loop_of("grpo", policy)
+    loop = loop_of("grpo", policy, copy.deepcopy(policy))
+    assert abs(loop.step()["kl"]) < 1e-4
+
+
+def test_a_gaussian_start_changes_nothing_and_is_a_reference():
+    assert abs(loop_of("grpo", adapter(fresh="gaussian")).step()["kl"]) < 1e-4
+
+
+def test_adapters_of_another_name_or_number_are_refused():
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    mine = peft.get_peft_model(families.model("llama"), config, adapter_name="mine")
+    with pytest.raises(ValueError, match="policy has the adapters mine; expected one, by the name"):
+        loop_of("grpo", mine)
+    two = adapter()
+    two.add_adapter("second", config)
+    with pytest.raises(ValueError, match="policy has the adapters default, second; expected one"):
+        loop_of("grpo", two)
+    with pytest.raises(ValueError, match="policy has an adapter in an adapter; expected one"):
+        loop_of("grpo", peft.get_peft_model(adapter(), config))
+
+
+def test_a_head_that_stays_as_it_was_drawn_is_refused():
+    config = peft.LoraConfig(target_modules=["q_proj"])
+    model = peft.get_peft_model(new_reward_model(families.model("llama")), config)
+    with pytest.raises(ValueError, match="model has a head that is frozen.*task_type='SEQ_CLS'"):
+        RewardTraining(model, families.PLAIN, PAIRS, RewardConfig(max_steps=1, batch_size=4))
+
+
 # ---------------------------------------------------------------------------------- files
 
 
@@ -297,6 +347,71 @@ def test_a_checkpoint_of_another_adapter_is_refused_and_nothing_is_touched(tmp_p
     with pytest.raises(ValueError, match="expected a readable checkpoint"):
         whole.resume(tmp_path / "c")
     assert all(torch.equal(p, before[name]) for name, p in of_adapter(other.model).items())
+
+
+@pytest.mark.parametrize("changed", [dict(lora_alpha=64), dict(use_rslora=True)])
+def test_a_checkpoint_of_an_adapter_on_another_scale_is_refused(changed, tmp_path):
+    loop_of("sft", adapter()).save(tmp_path / "c")
+    name = next(iter(changed))
+    with pytest.raises(ValueError, match=f"the adapter was saved with {name}="):
+        loop_of("sft", adapter(**changed)).resume(tmp_path / "c")
+
+
+def test_a_checkpoint_of_an_adapter_over_another_model_is_refused(tmp_path):
+    loop_of("sft", adapter()).save(tmp_path / "c")
+    with pytest.raises(ValueError, match="model has an adapter over another model than it was"):
+        loop_of("sft", adapter(seed=5)).resume(tmp_path / "c")
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_one_of_two_tied_tables_is_merged_right(target, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = peft.LoraConfig(
+            target_modules=["q_proj", target], init_lora_weights=False, task_type="CAUSAL_LM"
+        )
+        policy = peft.get_peft_model(families.model("llama", tie_word_embeddings=True), config)
+    before = logits(policy.eval())
+    whole = merged(policy)
+    assert torch.allclose(logits(whole), before, atol=1e-4)
+    assert torch.equal(logits(policy), before)
+    whole.save_pretrained(tmp_path)
+    read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(read), logits(whole))
+
+
+def test_a_base_in_16_bits_is_merged_in_32():
+    low = families.model("llama").to(torch.bfloat16)
+    policy = peft.get_peft_model(low, peft.LoraConfig(target_modules=["q_proj"]))
+    assert {p.dtype for p in merged(policy).parameters()} == {torch.float32}
+
+
+def test_a_saved_adapter_brings_the_row_of_a_token_that_was_added(tmp_path):
+    """And the tokenizer of its checkpoint, which has that token."""
+    bare = families.tokenizer(pad=None)
+    families.model("llama", vocab_size=44, pad_token_id=None).save_pretrained(tmp_path / "base")
+    bare.save_pretrained(tmp_path / "base")
+    start, tokenizer = load_policy(tmp_path / "base")
+    assert start.get_input_embeddings().weight.shape[0] == 45
+    policy = new_adapter(start, 2)
+    config = SFTConfig(max_steps=1, batch_size=4, learning_rate=1e-2, warmup_steps=0)
+    loop = SFT(policy, tokenizer, PAIRS, config)
+    loop.step()
+    loop.save(tmp_path / "c")
+    read, own = load_policy(tmp_path / "c" / "model")
+    assert own.get_vocab() == tokenizer.get_vocab() and own.pad_token_id == 44
+    assert torch.equal(logits(read), logits(policy))
+
+
+def test_an_adapter_whose_model_is_gone_says_which(tmp_path):
+    families.model("llama").save_pretrained(tmp_path / "base")
+    start = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    peft.get_peft_model(start, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "adapter"
+    )
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"an adapter of the model '.*base'; expected that model"):
+        load_policy(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("family", sorted(TARGETS))

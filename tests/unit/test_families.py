@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -508,6 +509,92 @@ def test_a_resumed_run_is_proven_again(tmp_path):
     again.policy.set_output_embeddings(Noisy(again.policy.get_output_embeddings(), 0.3))
     with pytest.raises(ValueError, match="policy scores its own samples"):
         again.step()
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_dropout_that_a_user_wakes_is_put_to_sleep_again(recomputed):
+    policy = families.model("opt", dropout=0.5)
+    loop = grpo(policy, gradient_checkpointing=recomputed)
+    loop.step()
+    policy.train()
+    assert loop.step()["ratio_gap"] < 1e-3
+    policy.eval()
+    calls = []
+    policy.model.decoder.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    rollout = loop.rollout
+    loop.machine.settle()
+    token_logprobs(policy, rollout).sum().backward()
+    assert len(calls) == (2 if recomputed else 1)
+
+
+def test_a_sampler_that_parts_from_its_scorer_later_is_told():
+    policy = families.model("llama")
+    loop = grpo(policy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop.step()
+    torch.manual_seed(0)
+    policy.set_output_embeddings(Noisy(policy.get_output_embeddings(), 0.3))
+    with pytest.warns(RuntimeWarning, match=r"a ratio was \d\S* off before any update"):
+        loop.step()
+
+
+class Slots(torch.nn.Module):
+    """A head that looks at the slot of a token, padding and all, and not at its position."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head, self.weight = head, head.weight
+        self.width = 0
+
+    def forward(self, hidden):
+        return self.head(hidden) * (1 + 0.01 * self.width)
+
+
+def test_a_model_that_padding_moves_is_stopped_by_the_first_batch(monkeypatch):
+    """Sampler and scorer agree, since both are padded alike; a row by itself does not."""
+    policy = families.model("llama")
+    head = Slots(policy.get_output_embeddings())
+    policy.set_output_embeddings(head)
+
+    def note_padding(module, arguments, inputs):
+        head.width = int((inputs["attention_mask"] == 0).sum(dim=1).max())
+
+    policy.register_forward_pre_hook(note_padding, with_kwargs=True)
+    loop = grpo(policy, families.frozen("llama"))
+    with pytest.raises(ValueError, match="positions that padding shifts. No weight was moved"):
+        loop.step()
+
+
+def test_weights_that_the_class_has_no_place_for_are_not_dropped(tmp_path):
+    model = new_reward_model(families.model("llama"))
+    model.score.bias = torch.nn.Parameter(torch.tensor([3.0]))
+    model.save_pretrained(tmp_path / "reward")
+    with pytest.raises(ValueError, match="weights that this has no place for: score.bias"):
+        load_reward_model(tmp_path / "reward")
+    with pytest.raises(ValueError, match="model has a head with a bias"):
+        RewardTraining(model, families.PLAIN, pairs(), RewardConfig(max_steps=1, batch_size=4))
+    families.model("llama", attention_bias=True).save_pretrained(tmp_path / "policy")
+    families.PLAIN.save_pretrained(tmp_path / "policy")
+    path = tmp_path / "policy" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "attention_bias": False}))
+    with pytest.raises(ValueError, match=r"no place for: model.layers.0.self_attn.k_proj.bias"):
+        load_policy(tmp_path / "policy")
+
+
+def test_a_reference_without_a_row_for_padding_is_refused():
+    tokenizer = families.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    policy = families.model("llama", vocab_size=46, pad_token_id=45)
+    with pytest.raises(ValueError, match="reference has rows for 45 tokens, and padding is token"):
+        grpo(policy, families.model("llama"), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon_h1"])
+def test_a_model_that_answers_in_tuples_is_asked_for_names(family):
+    policy = families.model(family)
+    policy.config.return_dict = False
+    assert grpo(policy).step()["ratio_gap"] < 1e-3
 
 
 # ---------------------------------------------------------------------------------- the table

@@ -228,6 +228,42 @@ def test_the_end_of_a_turn_is_read_off_the_template(template, end):
     assert turn_end(tokenizer) == (end and tokenizer.convert_tokens_to_ids(end))
 
 
+IN_PARTS = (
+    "{% for m in messages %}<turn> {{ m['role'] }} : {% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }} {% endif %}{% endfor %}<end> {% endfor %}"
+)
+WITH_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}{{ raise_exception('begin with a system message') }}"
+    "{% endif %}" + TURNS
+)
+
+
+@pytest.mark.parametrize("template", [IN_PARTS, WITH_SYSTEM])
+def test_templates_that_want_parts_or_a_system_message_are_asked_in_their_way(template):
+    tokenizer = chat(template)
+    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids("<end>")
+
+
+def test_a_template_that_leaves_the_answer_out_has_no_end_of_turn():
+    assert turn_end(chat("<turn> {{ messages | length }} <end>")) is None
+
+
+def test_an_unknown_word_at_the_start_is_a_word():
+    tokenizer = families.tokenizer("<bos>")
+    expected = tokenizer.convert_tokens_to_ids(["<bos>", "<unk>", "cat"])
+    assert asked(tokenizer, "unheard cat") == expected
+
+
+@pytest.mark.parametrize("kind", ["first", "prepended"])
+@pytest.mark.parametrize("prompt, completion", [("the cat ", "sat on"), ("the ca", "t sat")])
+def test_a_completion_that_is_read_by_itself_gets_no_space(kind, prompt, completion):
+    tokenizer = pieces(kind)
+    row = completion_rows(tokenizer, [prompt], [completion])[0][:-1]
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    text = "".join(tokenizer.convert_ids_to_tokens([*before, *row])).replace("▁", " ")
+    assert text.strip() == prompt + completion
+
+
 def test_a_template_that_refuses_the_question_has_no_end_of_turn():
     tokenizer = chat("{{ raise_exception('a system message comes first') }}")
     assert turn_end(tokenizer) is None
