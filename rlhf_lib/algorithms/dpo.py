@@ -138,7 +138,7 @@ class DPO(Loop):
         self.policy, self.reference = policy, reference
         self.beta = config.beta or (2.0 if config.loss_type == "simpo" else 0.1)
         self.per_token = config.loss_type == "simpo" or config.average_log_prob
-        labelled = config.loss_type == "kto" and "label" in dataset.column_names
+        labelled = config.loss_type == "kto" and "chosen" not in dataset.column_names
         columns = ("completion",) if labelled else ("chosen", "rejected")
         prompts, *texts = [column(dataset, name) for name in ("prompt", *columns)]
         check_lengths({"policy": policy, "reference": reference}, tokenizer, [prompts, *texts])

@@ -798,7 +798,7 @@ def in_flags(text: str, names) -> str:
     >>> in_flags("batch_size is 3 at beta=0 and bf16=True", ["batch_size", "beta", "bf16"])
     '--batch-size is 3 at --beta=0 and --bf16'
     """
-    for name in sorted(names, key=len, reverse=True):
+    for name in names:
         flag, alone = "--" + dashed(name), rf"(?<![\w./\\:'\"-]){name}"
         text = re.sub(rf"{alone}=True\b", flag, text)
         text = re.sub(rf"{alone}=False\b", f"--no-{dashed(name)}", text)

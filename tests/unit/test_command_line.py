@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -169,6 +170,51 @@ def test_best_of_n_writes_every_sample_and_the_best(unbroken):
     assert curve[2]["reward"] == pytest.approx(sum(row["score"] for row in rows) / 18, abs=1e-6)
     assert "KL at most" in (unbroken["best-of-n"] / "report.md").read_text()
     assert not (unbroken["best-of-n"] / "model").exists()
+
+
+def sampling(prompts, **settings) -> commands.Sampling:
+    model = load_policy(artifacts.path("letters", "sft"))[0]
+    reward = lambda prompts, completions: [float(len(c)) for c in completions]  # noqa: E731
+    config = commands.SamplingConfig(num_generations=2, max_new_tokens=6, **settings)
+    others = {"gold": commands.letters.gold_reward}
+    return commands.Sampling(model, tokenizer(), reward, prompts, {}, others, config)
+
+
+def test_every_step_of_best_of_n_draws_samples_of_its_own(tmp_path):
+    """The same prompts again get others; a run that is taken up again, the same."""
+    loop = sampling(RAGGED[:2] * 2 + RAGGED[:1], batch_size=2)
+    for _ in range(2):
+        loop.step()
+    samples = [row["samples"] for row in loop.rows]
+    assert samples[:2] != samples[2:]
+    loop.save(tmp_path / "checkpoint")
+    loop.step()
+    again = sampling(RAGGED[:2] * 2 + RAGGED[:1], batch_size=2)
+    again.resume(tmp_path / "checkpoint")
+    assert again.step_number == 2
+    again.step()
+    assert again.rows == loop.rows and len(loop.rows) == 5
+    again.save(tmp_path / "checkpoint")
+    done = sampling(RAGGED[:2] * 2 + RAGGED[:1], batch_size=2)
+    done.resume(tmp_path / "checkpoint")
+    assert done.step_number == done.config.max_steps == 3  # the last step had one prompt
+
+
+def test_the_curve_of_the_best_of_n_by_hand():
+    """Chosen by score: of two, gold 1 and 2, mean 1.5 ± .5; of one, any: mean 4."""
+    loop = sampling(RAGGED[:2])
+    loop.rows = [
+        {"scores": [1.0, 2.0], "gold": [5.0, 1.0], "prompt": "p", "samples": ["a", "b"]},
+        {"scores": [3.0, 0.0], "gold": [2.0, 8.0], "prompt": "q", "samples": ["c", "d"]},
+    ]
+    loop.rows = [{**row, "completion": row["samples"][i]} for row, i in zip(loop.rows, (1, 0))]
+    found = loop.measure()
+    one, two = found["curve"]
+    assert (one["n"], two["n"]) == (1, 2)
+    assert (one["reward"], one["gold"]) == (1.5, 4.0)
+    assert (two["reward"], two["gold"]) == (2.5, 1.5)
+    assert two["gold_se"] == pytest.approx(0.5) and two["reward_se"] == pytest.approx(0.5)
+    assert found["first"] == ["a", "c"] and found["completions"] == ["b", "c"]
 
 
 def test_without_flags_a_run_starts_from_the_shipped_models(tmp_path):
@@ -452,6 +498,7 @@ def test_a_reward_that_fails_is_named_and_its_traceback_can_be_had(
     )
     assert main(arguments) == 2
     assert "error: reward function 'broken' raised ZeroDivisionError" in said(capsys)
+    assert not (tmp_path / "run").exists()  # nothing had been trained
     arguments[2] = str(tmp_path / "again")
     assert main([*arguments, "--traceback"]) == 2
     assert "return [1 / 0]" in capsys.readouterr().err
@@ -845,6 +892,11 @@ def test_prompts_without_room_to_sample_are_neither_measured_nor_standardised_on
         assert (tmp_path / f"{command} none" / "model").exists()
     assert read_run(tmp_path / "dpo none")["evaluation"] == {"before": {}, "after": {}}
 
+    rows[0]["prompt"] = RAGGED[0]  # of one sample there is no standard error
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(line("dpo", models, tmp_path / "one", *flags)) == 0
+    assert read_run(tmp_path / "one")["evaluation"] == {"before": {}, "after": {}}
+
 
 def test_single_completions_with_labels_and_pairs_are_told_apart_by_their_columns(
     models, ragged, tmp_path, capsys, monkeypatch
@@ -861,7 +913,12 @@ def test_single_completions_with_labels_and_pairs_are_told_apart_by_their_column
     for kind in ("labels", "pairs"):
         flags = ["--data", ragged[kind], *kto]
         assert main(line("dpo", models, tmp_path / kind, *flags)) == 0
-    assert asked == ["load_labelled", "load_preferences"]
+    both = [json.loads(row) | {"label": True} for row in open(ragged["pairs"], encoding="utf-8")]
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
+    assert (
+        main(line("dpo", models, tmp_path / "both", "--data", tmp_path / "both.jsonl", *kto)) == 0
+    )
+    assert asked == ["load_labelled", "load_preferences", "load_preferences"]
     first = read_log(tmp_path / "labels" / "log.jsonl")[0]
     assert abs(first["chosen_reward"]) < 1e-5  # before any update
     capsys.readouterr()
@@ -1018,6 +1075,33 @@ def test_a_reward_that_raises_in_a_step_costs_nothing_but_the_step(
             assert (tmp_path / "run" / name).read_bytes() == (
                 tmp_path / "whole" / name
             ).read_bytes()
+
+
+def test_a_reward_that_raises_when_a_batch_is_drawn_again_costs_nothing_but_the_step(
+    models, tmp_path, moody, capsys
+):
+    """Dynamic sampling counts the batches that it draws: those of the lost step are drawn again."""
+    (tmp_path / "half.py").write_text(
+        "import moods\n"
+        "def flat(prompts, completions, **columns):\n"
+        "    scores = moods.brevity(prompts, completions)\n"
+        "    return [s if len(p) % 3 else 0. for s, p in zip(scores, prompts)]\n"
+    )
+    rows = [{"prompt": RAGGED[i % 4] + " now" * (i % 5)} for i in range(30)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--reward", "half:flat", "--dynamic-sampling", "--data", tmp_path / "p.jsonl"]
+    arguments = line("grpo", {"policy": models["policy"]}, tmp_path / "whole", *flags)
+    arguments += ["--missing-eos-penalty", "0"]
+    assert main(arguments) == 0
+    draws = [record["drawn"] // 4 for record in read_log(tmp_path / "whole" / "log.jsonl")]
+    lost = next(i for i, n in enumerate(draws) if i and n > 1)
+    moody.calls, moody.stop_at = 0, 1 + sum(draws[:lost]) + 2  # one to measure; the second draw
+    arguments[2] = str(tmp_path / "run")
+    assert main(arguments) == 2
+    assert f"error: step {lost + 1}: reward function 'flat' raised" in capsys.readouterr().err
+    moody.stop_at = None
+    assert main(["grpo", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert without_seconds(tmp_path / "run") == without_seconds(tmp_path / "whole")
 
 
 def test_an_error_inside_an_update_leaves_the_last_checkpoint(
@@ -1274,6 +1358,7 @@ def test_a_function_is_found_in_a_module_a_package_a_class_and_a_file(shelf):
         ("broken_shelf:length", "AttributeError: module 'json' has no attribute 'no_such_thing'"),
         ("leaving_shelf:length", "importing it failed: SystemExit: usage"),
         ("odd_shelf:f", r"SyntaxError: invalid syntax .*odd_shelf.py, line 1"),
+        ("broken_shelf.py:length", "AttributeError: module 'json' has no attribute"),
         ("no_shelf.py:length", "importing it failed: there is no file '.*no_shelf.py'"),
         ("gone/my_shelf.py:length", "importing it failed: there is no file"),
         (r"C:\runs\reward", r"--reward is 'C:\\\\runs\\\\reward'; expected a checkpoint folder"),
@@ -1291,6 +1376,7 @@ def test_a_reward_that_is_not_there_is_told_as_what_it_was_taken_for(
     with pytest.raises((ValueError, OSError), match=message) as refused:
         reward_for(source)
     assert str(refused.value).startswith("--reward is ")
+    assert Path(source.partition(".py:")[0]).stem not in sys.modules or "my_shelf" in source
 
 
 def test_a_reward_of_a_world_needs_the_world():
@@ -1338,9 +1424,21 @@ def test_several_rewards_are_added_up_with_their_weights(models, shelf, tmp_path
 def test_the_critic_starts_from_the_learned_one_of_several_rewards(models, shelf):
     start, words = load_policy(models["policy"])
     both = reward_for(["my_shelf:one", models["reward"]])
-    critic = commands.start_critic(SimpleNamespace(critic=None, seed=0), start, words, both)
+    critic = commands.start_critic(SimpleNamespace(critic=None, seed=5), start, words, both)
     assert torch.equal(critic.score.weight, both.rewards[1].model.score.weight)
     assert critic is not both.rewards[1].model
+
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf_lib.worlds import sums
+
+    config = copy.deepcopy(both.rewards[1].model.config)
+    config.vocab_size = len(sums.tokenizer())
+    foreign = commands.LearnedReward(
+        AutoModelForSequenceClassification.from_config(config), sums.tokenizer()
+    )
+    critic = commands.start_critic(SimpleNamespace(critic=None, seed=5), start, words, foreign)
+    assert torch.equal(critic.transformer.wte.weight, start.transformer.wte.weight)
 
 
 # ------------------------------------------------------------------ consoles
@@ -1420,7 +1518,8 @@ def test_a_run_ends_well_in_a_locale_without_letters(models, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="locales and pipes of POSIX")
 def test_a_pipe_that_closes_its_end_gets_no_traceback():
     """Neither from the command nor from Python, which flushes once more when it ends."""
-    for arguments in (["--help"], ["report", "no/such/run"]):
+    calls = [(a, u) for a in (["--help"], ["report", "no/such/run"]) for u in ("", "1")]
+    for arguments, unbuffered in calls:
         ends, begins = os.pipe()
         os.close(ends)  # before anything is written
         done = subprocess.run(
@@ -1428,6 +1527,7 @@ def test_a_pipe_that_closes_its_end_gets_no_traceback():
             cwd=ROOT,
             stdout=begins,
             stderr=subprocess.PIPE if arguments == ["--help"] else begins,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
         os.close(begins)
         assert done.returncode == (0 if arguments == ["--help"] else 2) and not done.stderr
@@ -1574,6 +1674,95 @@ def settled(text: str, tmp_path) -> dict:
         tmp_path / "run",
         resume=False,
     )
+
+
+def made_ready(text: str, tmp_path):
+    """The task of a command line, before its first step."""
+    settings = {**settled(text, tmp_path), "device": "cpu"}
+    make, config = commands.COMMANDS[text.split()[0]]
+    known = {field.name: settings[field.name] for field in fields(config)}
+    return make(SimpleNamespace(**settings), config(**known))
+
+
+def test_what_is_held_out_is_not_trained_on(models, tmp_path, monkeypatch):
+    """Of a file the first rows; of a world, prompts that no seed of it trains on."""
+    monkeypatch.setattr(commands, "evaluate", lambda *a, **k: {"values": {}, "prompts": a[2]})
+    rows = [{"prompt": f"write to ben {i}", "completion": "hello"} for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = f"--data {tmp_path / 'rows.jsonl'} --policy {models['policy']} --eval-rows 4"
+    for command, prompts in (
+        ("sft", lambda loop: loop.data.prompts),
+        (f"ppo --reward {models['reward']} --max-new-tokens 6", lambda loop: loop.data["prompt"]),
+    ):
+        task = made_ready(f"{command} {start}", tmp_path)
+        assert prompts(task.loop) == [row["prompt"] for row in rows[4:]]
+        assert task.measure()["prompts"] == [row["prompt"] for row in rows[:4]]
+
+    world, seeded = commands.letters, f"--policy {models['policy']} --eval-rows 5 --seed 3"
+    held_out = world.prompts(5, seed=12, held_out=True)["prompt"][:]
+    for command, prompts, expected in (
+        (
+            "sft --rows 7",
+            lambda loop: loop.data.prompts,
+            world.demonstrations(7, seed=3)["prompt"][:],
+        ),
+        (
+            f"grpo --rows 9 --reward {models['reward']}",
+            lambda loop: loop.data["prompt"],
+            world.prompts(9, seed=103)["prompt"][:],
+        ),
+    ):
+        task = made_ready(f"{command} {seeded}", tmp_path)
+        assert prompts(task.loop) == expected
+        assert task.measure()["prompts"] == held_out and not set(held_out) & set(expected)
+    pairs = artifacts.compare(load_policy(models["policy"])[0], tokenizer(), 6, 3)
+    task = made_ready(f"reward-model --rows 6 {seeded}", tmp_path)
+    assert task.loop.chosen == pairs["chosen"][:]
+    seen = []
+    monkeypatch.setattr(commands, "pair_accuracy", lambda m, t, held: seen.append(held) or 0.5)
+    task.measure()
+    assert seen[0]["prompt"][:] == world.prompts(5, seed=1_003)["prompt"][:]
+
+
+def test_simpo_is_measured_by_a_reference_that_it_does_not_read(models, tmp_path):
+    """So that one with a short context is no limit to what it trains on."""
+    model = load_policy(models["policy"])[0]
+    model.config.n_positions = 40
+    model.transformer.wpe.weight = torch.nn.Parameter(model.transformer.wpe.weight[:40])
+    model.save_pretrained(tmp_path / "short")
+    tokenizer().save_pretrained(tmp_path / "short")
+    row = {"prompt": RAGGED[0], "chosen": "no. " * 20, "rejected": "no."}
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 9)
+    flags = f"--policy {models['policy']} --data {tmp_path / 'pairs.jsonl'} --eval-rows 2"
+    task = made_ready(f"dpo --loss-type simpo {flags}", tmp_path)
+    assert task.loop.reference is None and task.measure()["kl"] == pytest.approx(0, abs=1e-6)
+    flags += f" --reference {tmp_path / 'short'}"
+    assert made_ready(f"dpo --loss-type simpo {flags}", tmp_path).loop.reference is None
+    with pytest.raises(
+        ValueError, match="9 of 9 rows do not fit.*at most 40, the context of the ref"
+    ):
+        made_ready(f"dpo {flags}", tmp_path)
+
+
+def test_measuring_samples_as_the_loop_does_and_repeatably(models, tmp_path, monkeypatch):
+    """At its temperature and length, from the run's seed, against its reference and reward."""
+    seen = []
+    monkeypatch.setattr(commands, "evaluate", lambda *a, **k: seen.append((a, k)) or {"values": 0})
+    flags = f"--policy {models['policy']} --eval-rows 5 --rows 9 --seed 4"
+    sampling = f"--reward {models['reward']} --temperature 0.5 --max-new-tokens 7"
+    for command, expected in (
+        (f"grpo {flags} {sampling}", (7, 0.5, 4)),
+        (f"ppo {flags} {sampling}", (7, 0.5, 4)),
+        (f"sft {flags}", (commands.letters.MAX_NEW_TOKENS, 1.0, 4)),
+    ):
+        task = made_ready(command, tmp_path)
+        task.measure()
+        (policy, _, _, rewards, reference, *how), _ = seen[-1]
+        assert tuple(how) == expected and policy is task.model
+        assert list(rewards) == (["gold"] if command.startswith("sft") else ["reward", "gold"])
+        if not command.startswith("sft"):
+            assert reference is task.loop.reference is not policy
+            assert rewards["reward"] is task.loop.reward
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
