@@ -3944,6 +3944,7 @@ MUTANTS = [
         "return [await _settle(x) for x in values]",
         "what waits together waits one after the other",
         ["tests/unit/test_calling.py::test_all_wait_together"],
+    ),
     # -------------------------------------------------------------------------------------- lengths
     Mutant(
         "lengths-one-token-less",
