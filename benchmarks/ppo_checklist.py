@@ -70,7 +70,7 @@ def positions_with_padding(attention_mask: Tensor) -> Tensor:
 
 
 def believe(*tables, **settings) -> None:
-    """In place of the guard, which would stop a loop whose sampler is not its scorer."""
+    """In place of what would stop or mend a loop whose sampler is not its scorer."""
 
 
 def train_with_dropout(role: str, model) -> None:
@@ -168,6 +168,7 @@ CHECKLIST = {
         "dropout of 0.1 in policy and critic",
         replaced={
             "rlhf_lib.machinery.machine.train_without_dropout": train_with_dropout,
+            "rlhf_lib.machinery.machine.Machine.settle": believe,
             GUARD: believe,
         },
     ),

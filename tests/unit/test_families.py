@@ -527,6 +527,17 @@ def test_dropout_that_a_user_wakes_is_put_to_sleep_again(recomputed):
     assert len(calls) == (2 if recomputed else 1)
 
 
+def test_a_reference_that_a_user_wakes_is_put_to_sleep_again():
+    found = []
+    for woken in (False, True):
+        policy = families.model("opt")
+        reference = families.model("opt", seed=1, dropout=0.5)
+        loop = grpo(policy, reference)
+        reference.train(woken)
+        found.append(loop.step()["kl"])
+    assert found[0] == found[1] != 0
+
+
 def test_a_sampler_that_parts_from_its_scorer_later_is_told():
     policy = families.model("llama")
     loop = grpo(policy)
