@@ -28,6 +28,9 @@ def load_model(auto_class, source: str | os.PathLike):
     how = {"dtype": torch.float32, "output_loading_info": True}
     model, found = load_pretrained(auto_class, source, **how)
     here, kind = f"source is {str(source)!r}", type(model).__name__
+    made = next(iter(getattr(model.config, "architectures", None) or ()), "")
+    if made.endswith("Classification") and not hasattr(model, "score"):
+        raise ValueError(f"{here}, a {made}: a reward model; expected a policy, as sft leaves it")
     if found["missing_keys"]:
         raise ValueError(
             f"{here}; expected a {kind}, and it has no weights for "

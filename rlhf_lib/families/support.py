@@ -247,8 +247,8 @@ def check_one_output(name: str, model) -> None:
     """
     if not hasattr(model, "score"):
         raise ValueError(
-            f"{name} is a {type(model).__name__}; expected a sequence classifier on "
-            "a decoder, with a head called score"
+            f"{name} is a {type(model).__name__}; expected a sequence classifier on a decoder, "
+            "with a head called score (new_reward_model makes one of a policy)"
         )
     if model.config.num_labels != 1:
         raise ValueError(f"{name} has {model.config.num_labels} labels; expected one, the reward")

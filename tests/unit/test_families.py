@@ -335,8 +335,13 @@ def test_weights_that_are_not_there_are_not_made_up(tmp_path):
         load_reward_model(tmp_path / "policy")
     new_reward_model(policy).save_pretrained(tmp_path / "reward")
     families.PLAIN.save_pretrained(tmp_path / "reward")
-    with pytest.raises(ValueError, match="expected a LlamaForCausalLM.*no weights for lm_head"):
-        load_policy(tmp_path / "reward")
+    for tied in (False, True):  # tied, no weight is missing
+        policy = families.model("llama", tie_word_embeddings=tied)
+        new_reward_model(policy).save_pretrained(tmp_path / "reward")
+        with pytest.raises(ValueError, match="LlamaForSequenceClassification: a reward model; exp"):
+            load_policy(tmp_path / "reward")
+    with pytest.raises(ValueError, match="model is a LlamaForCausalLM; expected a sequence clas"):
+        RewardTraining(policy, families.PLAIN, pairs(), RewardConfig(max_steps=1, batch_size=4))
 
 
 def test_a_model_without_a_row_for_a_token_of_its_tokenizer_is_refused():

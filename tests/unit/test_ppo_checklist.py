@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import pkgutil
 
 import pytest
 import torch
@@ -86,8 +86,7 @@ def test_an_item_left_out_changes_the_run_and_nothing_after_it(name, usual):
 
 
 def lookup(target: str):
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return pkgutil.resolve_name(target)
 
 
 @pytest.mark.parametrize(
