@@ -574,7 +574,8 @@ def test_a_model_that_padding_moves_is_stopped_by_the_first_batch(monkeypatch):
     policy.set_output_embeddings(head)
 
     def note_padding(module, arguments, inputs):
-        head.width = int((inputs["attention_mask"] == 0).sum(dim=1).max())
+        before = inputs["attention_mask"].cumsum(dim=1) == 0  # of each row, on the left
+        head.width = before.sum(dim=1)[:, None, None]
 
     policy.register_forward_pre_hook(note_padding, with_kwargs=True)
     loop = grpo(policy, families.frozen("llama"))
