@@ -127,8 +127,9 @@ def load_labelled(
     """Single completions, each called good or bad: `prompt`, `completion` (text), `label` (bool).
 
     TRL calls this an unpaired preference; "kto" learns from it. A label is true or false, 1 or 0,
-    or such a word in text; rows without one are dropped. Pairs are read by `load_preferences`, and
-    "kto" takes those apart by itself. Parameters, errors: see `load_preferences`.
+    or such a word in text or as the name of a `ClassLabel`; rows without one are dropped. Pairs are
+    read by `load_preferences`, and "kto" takes those apart by itself. Parameters, errors: see
+    `load_preferences`.
 
     Source: Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: none yet.
     """

@@ -62,9 +62,18 @@ class Found:
         """Columns as Python's values.
 
         Those of TEXTS come from the JSON itself where `datasets` found more in them than text: it
-        takes `"2024-05-06"` for a time, and `"12"` for a number if other rows hold messages.
+        takes `"2024-05-06"` for a time, and `"12"` for a number if other rows hold messages. A
+        `ClassLabel` is read by its name: which number a name has is for its author to choose.
         """
+        from datasets import ClassLabel
+
         values = self.table.select_columns(list(names))[:]
+        for name in names:
+            kind = self.table.features[name]
+            if isinstance(kind, ClassLabel) and kind.names:  # None, or -1, where there is none
+                values[name] = [
+                    None if i is None or i < 0 else kind.int2str(i) for i in values[name]
+                ]
         schema = self.table.features.arrow_schema
         odd = [name for name in names if name in TEXTS and not _only_text(schema.field(name).type)]
         rows = self.rows() if odd and self.rows else []

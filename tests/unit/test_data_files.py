@@ -366,6 +366,41 @@ def test_another_label_is_refused_by_its_row(tmp_path, label):
         load_labelled(write(tmp_path / "rows.jsonl", rows))
 
 
+def classes(folder: Path, names: list[str], values: list[int | None]) -> Path:
+    """A file whose labels are numbers, which the names of a `ClassLabel` belong to."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features(
+        {"prompt": Value("string"), "completion": Value("string"), "label": ClassLabel(names=names)}
+    )
+    rows = [{"prompt": "p", "completion": f"c{i}", "label": x} for i, x in enumerate(values)]
+    Dataset.from_list(rows, features=features).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+@pytest.mark.parametrize("names", [["1", "0"], ["True", "False"], ["true", "false"]])
+def test_the_label_of_a_class_is_its_name_and_not_its_number(tmp_path, names):
+    assert load_labelled(classes(tmp_path, names, [0, 1, 0]))["label"][:] == [True, False, True]
+    names = names[::-1]
+    assert load_labelled(classes(tmp_path, names, [0, 1, 0]))["label"][:] == [False, True, False]
+
+
+def test_a_class_with_another_name_is_refused_by_its_row(tmp_path):
+    for names, values, told in (
+        (["good", "bad"], [0, 1], "row 0 has the label 'good'"),
+        (["true", "bad"], [0, 1, 1], "row 1 has the label 'bad'"),
+    ):
+        with pytest.raises(ValueError, match=f"{told}; expected true or false"):
+            load_labelled(classes(tmp_path, names, values))
+
+
+def test_a_row_without_a_class_is_dropped(tmp_path, caplog):
+    """-1 is how a test split is written whose labels are not given out."""
+    loaded = load_labelled(classes(tmp_path, ["0", "1"], [-1, 1, None, 0]))
+    assert loaded["completion"][:] == ["c1", "c3"] and loaded["label"][:] == [True, False]
+    assert "dropped 2 of 4 rows: 2 without a label (rows 0, 2)" in caplog.text
+
+
 def test_labelled_messages_and_pairs(tmp_path):
     said = {"prompt": [{"role": "user", "content": "hi"}], "label": True}
     said["completion"] = [{"role": "assistant", "content": "hello"}]
