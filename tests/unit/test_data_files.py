@@ -542,6 +542,20 @@ def test_what_save_to_disk_wrote_is_read(tmp_path):
         load_prompts(tmp_path / "many")
 
 
+def test_rows_of_a_part_are_told_as_those_of_the_part(tmp_path, caplog):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in ("a", "b", "", "c")])
+    assert len(load_prompts(path, "train[1:]")) == 2
+    told = "dropped 1 of 3 rows of the split 'train[1:]': 1 with an empty prompt (row 1)"
+    assert caplog.messages == [f"{path}: {told}"]
+    caplog.clear()
+    assert len(load_prompts(path)) == 3
+    assert caplog.messages == [f"{path}: dropped 1 of 4 rows: 1 with an empty prompt (row 2)"]
+    pairs = [{"prompt": "p", "chosen": "a", "rejected": {"b": 1}}] * 2
+    for split, where in (("train", "row 0"), ("train[1:]", r"row 0 of the split 'train\[1:\]'")):
+        with pytest.raises(ValueError, match=f"; {where} has "):
+            load_preferences(write(tmp_path / "pairs.jsonl", pairs), split)
+
+
 def test_a_folder_outside_the_source_is_refused(tmp_path):
     write(tmp_path / "train.jsonl", [PAIR])
     with pytest.raises(ValueError, match="data_dir is '/tmp'; expected a folder inside"):
