@@ -302,8 +302,15 @@ def test_columns_without_a_name_or_with_one_twice(tmp_path):
         (
             "a.csv",
             "prompt,n\na,1,\nb,2,\n",
-            "more cells than its header, prompt, n; expected a name",
+            r"more cells than its header, prompt, n \(.* in line 2 of a.csv\); expected a name",
         ),
+        (
+            "a.tsv",
+            "prompt\tn\n\na\t1\t\nb\t2\t\n",
+            r"its header, prompt, n \(.* in line 3 of a.tsv\); expected a name",
+        ),
+        ("a.csv", "prompt,n\0\na,1\n", "line 1 of a.csv has a NUL byte in it; expected text"),
+        ("a.csv", "prompt,n\na\0b,1\n", "line 2 of a.csv has a NUL byte in it; expected text"),
         ("a.csv", "prompt,n\na,1\nb,2,3\n", "Expected 2 fields in line 3, saw 3"),
         ("a.csv", 'prompt,n\n"a,1\n', "EOF inside string"),
         ("a.csv", "prompt,n\na,1\nä,2\n".encode("cp1252"), r"line 3 of a.csv is not UTF-8 .*0xe4"),
@@ -554,6 +561,19 @@ def test_rows_of_a_part_are_told_as_those_of_the_part(tmp_path, caplog):
     for split, where in (("train", "row 0"), ("train[1:]", r"row 0 of the split 'train\[1:\]'")):
         with pytest.raises(ValueError, match=f"; {where} has "):
             load_preferences(write(tmp_path / "pairs.jsonl", pairs), split)
+
+
+def test_a_folder_inside_a_file_is_refused(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    with pytest.raises(ValueError, match="rows.jsonl', a file, and data_dir is 'b'; expected the"):
+        load_prompts(path, "train", "b")
+    assert len(load_prompts(path, "train", "")) == len(load_prompts(path)) == 1
+
+
+def test_packed_parquet_is_no_file_that_can_be_read(tmp_path):
+    path = write(tmp_path / "rows.parquet.gz", b"PAR1")
+    with pytest.raises(ValueError, match="expected a file that ends in .*, or one of these but .p"):
+        load_prompts(path)
 
 
 def test_a_folder_outside_the_source_is_refused(tmp_path):
