@@ -77,7 +77,7 @@ class LearnedReward:
         self.__name__ = "learned_reward"  # TRL logs rewards under this name
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> list[float]:
         scores = []
         for i in range(0, len(prompts), self.batch_size):
             rows = slice(i, i + self.batch_size)
@@ -115,7 +115,7 @@ class CombinedReward:
         self.names = [f"{x}_{i + 1}" if names.count(x) > 1 else x for i, x in enumerate(names)]
         self.table: Tensor | None = None
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> Rewards:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> Rewards:
         self.table = reward_table(self.rewards, prompts, completions, columns).double()
         left_out = self.table.isnan().all(dim=0).tolist()
         values = self.combine(self.table).tolist()
@@ -267,7 +267,7 @@ class VerifiableReward:
         self.verifier, self.columns, self.errors = verifier, columns, 0
         self.__name__ = name or _name(verifier)
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> list[float]:
         taken = [_column(columns, name, len(completions)) for name in self.columns]
         found = outcomes(
             partial(self.verifier, prompt, completion, **dict(zip(self.columns, values)))
@@ -371,7 +371,7 @@ class ProcessReward:
         self.step_scores: list[list[float]] = []
         self.__name__ = f"process_{aggregate}"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> list[float]:
         split = results(partial(self.split, completion) for completion in completions)
         found = results(
             partial(self.score, prompt, steps) if steps else list
@@ -431,7 +431,7 @@ class JudgeReward:
         self.answers, self.batch_size = _answer_ids(tokenizer, answers), batch_size
         self.__name__ = "judge"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> list[float]:
         rows = zip(prompts, completions, strict=True)
         texts = [self.template.format(prompt=p, completion=c) for p, c in rows]
         return torch.sigmoid(_answer_log_odds(self, texts)).tolist()
@@ -474,7 +474,7 @@ class PairwiseJudge:
         self.answers, self.batch_size = _answer_ids(tokenizer, answers), batch_size
         self.against, self.__name__ = against, "pairwise_judge"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+    def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> list[float]:
         return self.compare(prompts, completions, _column(columns, self.against, len(completions)))
 
     def log_odds(self, prompts: list[str], first: list[str], second: list[str]) -> Tensor:

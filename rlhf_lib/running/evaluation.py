@@ -51,7 +51,19 @@ def evaluate(
         For each reward its mean and `NAME_se`, the standard error; `kl` and `kl_se` in nats per
         completion; `length` in tokens; `prompts`, `completions`, and `values`, the rewards of
         each sample by name, None where one does not apply.
+
+    Raises
+    ------
+    ValueError
+        If a reward has the name of something else in the result.
     """
+    taken = {"kl", "length", "prompts", "completions", "values"}
+    taken |= {f"{name}_se" for name in (*rewards, "kl", "length")}
+    if clash := [name for name in rewards if name in taken]:
+        raise ValueError(
+            f"rewards has the name {clash[0]!r}, under which the result holds something else; "
+            "expected another than kl, length, prompts, completions, values and the NAME_se of any"
+        )
     generator = torch.Generator(policy.device).manual_seed(seed)
     completions, ids, lengths, kls = [], [], [], []
     for i in range(0, len(prompts), batch_size):

@@ -5,9 +5,10 @@ tokenizer's chat template where it has one, and otherwise in a plain format (see
 Columns beside these stay as they are, of whatever type. What a file may be, see `load_table`.
 
 Rows that nothing can be learned from (an empty completion, no shared prompt) are dropped, and a
-logged warning says how many, and which; rows are counted from 0. What cannot be read as text is
-refused by its row. What it leaves out: streaming; a whole split is held in memory. Real preference
-data holds offensive text: look before you print. Chapters: sft, reward-model, gpt2-on-a-gpu.
+logged warning says how many, and which; rows are counted from 0 in the split that was asked for,
+so in `train[3:]` row 0 is the fourth of `train`. What cannot be read as text is refused by its row.
+What it leaves out: streaming; a whole split is held in memory. Real preference data holds offensive
+text: look before you print. Chapters: sft, reward-model, gpt2-on-a-gpu.
 """
 
 from __future__ import annotations
@@ -127,8 +128,9 @@ def load_labelled(
     """Single completions, each called good or bad: `prompt`, `completion` (text), `label` (bool).
 
     TRL calls this an unpaired preference; "kto" learns from it. A label is true or false, 1 or 0,
-    or such a word in text; rows without one are dropped. Pairs are read by `load_preferences`, and
-    "kto" takes those apart by itself. Parameters, errors: see `load_preferences`.
+    or such a word in text or as the name of a `ClassLabel`; rows without one are dropped. Pairs are
+    read by `load_preferences`, and "kto" takes those apart by itself. Parameters, errors: see
+    `load_preferences`.
 
     Source: Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: none yet.
     """
@@ -288,6 +290,8 @@ class _Rows:
                 "count with"
             )
         self.source, self.tokenizer, self.max_length = source, tokenizer, max_length
+        part = {*"[+"} & {*str(split)}  # its rows are not numbered as those of the file
+        self.part = f" of the split {split!r}" if part else ""
         self.found = find(source, split, data_dir)
         self.write = Writer(tokenizer)
         self.texts: dict[int, tuple[str, ...]] = {}  # of each row that is kept
@@ -322,7 +326,8 @@ class _Rows:
             except _Dropped as flaw:
                 self.dropped.setdefault(str(flaw), []).append(i)
             except ValueError as error:
-                raise ValueError(f"source is {str(self.source)!r}; row {i} {error}") from error
+                here = f"source is {str(self.source)!r}; row {i}{self.part}"
+                raise ValueError(f"{here} {error}") from error
 
     def _text(self, parts: tuple, row: dict) -> tuple[str, ...]:
         if flaw := _flaw(*parts):
@@ -379,7 +384,7 @@ class _Rows:
         """Warn of what was dropped, or refuse the source if that was all."""
         number = len(self.found.table)
         flaws = sorted(self.dropped.items(), key=lambda item: min(item[1]))
-        told = f"{number - len(self.texts)} of {number} rows: " + ", ".join(
+        told = f"{number - len(self.texts)} of {number} rows{self.part}: " + ", ".join(
             f"{len(rows)} {flaw} ({_numbers(sorted(rows))})" for flaw, rows in flaws
         )
         if not self.texts:

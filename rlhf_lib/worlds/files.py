@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 KINDS = {
@@ -62,9 +63,18 @@ class Found:
         """Columns as Python's values.
 
         Those of TEXTS come from the JSON itself where `datasets` found more in them than text: it
-        takes `"2024-05-06"` for a time, and `"12"` for a number if other rows hold messages.
+        takes `"2024-05-06"` for a time, and `"12"` for a number if other rows hold messages. A
+        `ClassLabel` is read by its name: which number a name has is for its author to choose.
         """
+        from datasets import ClassLabel
+
         values = self.table.select_columns(list(names))[:]
+        for name in names:
+            kind = self.table.features[name]
+            if isinstance(kind, ClassLabel) and kind.names:  # None, or -1, where there is none
+                values[name] = [
+                    None if i is None or i < 0 else kind.int2str(i) for i in values[name]
+                ]
         schema = self.table.features.arrow_schema
         odd = [name for name in names if name in TEXTS and not _only_text(schema.field(name).type)]
         rows = self.rows() if odd and self.rows else []
@@ -104,6 +114,11 @@ def find(source: str | os.PathLike, split: str = "train", data_dir: str | None =
 
     here = f"source is {str(source)!r}"
     path = _place(source, here)
+    if data_dir and path is not None and path.is_file():
+        raise ValueError(
+            f"{here}, a file, and data_dir is {data_dir!r}; expected the folder that holds this "
+            "one as the source, or no data_dir"
+        )
     quiet = path is not None and not datasets.are_progress_bars_disabled()
     if quiet:  # local files load in a blink; a bar would stay in the notebook
         datasets.disable_progress_bars()
@@ -146,7 +161,8 @@ def _place(source: str | os.PathLike, here: str) -> Path | None:
     if name and os.path.exists(name):
         if path.is_file() and _kind(path) is None:
             raise ValueError(
-                f"{here}; expected a file that ends in {', '.join(KINDS)}, or one of these with .gz"
+                f"{here}; expected a file that ends in {', '.join(KINDS)}, or one of these but "
+                ".parquet with .gz behind it"
             )
         return path
     if os.path.islink(name):
@@ -167,7 +183,9 @@ def _place(source: str | os.PathLike, here: str) -> Path | None:
 
 
 def _kind(path: Path) -> str | None:
-    return KINDS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
+    name = path.name.lower()
+    kind = KINDS.get(Path(name.removesuffix(".gz")).suffix)
+    return None if kind == "parquet" and name.endswith(".gz") else kind
 
 
 def _listed(folder: Path) -> tuple[str, dict[str, list[Path]]] | None:
@@ -230,13 +248,14 @@ def _local(path: Path, split: str, data_dir: str | None) -> Found:
     names = {name: [glob.escape(str(path)) for path in paths] for name, paths in files.items()}
     if kind == "json":
         return _json_table(names, files, split)
-    cells = {}
+    cells, wider = {}, None
     if kind in SEPARATORS:
-        header = [
-            name for paths in files.values() for file in paths for name in _header(file, kind)
-        ]
+        every = [file for paths in files.values() for file in paths]
+        header = [name for file in every for name in _header(file, kind)]
+        wider = partial(_wider, every, SEPARATORS[kind])
         kind, cells = "csv", {"sep": SEPARATORS[kind], **_cells(header)}
-    return Found(_checked(datasets.load_dataset(kind, data_files=names, split=split, **cells)))
+    table = datasets.load_dataset(kind, data_files=names, split=split, **cells)
+    return Found(_checked(table, wider))
 
 
 def _again(arguments: dict, split: str):
@@ -275,8 +294,13 @@ def _check_text(path: Path) -> None:
     begins = ""
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            if number == 1 and (line.startswith(UTF_16) or 0 in line):
+            if number == 1 and (line.startswith(UTF_16) or 0 in line[:2]):  # a Latin letter is two
                 raise Unreadable(f"{path.name} is UTF-16; expected UTF-8, so save it in that")
+            if 0 in line:  # where pandas would end the cell
+                raise Unreadable(
+                    f"line {number} of {path.name} has a NUL byte in it; expected text, which has "
+                    "none"
+                )
             try:
                 bare = line.decode().strip("\ufeff \t\r\n")
             except UnicodeDecodeError as error:
@@ -312,6 +336,19 @@ def _header(path: Path, kind: str) -> list[str]:
     return header
 
 
+def _wider(paths: list[Path], separator: str) -> str:
+    """Where the first row stands that has more cells than its header."""
+    for path in paths:
+        width = None
+        with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=separator)
+            for row in filter(None, rows):
+                width = len(row) if width is None else width
+                if len(row) > width:
+                    return f" (the first of them ends in line {rows.line_num} of {path.name})"
+    return ""
+
+
 def _cells(header: list[str]) -> dict:
     """What `datasets` hands on to pandas: the columns of TEXTS are text, whatever stands there."""
     names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
@@ -323,12 +360,13 @@ def _cells(header: list[str]) -> dict:
     }
 
 
-def _checked(table):
+def _checked(table, wider: Callable[[], str] | None = None):
     """A table of pandas' whose rows are as wide as the header; a wider one moves every cell."""
     if table.info.builder_name == "csv" and "__index_level_0__" in table.column_names:
+        where = wider() if wider else ""
         raise Unreadable(
-            f"its rows have more cells than its header, {', '.join(table.column_names[:-1])}; "
-            "expected a name for each column, and quotes around text with the separator in it"
+            f"its rows have more cells than its header, {', '.join(table.column_names[:-1])}{where}"
+            "; expected a name for each column, and quotes around text with the separator in it"
         )
     return table
 

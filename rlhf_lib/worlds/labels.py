@@ -135,7 +135,12 @@ def read_labels(path: str | os.PathLike) -> Labels:
         wanted = {"retraction": ("of",), "label": ("id", "prompt", "chosen", "rejected")}.get(
             record.get("kind") if isinstance(record, dict) else None
         )
-        if wanted is None or not all(isinstance(record.get(key), str) for key in wanted):
+        who = record.get("annotator") if wanted else None
+        if (
+            wanted is None
+            or not all(isinstance(record.get(key), str) for key in wanted)
+            or isinstance(who, list | dict)  # a name, or a number, tells people apart
+        ):
             raise ValueError(
                 f"line {number} of {Path(path).name} is {line[:60]!r}; expected a "
                 "label or a retraction"

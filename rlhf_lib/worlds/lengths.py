@@ -19,6 +19,7 @@ from ..models.tokens import context_of
 COMPLETIONS = ("completion", "chosen", "rejected")  # the columns that a prompt is followed by
 AT_ONCE = 1_000  # texts tokenized in one call: memory is bounded by it
 GROWTH = 11  # by how much normal forms of Unicode lengthen a text in UTF-8, at most
+BEGINS = 40  # characters of a prompt that a message shows
 MARKS = 8  # tokens that a tokenizer may put around a text, generously
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Misfit(NamedTuple):
 
     row: int
     why: str
+    prompt: str = ""
 
 
 def row_lengths(tokenizer, prompts: list[str], *completions: list[str]) -> list[int]:
@@ -107,7 +109,7 @@ def misfits(
     for row, ids in zip(blank, bare.get("input_ids", ())):
         if not ids:
             found[row] = f"has the prompt {prompts[row]!r}; expected text with at least one token"
-    return [Misfit(row, found[row]) for row in sorted(found)]
+    return [Misfit(row, found[row], prompts[row]) for row in sorted(found)]
 
 
 def check_lengths(
@@ -192,21 +194,29 @@ def without(dataset, found: list[Misfit]):
 def told(found: list[Misfit], total: int, most: int = 10) -> str:
     """The misfits in words: how many of how many, the first row numbers, and one reason.
 
+    The numbers are those of the dataset at hand. A loader may have dropped rows of the file, so the
+    words with which the first one begins say where to look there.
+
     Chapter: reward-model.
 
     Examples
     --------
     >>> told([Misfit(1, "takes 9 tokens"), Misfit(4, "takes 12 tokens")], 6)
-    '2 of 6 rows do not fit: 1 and 4. Row 1 takes 9 tokens'
-    >>> told([Misfit(row, "is long") for row in range(3)], 3, most=2)
-    '3 of 3 rows do not fit: 0, 1 and 1 more. Row 0 is long'
+    '2 of 6 rows do not fit: 1 and 4. Row 1 takes 9 tokens. Rows are counted from 0 among these 6'
+    >>> told([Misfit(row, "is long", "say hello") for row in range(3)], 3, most=2).split(". ")[1:]
+    ['Row 0 is long', "It begins 'say hello'", 'Rows are counted from 0 among these 3']
     """
     numbers = [str(misfit.row) for misfit in found]
     if len(numbers) > most:
         numbers = [*numbers[:most], f"{len(numbers) - most:,} more"]
     listed = " and ".join(filter(None, [", ".join(numbers[:-1]), numbers[-1]]))
     fit = f"row{'s do' if total != 1 else ' does'} not fit"
-    return f"{len(found):,} of {total:,} {fit}: {listed}. Row {found[0].row} {found[0].why}"
+    first = found[0]
+    begins = f". It begins {first.prompt[:BEGINS]!r}" if first.prompt.strip() else ""
+    return (
+        f"{len(found):,} of {total:,} {fit}: {listed}. Row {first.row} {first.why}{begins}. Rows "
+        f"are counted from 0 among these {total:,}"
+    )
 
 
 # ---------------------------------------------------------------------------------- counting

@@ -5,7 +5,12 @@ Chapters: sft, ppo-live.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+
+TAKEN = ("prompts", "completions")  # the keywords under which a reward gets these
 
 
 def rows_of_step(size: int, batch_size: int, step: int, seed: int) -> list[int]:
@@ -57,17 +62,57 @@ def column(dataset, name: str, kind: type | tuple[type, ...] = str) -> list:
     return values
 
 
-def prompt_table(dataset) -> dict[str, list]:
+def prompt_table(dataset) -> dict[str, Any]:
     """A dataset as lists: the column `prompt`, checked, and whatever else it knows of a prompt.
 
-    Chapter: ppo-live.
+    Pictures, sounds and what else has to be decoded stay as they are stored until a row of them is
+    taken: decoded all at once they would fill the memory. Chapter: ppo-live.
+
+    Raises
+    ------
+    ValueError
+        If there is no prompt in a row, or a column has a name under which a reward gets something
+        else.
     """
+    for name in TAKEN:
+        if name in dataset.column_names:
+            raise ValueError(
+                f"the dataset has a column {name!r}, and a reward gets the batch's own {name} "
+                f"under that name; expected another (dataset.rename_column({name!r}, ...))"
+            )
+    others = [name for name in dataset.column_names if name != "prompt"]
     return {"prompt": column(dataset, "prompt")} | {
-        name: list(dataset[name]) for name in dataset.column_names if name != "prompt"
+        name: Stored(dataset, name) if _is_encoded(dataset, name) else list(dataset[name])
+        for name in others
     }
 
 
-def take(table: dict[str, list], rows: list[int]) -> tuple[list[str], dict[str, list]]:
+class Stored(Sequence):
+    """A column whose entries are decoded when they are asked for. Chapter: none yet."""
+
+    def __init__(self, dataset, name: str):
+        self.rows, self.name = dataset.select_columns([name]), name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        try:
+            return self.rows[row][self.name]
+        except ImportError as error:
+            raise ImportError(
+                f"column {self.name!r} of the dataset cannot be decoded: {error} (a reward gets "
+                f"every column; dataset.remove_columns({self.name!r}) leaves it out)"
+            ) from error
+
+
+def _is_encoded(dataset, name: str) -> bool:
+    from datasets.features.features import require_decoding
+
+    return require_decoding(dataset.features[name])
+
+
+def take(table: dict[str, Any], rows: list[int]) -> tuple[list[str], dict[str, list]]:
     """Some rows of a prompt table: the prompts, and the other columns, for the reward.
 
     Chapter: ppo-live.

@@ -302,8 +302,15 @@ def test_columns_without_a_name_or_with_one_twice(tmp_path):
         (
             "a.csv",
             "prompt,n\na,1,\nb,2,\n",
-            "more cells than its header, prompt, n; expected a name",
+            r"more cells than its header, prompt, n \(.* in line 2 of a.csv\); expected a name",
         ),
+        (
+            "a.tsv",
+            "prompt\tn\n\na\t1\t\nb\t2\t\n",
+            r"its header, prompt, n \(.* in line 3 of a.tsv\); expected a name",
+        ),
+        ("a.csv", "prompt,n\0\na,1\n", "line 1 of a.csv has a NUL byte in it; expected text"),
+        ("a.csv", "prompt,n\na\0b,1\n", "line 2 of a.csv has a NUL byte in it; expected text"),
         ("a.csv", "prompt,n\na,1\nb,2,3\n", "Expected 2 fields in line 3, saw 3"),
         ("a.csv", 'prompt,n\n"a,1\n', "EOF inside string"),
         ("a.csv", "prompt,n\na,1\nä,2\n".encode("cp1252"), r"line 3 of a.csv is not UTF-8 .*0xe4"),
@@ -364,6 +371,41 @@ def test_another_label_is_refused_by_its_row(tmp_path, label):
     rows = [{"prompt": "a", "completion": "b", "label": x} for x in (type(label)(1), label)]
     with pytest.raises(ValueError, match=f"row 1 has the label {label!r}; expected true or false"):
         load_labelled(write(tmp_path / "rows.jsonl", rows))
+
+
+def classes(folder: Path, names: list[str], values: list[int | None]) -> Path:
+    """A file whose labels are numbers, which the names of a `ClassLabel` belong to."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features(
+        {"prompt": Value("string"), "completion": Value("string"), "label": ClassLabel(names=names)}
+    )
+    rows = [{"prompt": "p", "completion": f"c{i}", "label": x} for i, x in enumerate(values)]
+    Dataset.from_list(rows, features=features).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+@pytest.mark.parametrize("names", [["1", "0"], ["True", "False"], ["true", "false"]])
+def test_the_label_of_a_class_is_its_name_and_not_its_number(tmp_path, names):
+    assert load_labelled(classes(tmp_path, names, [0, 1, 0]))["label"][:] == [True, False, True]
+    names = names[::-1]
+    assert load_labelled(classes(tmp_path, names, [0, 1, 0]))["label"][:] == [False, True, False]
+
+
+def test_a_class_with_another_name_is_refused_by_its_row(tmp_path):
+    for names, values, told in (
+        (["good", "bad"], [0, 1], "row 0 has the label 'good'"),
+        (["true", "bad"], [0, 1, 1], "row 1 has the label 'bad'"),
+    ):
+        with pytest.raises(ValueError, match=f"{told}; expected true or false"):
+            load_labelled(classes(tmp_path, names, values))
+
+
+def test_a_row_without_a_class_is_dropped(tmp_path, caplog):
+    """-1 is how a test split is written whose labels are not given out."""
+    loaded = load_labelled(classes(tmp_path, ["0", "1"], [-1, 1, None, 0]))
+    assert loaded["completion"][:] == ["c1", "c3"] and loaded["label"][:] == [True, False]
+    assert "dropped 2 of 4 rows: 2 without a label (rows 0, 2)" in caplog.text
 
 
 def test_labelled_messages_and_pairs(tmp_path):
@@ -505,6 +547,33 @@ def test_what_save_to_disk_wrote_is_read(tmp_path):
     assert prompts(tmp_path / "one [1]", "test[1:]") == ["z"]
     with pytest.raises(ValueError, match=r'Unknown split "train". Should be one of \[\'test\'\]'):
         load_prompts(tmp_path / "many")
+
+
+def test_rows_of_a_part_are_told_as_those_of_the_part(tmp_path, caplog):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in ("a", "b", "", "c")])
+    assert len(load_prompts(path, "train[1:]")) == 2
+    told = "dropped 1 of 3 rows of the split 'train[1:]': 1 with an empty prompt (row 1)"
+    assert caplog.messages == [f"{path}: {told}"]
+    caplog.clear()
+    assert len(load_prompts(path)) == 3
+    assert caplog.messages == [f"{path}: dropped 1 of 4 rows: 1 with an empty prompt (row 2)"]
+    pairs = [{"prompt": "p", "chosen": "a", "rejected": {"b": 1}}] * 2
+    for split, where in (("train", "row 0"), ("train[1:]", r"row 0 of the split 'train\[1:\]'")):
+        with pytest.raises(ValueError, match=f"; {where} has "):
+            load_preferences(write(tmp_path / "pairs.jsonl", pairs), split)
+
+
+def test_a_folder_inside_a_file_is_refused(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    with pytest.raises(ValueError, match="rows.jsonl', a file, and data_dir is 'b'; expected the"):
+        load_prompts(path, "train", "b")
+    assert len(load_prompts(path, "train", "")) == len(load_prompts(path)) == 1
+
+
+def test_packed_parquet_is_no_file_that_can_be_read(tmp_path):
+    path = write(tmp_path / "rows.parquet.gz", b"PAR1")
+    with pytest.raises(ValueError, match="expected a file that ends in .*, or one of these but .p"):
+        load_prompts(path)
 
 
 def test_a_folder_outside_the_source_is_refused(tmp_path):

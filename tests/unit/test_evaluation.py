@@ -130,3 +130,17 @@ def test_a_failing_reward_is_named():
 
     with pytest.raises(RuntimeError, match="'failing' raised KeyError"):
         evaluate(policy(), tokenizer(), RAGGED, {"a": failing}, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["length", "kl", "prompts", "completions", "values", "kl_se"])
+def test_a_reward_cannot_have_the_name_of_another_result(name):
+    with pytest.raises(ValueError, match=f"rewards has the name '{name}', under which the result"):
+        evaluate(policy(), tokenizer(), RAGGED, {"a": count_words, name: count_words})
+
+
+def test_a_reward_cannot_have_the_name_of_the_error_of_another():
+    rewards = {"a_se": count_words, "a": count_words}
+    with pytest.raises(ValueError, match="rewards has the name 'a_se', under which"):
+        evaluate(policy(), tokenizer(), RAGGED, rewards)
+    alone = evaluate(policy(), tokenizer(), RAGGED, {"a_se": count_words}, max_new_tokens=2)
+    assert {"a_se", "a_se_se"} <= set(alone) and "a" not in alone

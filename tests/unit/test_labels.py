@@ -251,3 +251,17 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line):
     file.write_text(f'{{"prompt": "p"}}\n\n{line}\n')
     with pytest.raises(ValueError, match="line 3 of pairs.jsonl is .*; expected a JSON object"):
         load_pairs(file)
+
+
+@pytest.mark.parametrize("who", [["me"], {"name": "me"}])
+def test_an_annotator_that_is_no_name_is_refused_by_line(file, who):
+    append_label(file, "p", "a", "b")
+    append_label(file, "p", "a", "b", who)
+    with pytest.raises(ValueError, match="line 2 of labels.jsonl is .*; expected a label"):
+        read_labels(file)
+
+
+def test_an_annotator_may_be_a_number(file):
+    append_label(file, "p", "a", "b", 7)
+    append_label(file, "p", "a", "b", "7")
+    assert [row["annotator"] for row in read_labels(file).rows] == [7, "7"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 
 import pytest
@@ -22,6 +23,7 @@ from rlhf_lib.algorithms import (
 from rlhf_lib.models.rewards import LearnedReward, length_penalty, weighted_sum
 from rlhf_lib.models.tokens import context_of, encode, encode_prompts
 from rlhf_lib.worlds import lengths
+from rlhf_lib.worlds.data import load_prompts
 from rlhf_lib.worlds.lengths import check_lengths, fitting, misfits, row_lengths, told, without
 from tests.unit.loops import grpo, ppo
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
@@ -147,7 +149,7 @@ def test_a_text_has_no_more_tokens_than_is_estimated():
 def test_the_shortest_context_counts_and_its_model_is_named():
     models = {"policy": policy(), "reference": short_context(policy(), 40), "critic": None}
     (found,) = misfits(models, tokenizer(), [["no", words(33)]], max_new_tokens=8)
-    assert found == (1, "takes 41 tokens with 8 new ones; expected at most 40, the context of "
+    assert found[:2] == (1, "takes 41 tokens with 8 new ones; expected at most 40, the context of "
                         "the reference")  # fmt: skip
     assert misfits({"policy": policy()}, tokenizer(), [[words(33)]], max_new_tokens=8) == []
 
@@ -216,9 +218,23 @@ def test_a_prompt_without_tokens_is_a_misfit_too():
 def test_rows_are_told_by_number_up_to_ten():
     found = [lengths.Misfit(row, "is long") for row in range(0, 36, 3)]
     assert "0, 3, 6, 9, 12, 15, 18, 21, 24 and 27. Row 0" in told(found[:10], 36)
-    assert told(found[:1], 1) == "1 of 1 row does not fit: 0. Row 0 is long"
+    assert told(found[:1], 1).startswith("1 of 1 row does not fit: 0. Row 0 is long. Rows are")
     assert told(found, 2_000) == (
         "12 of 2,000 rows do not fit: 0, 3, 6, 9, 12, 15, 18, 21, 24, 27 and 2 more. Row 0 is long"
+        ". Rows are counted from 0 among these 2,000"
+    )
+
+
+def test_the_row_that_is_told_can_be_found_in_the_file(tmp_path, caplog):
+    """Its number there is another: the loader dropped a row before it."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": x}) + "\n" for x in ("", "no", "yes " * 60)))
+    loaded = load_prompts(path)
+    caplog.clear()
+    assert fitting(policy(), tokenizer(), loaded, max_new_tokens=8)["prompt"][:] == ["no"]
+    (message,) = caplog.messages
+    assert ": 1. Row 1 takes" in message and message.endswith(
+        f". It begins {'yes ' * 10!r}. Rows are counted from 0 among these 2"
     )
 
 
@@ -231,7 +247,8 @@ def test_what_does_not_fit_is_left_out_and_said(caplog):
     assert kept["answer"][:] == [1, 3]
     assert caplog.messages == [
         "left out: 2 of 4 rows do not fit: 1 and 3. Row 1 takes 68 tokens with 8 new ones; "
-        "expected at most 64, the context of the model"
+        "expected at most 64, the context of the model. It begins 'no no no no no no no no no no "
+        "no no no n'. Rows are counted from 0 among these 4"
     ]
     caplog.clear()
     assert fitting(policy(), tokenizer(), kept, max_new_tokens=8) is kept

@@ -343,6 +343,27 @@ def test_a_column_may_have_any_other_name(name):
     ).tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LearnedReward(reward_model(), tokenizer()),
+        lambda: weighted_sum([count_words, LearnedReward(reward_model(), tokenizer())], [1, 1]),
+        lambda: VerifiableReward(lambda prompt, completion, self: self < 3, columns=("self",)),
+        lambda: ProcessReward(str.split, lambda prompt, steps: [0.5] * len(steps)),
+        lambda: JudgeReward(policy(), tokenizer(), "{prompt} {completion}", ("ok", "no")),
+        lambda: PairwiseJudge(
+            policy(), tokenizer(), "{prompt}{first}{second}", answers=("ok", "no"), against="r"
+        ),
+    ],
+    ids=["learned", "several", "verified", "process", "judge", "pairwise"],
+)
+def test_a_column_may_be_called_self(make):
+    columns = {"self": [1, 2, 3, 4], "r": REPLIES[::-1]}
+    if isinstance(make(), VerifiableReward):
+        assert make()(RAGGED, REPLIES, **columns) == [1.0, 1.0, 0.0, 0.0]
+    assert call_reward(make(), RAGGED, REPLIES, **columns).shape == (4,)
+
+
 def test_tokens_go_to_those_that_ask_for_them():
     def without(prompts, completions):
         return [0.0] * 4

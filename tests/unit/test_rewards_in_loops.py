@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
@@ -72,6 +73,50 @@ def test_a_column_of_the_data_does_not_stand_in_for_what_was_sampled():
 
     columns = {"prompts": ["x"] * 4, "completions": ["y"] * 4, "completion_ids": [[0]] * 4}
     score(seen, found, 0.0, {**columns, "price": [1, 2, 3, 4]})
+
+
+@LOOPS
+@pytest.mark.parametrize("name", ["prompts", "completions"])
+def test_a_column_under_the_name_of_a_batch_is_refused_before_the_first_step(make, name):
+    with pytest.raises(ValueError, match=f"has a column '{name}', and a reward gets the batch's"):
+        make(dataset=DATA.add_column(name, RAGGED))
+
+
+@LOOPS
+def test_a_picture_is_decoded_when_its_row_is_taken(make):
+    """The last one is none, and no step takes it."""
+    from PIL import Image
+
+    pictures = [Image.new("L", (size, 2)) for size in (1, 2, 3)]
+    stored = [datasets.Image().encode_example(picture) for picture in pictures]
+    rows = {"prompt": RAGGED, "picture": [*stored, {"bytes": b"none", "path": None}]}
+    kinds = datasets.Features({"prompt": datasets.Value("string"), "picture": datasets.Image()})
+    loop, seen = make(dataset=Dataset.from_dict(rows, features=kinds)), []
+
+    def reward(prompts, completions, picture, **columns):
+        seen.extend((RAGGED.index(p), image.width) for p, image in zip(prompts, picture))
+        return count_words(prompts, completions)
+
+    loop.reward = reward
+    loop.sample_and_score(loop.policy, [2, 0, 2, 1])
+    assert seen == [(2, 3), (0, 1), (2, 3), (1, 2)] and len(loop.data["picture"]) == 4
+    with pytest.raises(OSError, match="cannot identify image"):
+        loop.sample_and_score(loop.policy, [3])
+
+
+@LOOPS
+def test_a_column_that_cannot_be_decoded_is_named(make, monkeypatch):
+    def without_library(*_, **__):
+        raise ImportError("To support decoding images, please install 'Pillow'.")
+
+    kinds = datasets.Features({"prompt": datasets.Value("string"), "face": datasets.Image()})
+    rows = {"prompt": RAGGED, "face": [{"bytes": b"", "path": None}] * 4}
+    data = Dataset.from_dict(rows, features=kinds)
+    monkeypatch.setattr(datasets.Image, "decode_example", without_library)
+    loop = make(dataset=data)
+    with pytest.raises(ImportError, match="column 'face' of .* install 'Pillow'.*remove_columns"):
+        loop.step()
+    make(dataset=data.remove_columns("face")).step()
 
 
 @LOOPS
