@@ -57,7 +57,12 @@ def as_list(values) -> list | None:
     values = _plain(values)
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
         return None
-    return list(map(_plain, values))
+    try:
+        return list(map(_plain, values))
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # of a generator, which runs only now
+        raise _failure(error) from error
 
 
 def _plain(value):
@@ -68,8 +73,9 @@ def outcomes(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     """What each call returns, or the exception that it raises.
 
     A call may return something to await, or a list of such things: all are awaited at once, after
-    the last call, and count as what they come to. An interrupt, or what else is no `Exception`, is
-    raised. Chapter: reward-sources.
+    the last call, and count as what they come to. An interrupt is raised. What else is no
+    `Exception`, such as the SystemExit of `sys.exit`, becomes a RuntimeError that names it: a
+    function of the user's own does not end the run it was called from. Chapter: reward-sources.
 
     Examples
     --------
@@ -81,14 +87,25 @@ def outcomes(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     for each in calls:
         try:
             found.append(each())
-        except Exception as error:
-            found.append(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            found.append(_failure(error))
     if any(map(_waits, found)):
         found = _run(_settle_all(found))
     for value in found:
-        if isinstance(value, BaseException) and not isinstance(value, Exception):
+        if isinstance(value, KeyboardInterrupt):
             raise value
     return found
+
+
+def _failure(error: BaseException) -> BaseException:
+    """An exception as an outcome: an interrupt or an `Exception` as it is, else a RuntimeError."""
+    if isinstance(error, (Exception, KeyboardInterrupt)):
+        return error
+    failure = RuntimeError(f"{type(error).__name__}: {error}".removesuffix(": "))
+    failure.__cause__ = error
+    return failure
 
 
 def results(calls: Iterable[Callable[[], Any]]) -> list[Any]:
@@ -149,4 +166,4 @@ async def _settle(value):
     except asyncio.CancelledError:
         return RuntimeError("it was cancelled")
     except BaseException as error:
-        return error
+        return _failure(error)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import os
 import platform
 import re
@@ -137,7 +138,14 @@ MODELS = {
     "ptx": "demonstrations that a ptx coefficient mixes in (default: those of the world)",
 }
 SHOWN = ("reward", "best_reward", "kl", "loss", "accuracy")  # beside the progress bar
-FREE = ("threads", "save_every")  # may change when a run is resumed
+FREE = (  # may change when a run is resumed: no number changes, beyond rounding
+    "threads",
+    "save_every",
+    "microbatch_tokens",
+    "gradient_checkpointing",
+    "gradient_accumulation_steps",
+)
+SOURCES = ("data", "ptx", "policy", "reference", "reward", "critic")  # settings that name one
 PATHS = ("out", "data", "ptx", "policy", "reference", "reward", "critic", "folders")  # may begin ~
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
@@ -148,8 +156,10 @@ USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 class Parser(argparse.ArgumentParser):
     """Raises what is wrong instead of printing the usage: every error looks the same."""
 
+    within = ""  # the command whose flags are read
+
     def error(self, message: str):
-        raise ValueError(f"{message} (see {self.prog} --help)")
+        raise ValueError(f"{message} (see {self.prog}{self.within} --help)")
 
 
 def make_parser(name: str | None) -> tuple[Parser, dict]:
@@ -161,6 +171,7 @@ def make_parser(name: str | None) -> tuple[Parser, dict]:
     about, _, _ = __doc__.replace(" ::", "").partition("\n\nThe flag of")
     parser = Parser(prog="python -m rlhf_lib", description=about, **style)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.within = f" {name}" if name in (*COMMANDS, "report") else ""  # it alone has flags
     defaults: dict = {}
     for command, spec in COMMANDS.items():
         sub = commands.add_parser(
@@ -220,7 +231,11 @@ def add_flags(parser: Parser, command: str, spec: Command, defaults: dict) -> No
         help="folder for all that the run leaves; it must be new or empty",
     )
     run.add_argument(
-        "--resume", action="store_true", help="continue the run in --out with the settings it has"
+        "--resume",
+        action="store_true",
+        help="continue the run in --out with the settings it has; those that change no number "
+        "beyond rounding may be given anew: --threads, --save-every, --microbatch-tokens, "
+        "--gradient-checkpointing, --gradient-accumulation-steps",
     )
     add(run, "save_every", int, 10, "steps between checkpoints")
     add(run, "device", str, None, "such as cpu or cuda (default: a GPU if there is one)")
@@ -354,23 +369,19 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
         from .log import read_json
 
         saved = read_json(out / "settings.json")
-        if not isinstance(saved, dict) or not {"command", "settings"} <= saved.keys():
+        if "command" not in saved or not isinstance(saved.get("settings"), dict):
             raise ValueError(f"{out / 'settings.json'} is damaged; expected a run's settings")
         before = {**defaults, **saved["settings"], "command": saved["command"]}
         for name, value in {"command": command, **given}.items():
-            if value != before[name] and name not in FREE:
+            same = partial(located, name, at=os.path.realpath)
+            if same(value) != same(before[name]) and name not in FREE:
                 raise ValueError(
                     f"{name} is {value!r}; expected {before[name]!r}, as in the run "
                     "to resume (leave it out, or start a run in another folder)"
                 )
-        return {**defaults, **saved["settings"], **given}
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"out is {str(out)!r}, which is a file; expected a new folder")
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(
-            f"out is {str(out)!r}, which is there already; expected a new "
-            "folder, or --resume to continue the run in it"
-        )
+        found = {**defaults, **saved["settings"], **given}
+        return {name: located(name, value) for name, value in found.items()}
+    check_new(out)
     if "world" in given and "data" in given:
         raise ValueError("--world and --data are both given; expected one of them")
     from . import artifacts, commands
@@ -384,7 +395,99 @@ def settle(command: str, given: dict, defaults: dict, out: Path, resume: bool) -
         else {}
     )
     variants = variants_of(commands.COMMANDS[command][1])
-    return {**defaults, **world, **rates, **variants.get(given.get("variant"), {}), **given}
+    found = {**defaults, **world, **rates, **variants.get(given.get("variant"), {}), **given}
+    return {name: located(name, value) for name, value in found.items()}
+
+
+def check_new(out: Path) -> None:
+    """Refuse to begin a run in what is no folder, or holds anything."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out is {str(out)!r}, which is a file; expected a new folder")
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(
+            f"out is {str(out)!r}, which is there already; expected a new "
+            "folder, or --resume to continue the run in it"
+        )
+
+
+def located(name: str, value, at=os.path.abspath):
+    """A setting in which what is found on this machine is named by its whole path.
+
+    So a run can be resumed from another folder. What is no path here, such as the name of a model
+    on the hub or of a reward of the world, stays as it is.
+    """
+    if name not in SOURCES or value is None:
+        return value
+    if isinstance(value, list):
+        return [located(name, each, at) for each in value]
+    path, function = value, ""
+    if name == "reward" and not os.path.exists(value):
+        path, function = re.fullmatch(r"(.*?\.py)?(.*)", value, re.S).groups()
+    words = {"reward": ("gold", "strict", "lenient"), "critic": ("shared",)}
+    if not path or value in words.get(name, ()) or not os.path.exists(path):
+        return value
+    return at(path) + function
+
+
+def fingerprint(path: str | None) -> dict | None:
+    """Size and SHA-256 of a file, by which a resumed run knows it; None of what is none."""
+    import hashlib
+
+    if path is None or not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        return {
+            "bytes": os.path.getsize(path),
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def check_unchanged(before: dict, now: dict, settings: dict) -> None:
+    """Refuse to go on with other data than the run began with."""
+    for name, found in now.items():
+        known = before.get(name)
+        if known is not None and found is not None and known != found:
+            told = [
+                ", ".join(f"{count} {what}" for what, count in x.items() if what != "sha256")
+                for x in (known, found)
+            ]
+            if told[0] == told[1]:
+                told[1] = "as many now, which differ"
+            raise ValueError(
+                f"--{name} is {settings[name]!r}, which has changed since the run began: "
+                f"{told[0]} then, {told[1]}{'' if told[1].endswith('differ') else ' now'}; "
+                "expected the data of the run to resume (put them back, or start a run in another "
+                "folder)"
+            )
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Refuse a folder in which another process is at work.
+
+    The lock is on the folder itself: there is no file to leave behind, and it ends with the
+    process, however that ends. Where the system or the file system has no such locks, there is
+    none.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"--out is {str(out)!r}, and another process is at work in --out; expected a "
+                "folder of its own for each run (or wait until the other one has ended)"
+            ) from error
+        except OSError:  # as on some network file systems
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # ------------------------------------------------------------------ a run
@@ -415,13 +518,9 @@ class Stop:
 
 def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     """Measure, train (from the start or from the last checkpoint), measure again, and report."""
-    import torch
-    from tqdm.auto import tqdm
     from transformers.utils import logging
 
     from ..machinery.checkpoints import check_writable
-    from . import commands
-    from .log import RunLog, read_json
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would all write the same files
         raise ValueError(
@@ -430,6 +529,8 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             "or this command without it"
         )
     logging.disable_progress_bar()  # there is one bar: that of the run
+    if not given["out"]:
+        raise ValueError("--out is ''; expected the name of a folder")
     out, resume, quiet = (
         Path(given.pop("out")),
         given.pop("resume", False),
@@ -438,18 +539,62 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
     settings = settle(command, given, defaults, out, resume)
     if command != "best-of-n":
         check_name(out)
+    made = not out.exists()  # a folder that was there stays there
     try:
         check_writable(out)
     except OSError as error:
         raise OSError(str(error).replace("folder is", "--out is", 1)) from error
+    with alone(out):
+        if not resume:
+            check_new(out)  # another process may have been quicker
+        run_alone(command, settings, command_line, out, resume, quiet, made)
+
+
+def check_settings(command: str, s: SimpleNamespace) -> None:
+    """Refuse what no run can use, by its flag."""
+    for name in ("save_every", "threads", "rows", "eval_rows", "max_length", "lora"):
+        least = 2 if name == "eval_rows" else 1  # of one row there is no standard error
+        if getattr(s, name, None) is not None and getattr(s, name) < least:
+            raise ValueError(f"--{dashed(name)} is {getattr(s, name)}; expected at least {least}")
+    for name, value in vars(s).items():
+        bound = name == "max_grad_norm" or re.search("epsilon|clip|threshold", name)  # may be none
+        if isinstance(value, float) and (math.isnan(value) or math.isinf(value) and not bound):
+            raise ValueError(f"--{dashed(name)} is {value}; expected a finite number")
+    if getattr(s, "ptx", None) is not None and not s.ptx_coefficient:
+        raise ValueError(
+            f"--ptx is {s.ptx!r} and --ptx-coefficient is 0, at which nothing of it is read; "
+            "expected a larger --ptx-coefficient, or no --ptx"
+        )
+
+
+def run_alone(
+    command: str,
+    settings: dict,
+    command_line: str,
+    out: Path,
+    resume: bool,
+    quiet: bool,
+    made: bool,
+) -> None:
+    """`run`, in a folder that is there, and no other process's."""
+    import torch
+
+    from . import commands
+    from .log import read_json
+    from .report import without_nans
+
+    def clear(*names: str) -> None:
+        """Leave no folder in the way of the corrected command, unless it was there before."""
+        if not resume:
+            for name in names:
+                (out / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                if made:
+                    out.rmdir()
+
     try:
         s = SimpleNamespace(**settings)
-        for name in ("save_every", "threads", "rows", "eval_rows", "max_length", "lora"):
-            least = 2 if name == "eval_rows" else 1  # of one row there is no standard error
-            if getattr(s, name, None) is not None and getattr(s, name) < least:
-                raise ValueError(
-                    f"--{dashed(name)} is {getattr(s, name)}; expected at least {least}"
-                )
+        check_settings(command, s)
         settings["device"] = s.device = usable(
             s.device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
@@ -457,17 +602,21 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             torch.set_num_threads(s.threads)
         if s.data is not None or getattr(s, "ptx", None) is not None:
             commands.find_cache()
+        known = read_json(out / "settings.json").get("data", {}) if resume else {}
+        data = {name: fingerprint(settings.get(name)) for name in ("data", "ptx")}
+        check_unchanged(known, data, settings)
         make, Config = commands.COMMANDS[command]
         task = make(s, Config(**{field.name: settings[field.name] for field in fields(Config)}))
+        if s.data is not None and data["data"] is None:  # a folder, or from the hub
+            data["data"] = {"rows": s.data_rows}
+            check_unchanged(known, data, settings)
         if not resume:
             check_room(task.loop, out, s.save_every)
     except BaseException:
-        if not resume:
-            with suppress(OSError):  # a run that never began leaves no folder in the way
-                out.rmdir()
+        clear()
         raise
 
-    loop, last = task.loop, task.loop.config.max_steps
+    loop = task.loop
     try:
         if not resume:
             write_json(
@@ -476,6 +625,7 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
                     "command": command,
                     "command_line": command_line,
                     "settings": settings,
+                    "data": {name: found for name, found in data.items() if found},
                     "hardware": hardware(s.device),
                     "versions": versions(),
                 },
@@ -483,17 +633,30 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         if (out / "evaluation.json").exists():
             evaluation = read_json(out / "evaluation.json")
         else:
-            evaluation = {"before": task.measure()}
+            evaluation = without_nans({"before": task.measure()})
             write_json(out / "evaluation.json", evaluation)
     except Exception:
-        if not resume:  # nothing has been trained: the corrected command shall find no folder
-            for name in ("settings.json", "evaluation.json"):
-                (out / name).unlink(missing_ok=True)
-            with suppress(OSError):
-                out.rmdir()
+        clear("settings.json", "evaluation.json")  # nothing has been trained
         raise
     if resume:
         take_up(loop, out)
+    nothing_yet = command == "best-of-n" and not resume  # the others have measured their reward
+    try:
+        train(task, out, s.save_every, command, quiet, nothing_yet)
+    except Exception:
+        if nothing_yet and loop.step_number == 0:
+            clear("settings.json", "evaluation.json", "log.jsonl", "completions.jsonl")
+        raise
+    conclude(task, out, evaluation)
+
+
+def train(task, out: Path, save_every: int, command: str, quiet: bool, nothing_yet: bool) -> None:
+    """Every step that is left, each in the log, with a checkpoint now and then."""
+    from tqdm.auto import tqdm
+
+    from .log import RunLog
+
+    loop, last = task.loop, task.loop.config.max_steps
     with (
         RunLog(out / "log.jsonl", resume_at=loop.step_number) as log,
         Stop() as stop,
@@ -505,12 +668,12 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             disable=quiet or not watched(),
         ) as bar,
     ):
-        halves = Halves(loop)
+        halves = Halves(loop, nothing_yet)
         while loop.step_number < last and not stop.asked:
             record = halves.step(out / "checkpoint")
             try:
                 log.write(record)
-                if stop.asked or loop.step_number % s.save_every == 0 or loop.step_number == last:
+                if stop.asked or loop.step_number % save_every == 0 or loop.step_number == last:
                     loop.save(out / "checkpoint")
             except OSError as error:
                 raise OSError(
@@ -523,7 +686,6 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
             bar.update()
     if stop.asked:
         raise KeyboardInterrupt
-    conclude(task, out, evaluation)
 
 
 def check_name(out: Path) -> None:
@@ -559,36 +721,40 @@ def check_room(loop, out: Path, save_every: int) -> None:
 class Halves:
     """The steps of a loop; one that fails leaves a checkpoint of all that went before it.
 
-    A step gathers its batch, in which a reward function may raise, and then moves the weights.
-    Until they move they are whole, and with the counters and generators as they were before the
-    step, --resume takes it again as if nothing had happened.
+    A step gathers its batch, in which a reward function may raise, computes gradients, for which
+    the memory may not suffice, and moves the weights. Until an optimiser moves the first of them
+    they are whole, and with the counters and generators as they were before the step, --resume
+    takes it again as if nothing had happened.
     """
 
-    def __init__(self, loop):
-        self.loop, self.moving = loop, False
-        if hasattr(loop, "learn"):
-            learn = loop.learn
+    def __init__(self, loop, nothing_yet: bool = False):
+        self.loop, self.moving, self.nothing_yet = loop, False, nothing_yet
+        for optimizer in getattr(loop, "optimizers", {}).values():
+            optimizer.register_step_pre_hook(self.mark)
 
-            def marked(*batch):
-                self.moving = True
-                return learn(*batch)
-
-            loop.learn = marked
+    def mark(self, *of_the_hook) -> None:
+        self.moving = True
 
     def step(self, folder: Path) -> dict:
         """One step and its record; `folder` is where to save, if it fails."""
         loop, self.moving = self.loop, False
         number = f"step {loop.step_number + 1}"
         counters = {name: getattr(loop, name) for name in getattr(loop, "STATE", ())}
-        sampler = loop.sampler.get_state() if getattr(loop, "SAMPLES", False) else None
+        generators = [loop.sampler] if getattr(loop, "SAMPLES", False) else []
+        generators += [loop.shuffler] if hasattr(loop, "shuffler") else []
+        states = [generator.get_state() for generator in generators]
         try:
             return loop.step()
+        except KeyboardInterrupt:
+            raise
         except FloatingPointError as error:  # the weights are those before: worth keeping
             saved = self.saved(folder)
             raise FloatingPointError(
                 f"{number}: {error}. The run has stopped, {saved}; --resume takes the step again"
             ) from error
-        except Exception as error:
+        except BaseException as error:  # the user's code may raise anything, SystemExit too
+            if self.nothing_yet and loop.step_number == 0:
+                raise RuntimeError(f"{number}: {told(error)}") from error
             if self.moving:
                 raise RuntimeError(
                     f"{number}: {told(error)}. The run has stopped inside an update; --resume goes "
@@ -596,8 +762,8 @@ class Halves:
                 ) from error
             for name, value in counters.items():
                 setattr(loop, name, value)
-            if sampler is not None:
-                loop.sampler.set_state(sampler)
+            for generator, state in zip(generators, states):
+                generator.set_state(state)
             saved = self.saved(folder)
             raise RuntimeError(
                 f"{number}: {told(error)}. The run has stopped, {saved}; --resume takes the step "
@@ -614,7 +780,7 @@ class Halves:
 
 def conclude(task, out: Path, evaluation: dict) -> None:
     """Write the model, measure it, and report; only what an earlier call has not done."""
-    from .report import measurements, read_run, write_report
+    from .report import measurements, read_run, without_nans, write_report
 
     done = f"all {task.loop.config.max_steps} steps are done and saved"
     model, measured = out / "model", "after" in evaluation
@@ -632,7 +798,8 @@ def conclude(task, out: Path, evaluation: dict) -> None:
         done += ", and model/ is written"
     if not measured:
         with after(done, "measuring"):
-            write_json(out / "evaluation.json", {**evaluation, "after": task.measure()})
+            measured_now = without_nans({"after": task.measure()})
+            write_json(out / "evaluation.json", {**evaluation, **measured_now})
     with after(f"{done}, and evaluation.json", "the report"):
         path = write_report([out], out)
         table = measurements({out.name: read_run(out)})
@@ -650,7 +817,7 @@ def after(done: str, doing: str) -> Iterator[None]:
         ) from error
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """An error in words, with its kind where these alone would be odd, as of a KeyError."""
     kind = "" if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: "
     return f"{kind}{error}".rstrip(".")
@@ -677,12 +844,16 @@ def write_model(task, folder: Path) -> None:
 
 def take_up(loop, out: Path) -> None:
     """Continue from the checkpoint; without one from the start, if the run never came to save."""
-    from .log import read_json, read_log
+    from .log import read_json, read_steps
 
     try:
         loop.resume(out / "checkpoint")
+    except ValueError as error:
+        raise ValueError(
+            f"--out is {str(out)!r}, where the run cannot be gone on with: {error}"
+        ) from error
     except FileNotFoundError as error:
-        logged = read_log(out / "log.jsonl") if (out / "log.jsonl").exists() else []
+        logged = read_steps(out / "log.jsonl") if (out / "log.jsonl").exists() else []
         last = logged[-1]["step"] if logged else 0
         if last > read_json(out / "settings.json")["settings"]["save_every"]:
             raise FileNotFoundError(
@@ -864,6 +1035,9 @@ def at_home(path: str) -> str:
 def report(folders: list[str], out: str | None = None) -> None:
     from .report import write_report
 
+    if out is not None and (not out or Path(out).exists() and not Path(out).is_dir()):
+        kind = ", which is a file" if out else ""
+        raise ValueError(f"--out is {out!r}{kind}; expected a folder, which may be new")
     if out is None and len(folders) > 1:
         raise ValueError(
             f"--out is not given; expected a folder for the report on {len(folders)} runs"

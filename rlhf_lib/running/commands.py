@@ -33,6 +33,7 @@ from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accu
 from ..algorithms.sft import SFT, SFTConfig
 from ..algorithms.shared_trunk import SharedTrunkPPO
 from ..families.adapters import AdapterOff, new_adapter
+from ..machinery.calling import call
 from ..machinery.settings import check_positive
 from ..mathematics.overoptimization import best_of_n_curve
 from ..mathematics.tilt import best_of_n_kl_bound
@@ -45,7 +46,7 @@ from ..worlds.tables import column
 from . import artifacts
 from .command_line import say, watched
 from .evaluation import evaluate
-from .log import read_log, write_whole
+from .log import read_steps, write_whole
 
 WORLDS = {"letters": letters, "sums": sums}
 TRUE_REWARD = {"letters": "gold", "sums": "strict"}
@@ -105,7 +106,10 @@ def told_as(flag: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
-        text = re.sub(r"\bsource is\b", f"--{flag} is", str(error))
+        text = re.sub(r"\bsource is\b", f"--{flag} is", str(error)).replace(
+            "new_reward_model makes a reward model of a policy",
+            "`python -m rlhf_lib reward-model` makes one of a policy and compared pairs",
+        )
         raise kind(text if f"--{flag}" in text else f"--{flag}: {text}") from error
 
 
@@ -137,12 +141,20 @@ def reward_of(s: SimpleNamespace, source: str | None) -> RewardFunction:
     found = None if source is None else FUNCTION.fullmatch(source)
     if found and not Path(source).exists():  # a path may have a colon
         return function_of(source, found[1], found[2], found[1])
+    if source is not None and source.endswith(".py") and not Path(source).is_dir():
+        raise ValueError(
+            f"--reward is {source!r}; expected FILE.py:FUNCTION, such as {source}:reward for the "
+            "function reward in it"
+        )
     try:
         model, tokenizer = start_model(s, source, "reward", "reward")
     except (ValueError, OSError) as error:
-        if source is None or Path(source).exists() or not re.fullmatch(r"[\w.]+", source):
+        if source is None or Path(source).exists() or not re.fullmatch(r"[\w.]+|.*:\w+", source):
             raise
-        raise ValueError(f"{error} (a function is given as MODULE:FUNCTION)") from error
+        raise ValueError(
+            f"{error} (a function is given as MODULE:FUNCTION, with the name of a module that "
+            "Python can import, or as FILE.py:FUNCTION)"
+        ) from error
     return LearnedReward(model, tokenizer)
 
 
@@ -200,6 +212,7 @@ def start_data(s: SimpleNamespace, kind: str, policy, tokenizer, models: dict, r
         with told_as("data"):
             load = getattr(data, f"load_{kind}")
             table = load(s.data, s.split, s.data_dir, tokenizer=tokenizer)
+        s.data_rows = len(table)  # by which a resumed run knows its data
         if s.rows is not None:
             table = table.select(range(min(len(table), s.eval_rows + s.rows)))
         fit = fitting(s, "--data", table, *need)
@@ -336,7 +349,10 @@ def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
         standardise(model, tokenizer, prompts, found["completions"])
 
     if len(some) < 2:
-        say("the scores will not be standardised: no prompt leaves room to sample", sys.stderr)
+        why = "no prompt leaves room to sample"
+        if len(train) < 2:
+            why = f"that takes 2 prompts, and there is {len(train)}"
+        say(f"the scores will not be standardised: {why}", sys.stderr)
     loop = RewardTraining(model, tokenizer, train, config)
     return Task(loop, measure, model, tokenizer, finish if len(some) > 1 else None)
 
@@ -395,8 +411,13 @@ def kind_of_comparisons(s: SimpleNamespace, config: DPOConfig) -> str:
         return "preferences"
     with told_as("data"):
         columns = set(data.load_table(s.data, s.split, s.data_dir).column_names)
-    if "label" not in columns or columns >= {"chosen", "rejected"}:
+    if columns >= {"chosen", "rejected"} or "label" not in columns and config.loss_type != "kto":
         return "preferences"
+    if "label" not in columns:
+        raise ValueError(
+            f"--data is {s.data!r}, with columns {', '.join(sorted(columns))}; expected prompt, "
+            "chosen, rejected, or prompt, completion, label"
+        )
     if config.loss_type != "kto":
         raise ValueError(
             f"--data is {s.data!r}, with single completions and labels; expected pairs for "
@@ -411,6 +432,7 @@ def best_of_n(s: SimpleNamespace, config: SamplingConfig) -> Task:
     if s.data is not None:
         with told_as("data"):
             table = data.load_prompts(s.data, s.split, s.data_dir, tokenizer)
+        s.data_rows = len(table)
         table = table.select(range(min(len(table), s.rows or len(table))))
     else:
         table = WORLDS[s.world].prompts(s.rows or 200, seed=s.seed + 9, held_out=True)
@@ -458,6 +480,13 @@ def true_reward(s: SimpleNamespace) -> dict[str, RewardFunction]:
     return {name: getattr(WORLDS[s.world], REWARDS[name])} if name else {}
 
 
+class Given(partial):
+    """A reward that is given columns of the data: in each call lists of its own, to change."""
+
+    def __call__(self, **given):
+        return call(self.func, **self.keywords, **given)
+
+
 def measure_policy(
     s: SimpleNamespace, policy, tokenizer, held_out, reward=None, reference=None
 ) -> Callable[[], dict]:
@@ -472,7 +501,7 @@ def measure_policy(
         return dict
     if reward is not None and reward not in rewards.values():
         columns = {name: held_out[name][:] for name in held_out.column_names if name != "prompt"}
-        rewards = {"reward": partial(reward, **columns) if columns else reward, **rewards}
+        rewards = {"reward": Given(reward, **columns) if columns else reward, **rewards}
 
     def measure() -> dict:
         found = evaluate(
@@ -599,7 +628,8 @@ class Sampling:
 
     def resume(self, folder: str | os.PathLike) -> None:
         """Continue after the lines that are there."""
-        self.rows = read_log(Path(folder).parent / "completions.jsonl")
+        needed = ("prompt", "completion", "scores", "samples", *self.others)
+        self.rows = read_steps(Path(folder).parent / "completions.jsonl", needed)
         self.step_number = -(-len(self.rows) // self.config.batch_size)
 
     def measure(self) -> dict:

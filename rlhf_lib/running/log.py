@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,7 +96,24 @@ def read_log(path: str | os.PathLike) -> list[dict]:
     ValueError
         If a line before the last is no JSON object.
     """
-    return list(_records(Path(path)))
+    return [record for _, record in _records(Path(path))]
+
+
+def read_steps(path: Path, needed: Sequence[str] = ("step",)) -> list[dict]:
+    """The same, of a log whose records have what is needed; a ValueError names one that has not.
+
+    Chapter: ppo-live.
+    """
+    found = []
+    for number, record in _records(path):
+        lacking = [name for name in needed if record.get(name) is None]
+        if lacking or not isinstance(record.get("step", 0), int):
+            raise ValueError(
+                f"{path}, line {number}: expected {', '.join(needed)}, as a run writes "
+                f"{'it' if len(needed) == 1 else 'them'}, got {str(record)[:60]!r}"
+            )
+        found.append(record)
+    return found
 
 
 def read_json(path: Path) -> dict:
@@ -105,11 +122,17 @@ def read_json(path: Path) -> dict:
     Chapter: ppo-live.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(
             f"{path} is damaged; expected JSON, as a run writes it: {error}"
         ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} is damaged; expected a JSON object, as a run writes it, "
+            f"got {str(content)[:60]!r}"
+        )
+    return content
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
@@ -134,14 +157,18 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
         raise OSError(f"{str(path)!r} could not be written: {error}") from error
 
 
-def _records(path: Path) -> Iterator[dict]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+def _records(path: Path) -> Iterator[tuple[int, dict]]:
+    """Line numbers and records; of the last line, only if it is whole."""
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
-            if line:
-                yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(
-                    f"{path.name}, line {number}: expected a JSON object, got {line[:60]!r}"
-                ) from error
+            record = json.loads(line.decode("utf-8")) if line else None
+        except ValueError:  # no JSON, or no UTF-8
+            record = None
+        if isinstance(record, dict):
+            yield number, record
+        elif line and number < len(lines):
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object, got "
+                f"{line[:60].decode('utf-8', 'backslashreplace')!r}"
+            )

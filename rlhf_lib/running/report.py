@@ -7,10 +7,11 @@ Chapter: ppo-live.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
-from .log import read_json, read_log, write_whole
+from .log import read_json, read_steps, write_whole
 
 HIGHER_IS_BETTER = {"reward", "gold", "accuracy", "explained_variance", "reward_margin"}
 LOWER_IS_BETTER = {"loss", "value_loss"}
@@ -38,9 +39,34 @@ def read_run(folder: str | os.PathLike) -> dict:
                 f"folder is {str(folder)!r}; expected a run with {path.name}, and found none there"
             )
         run[name] = read_json(path) if path.exists() else {}
+        for part in ("settings", "versions") if needed else ("before", "after"):
+            if not isinstance(run[name].get(part, {}), dict):
+                raise ValueError(
+                    f"{path} is damaged; expected an object for {part!r}, as a run writes it, "
+                    f"got {str(run[name][part])[:60]!r}"
+                )
     log = folder / "log.jsonl"
-    run["records"] = read_log(log) if log.exists() else []
+    run["evaluation"] = with_nans(run["evaluation"])
+    run["records"] = read_steps(log) if log.exists() else []
     return run
+
+
+def without_nans(value):
+    """What was measured, with None in place of what is not finite, as JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: without_nans(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [without_nans(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nans(value):
+    """The inverse, as far as there is one: NaN in place of None."""
+    if isinstance(value, dict):
+        return {name: with_nans(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [with_nans(x) for x in value]
+    return math.nan if value is None else value
 
 
 def write_report(folders: list[str | os.PathLike], out: str | os.PathLike) -> Path:

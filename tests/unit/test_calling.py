@@ -189,15 +189,47 @@ def test_an_exception_is_the_outcome_of_its_call_alone():
         results([partial(doubled, 2), lambda: 1 / 0, partial(failing, "a")])
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("inside_a_list", [False, True])
-def test_an_interrupt_is_raised_and_the_loop_goes_on(interrupt, inside_a_list):
+def test_an_interrupt_is_raised_and_the_loop_goes_on(inside_a_list):
     async def stop():
-        raise interrupt
+        raise KeyboardInterrupt
 
-    with pytest.raises(interrupt):
+    with pytest.raises(KeyboardInterrupt):
         outcomes([(lambda: [stop()]) if inside_a_list else stop, partial(doubled, 1)])
     assert LoopThread.kept.is_alive() and outcomes([partial(doubled, 2)]) == [4]
+    with pytest.raises(KeyboardInterrupt):
+        outcomes([partial(raising, KeyboardInterrupt)])
+
+
+def raising(kind, *of):
+    raise kind(*of)
+
+
+class Odd(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, Odd])
+def test_what_would_end_python_is_an_error_of_its_call_alone(kind):
+    async def later():
+        raise kind("why")
+
+    plainly = partial(raising, kind, "why")
+    found = outcomes([plainly, later, lambda: [later()], partial(doubled, 2)])
+    assert found.pop() == 4 and LoopThread.kept.is_alive()
+    for error in found:
+        assert type(error) is RuntimeError and str(error) == f"{kind.__name__}: why"
+        assert type(error.__cause__) is kind
+    with pytest.raises(RuntimeError, match=kind.__name__):
+        results([plainly])
+    with pytest.raises(RuntimeError, match=kind.__name__):
+        as_list(raising(kind) if x else x for x in range(2))
+
+
+def test_a_generator_is_interrupted_as_anything_else_is():
+    for kind in (KeyboardInterrupt, KeyError):
+        with pytest.raises(kind):
+            as_list(raising(kind) for _ in range(1))
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -427,6 +429,75 @@ def test_only_what_does_not_change_the_numbers_may_change_on_resume(unbroken, tm
     assert read_run(tmp_path / "run")["evaluation"] == evaluation
 
 
+def test_a_run_is_resumed_from_any_folder(models, tmp_path, monkeypatch, capsys):
+    """Paths are those of the files, however they are typed, and wherever."""
+    home, away = tmp_path / "home", tmp_path / "away"
+    (home / "p").mkdir(parents=True)
+    away.mkdir()
+    for name in ("policy", "reward"):
+        shutil.copytree(models[name], home / name)
+    (home / "mine.py").write_text(
+        "def brevity(prompts, completions): return [-float(len(c)) for c in completions]\n"
+    )
+    (home / "gold").mkdir()  # is not the reward of that name
+    rows = [{"prompt": RAGGED[i % 4]} for i in range(20)]
+    (home / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(home)
+    flags = ["--reward", "mine.py:brevity", "reward/", "--data", "p.jsonl", "--max-steps", "2"]
+    assert main(line("grpo", {"policy": "policy"}, "run", *flags)) == 0
+    settings = json.loads((home / "run" / "settings.json").read_text())["settings"]
+    assert settings["policy"] == str(home / "policy") and settings["data"] == str(home / "p.jsonl")
+    assert settings["reward"] == [f"{home / 'mine.py'}:brevity", str(home / "reward")]
+    monkeypatch.chdir(away)
+    again = ["grpo", "--out", "../home/run", "--resume"]
+    assert main(again) == 0
+    rewards = ["--reward", "../home/mine.py:brevity", "../home/reward"]
+    assert main([*again, *rewards, "--policy", "../home/policy/", "--data", "../home/p.jsonl"]) == 0
+    capsys.readouterr()
+    assert main([*again, "--policy", "../home/reward"]) == 2
+    assert "--policy is '../home/reward'; expected" in said(capsys)
+    assert main([*again, "--reward", "../home/mine.py:other", "../home/reward"]) == 2
+    assert "--reward is ['../home/mine.py:other'" in said(capsys)
+    monkeypatch.chdir(home)
+    assert cli.located("reward", "gold") == "gold" and cli.located("world", "p") == "p"
+    assert cli.located("reward", "json:dumps") == "json:dumps"
+
+
+def test_data_that_have_changed_are_refused_on_resume(models, tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    rows = [{"prompt": RAGGED[i % 4]} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = file.read_text()
+    assert main(line("grpo", models, tmp_path / "run", "--data", file, "--max-steps", 2)) == 0
+    again = ["grpo", "--out", str(tmp_path / "run"), "--resume"]
+    capsys.readouterr()
+    for changed, told in (
+        (text + text, f"{len(text)} bytes then, {2 * len(text)} bytes now"),
+        (text.replace("r", "t", 1), f"{len(text)} bytes then, as many now, which differ"),
+    ):
+        assert changed != text
+        file.write_text(changed)
+        assert main(again) == 2
+        message = said(capsys)
+        assert f"--data is '{file}', which has changed since the run began: {told};" in message
+    file.write_text(text)
+    assert main(again) == 0
+
+
+def test_a_folder_of_data_that_has_changed_is_refused_on_resume(models, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [json.dumps({"prompt": RAGGED[i % 4]}) + "\n" for i in range(20)]
+    (data / "train.jsonl").write_text("".join(rows))
+    assert main(line("best-of-n", models, tmp_path / "run", "--data", data)) == 0
+    again = ["best-of-n", "--out", str(tmp_path / "run"), "--resume"]
+    assert main(again) == 0
+    (data / "train.jsonl").write_text("".join(rows[1:]))
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "has changed since the run began: 20 rows then, 19 rows now" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -466,6 +537,20 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(models, tmp_path
         ("report {out}", "expected a run with settings.json"),
         ("report {out} {policy}", "out is not given"),
         ("train", "invalid choice: 'train'"),
+        ("train --out {out}", "(see python -m rlhf_lib --help)"),
+        ("grpo --out {out} --bet 1", "--bet 1 (see python -m rlhf_lib grpo --help)"),
+        ("report {policy} --bet 1", "--bet 1 (see python -m rlhf_lib report --help)"),
+        ("ppo --out {out} --reward rewards.py", "'rewards.py'; expected FILE.py:FUNCTION, such as"),
+        ("ppo --out {out} --reward my-rewards:f", "(a function is given as MODULE:FUNCTION, with"),
+        ("ppo --out {out} --reward {policy}", "(`python -m rlhf_lib reward-model` makes one of"),
+        ("ppo --out {out} --ptx x.jsonl", "--ptx is 'x.jsonl' and --ptx-coefficient is 0"),
+        ("ppo --out {out} --missing-eos-penalty nan", "--missing-eos-penalty is nan; expected a"),
+        ("best-of-n --out {out} --missing-eos-penalty inf", "--missing-eos-penalty is inf; exp"),
+        ("sft --out {out} --learning-rate inf", "--learning-rate is inf; expected a finite"),
+        ("ppo --out {out} --epsilon nan", "--epsilon is nan; expected a"),
+        ("report {policy} --out {policy}/config.json", "config.json', which is a file; expected a"),
+        ("report {policy} --out=", "--out is ''; expected a folder"),
+        ("ppo --out=", "--out is ''; expected the name of a folder"),
     ],
 )
 def test_an_error_of_the_user_is_one_line(models, tmp_path, capsys, arguments, message):
@@ -474,6 +559,79 @@ def test_an_error_of_the_user_is_one_line(models, tmp_path, capsys, arguments, m
     text = said(capsys)
     assert text.startswith("error: ") and message in text
     assert not out.exists()  # nothing stands in the way of the next try
+
+
+def test_of_one_pair_it_is_said_that_scores_are_not_standardised(models, tmp_path, capsys):
+    assert main(line("reward-model", models, tmp_path / "run", "--rows", "1")) == 0
+    told = capsys.readouterr().err
+    assert "the scores will not be standardised: that takes 2 prompts, and there is 1" in told
+
+
+def test_a_longest_gradient_may_be_none(models, tmp_path):
+    assert main(line("sft", models, tmp_path / "run", "--max-grad-norm", "inf")) == 0
+
+
+def test_labels_or_pairs_are_expected_for_kto(models, tmp_path, capsys):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "b", "good": true}\n' * 20)
+    more = ["--loss-type", "kto", "--data", tmp_path / "d.jsonl"]
+    assert main(line("dpo", models, tmp_path / "run", *more)) == 2
+    assert "chosen, rejected, or prompt, completion, label" in said(capsys)
+
+
+def test_an_empty_folder_that_was_there_stays_there(models, tmp_path, stubborn, capsys):
+    (tmp_path / "run").mkdir()
+    assert main(line("sft", models, tmp_path / "run", "--batch-size", "0")) == 2
+    assert (tmp_path / "run").is_dir()
+    broken = ["--reward", "my_rewards:broken"]
+    for command in ("ppo", "best-of-n"):
+        assert main(line(command, {"policy": models["policy"]}, tmp_path / "run", *broken)) == 2
+        assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_one_process_at_a_time_works_in_a_folder(models, unbroken, tmp_path, capsys):
+    """Whether it begins a run or goes on with one; and what ended, however, is in nobody's way."""
+    fcntl = pytest.importorskip("fcntl")
+    for out, again in ((tmp_path / "new", []), (tmp_path / "old", ["--resume"])):
+        if again:
+            shutil.copytree(unbroken["sft"], out)
+        out.mkdir(exist_ok=True)
+        names = sorted(out.iterdir())
+        holder = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from pathlib import Path\n"
+                "from rlhf_lib.running.command_line import alone\n"
+                f"with alone(Path({str(out)!r})): print(1, flush=True); sys.stdin.read()",
+            ],
+            cwd=Path(cli.__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holder.stdout.readline() == b"1\n"
+            arguments = ["sft", "--out", str(out), *again] if again else line("sft", models, out)
+            assert main(arguments) == 2
+            assert "another process is at work in --out" in said(capsys)
+            assert sorted(out.iterdir()) == names
+        finally:
+            holder.kill()
+            holder.communicate()
+        assert main(arguments) == 0
+        capsys.readouterr()
+        descriptor = os.open(out, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it was given back
+        os.close(descriptor)
+
+
+def test_a_folder_without_locks_is_no_reason_to_stop(models, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(*given):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert main(line("sft", models, tmp_path / "run")) == 0
 
 
 def test_several_processes_are_not_let_loose_on_one_folder(tmp_path, monkeypatch, capsys):
@@ -665,6 +823,63 @@ def test_a_run_whose_checkpoint_is_gone_is_not_trained_over(models, unbroken, tm
     assert main(["sft", "--out", str(tmp_path / "run"), "--resume"]) == 2
     assert "whose log goes to step 5; expected its checkpoint, and it is gone" in said(capsys)
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    "name, damage, told",
+    [
+        ("log.jsonl", b"[1]\n", "log.jsonl, line 1: expected a JSON object"),
+        ("log.jsonl", b'{"loss": 1}\n', "log.jsonl, line 1: expected step"),
+        ("log.jsonl", b"\xff\n", "log.jsonl, line 1: expected a JSON object"),
+        ("settings.json", b"[]", "settings.json is damaged"),
+        ("settings.json", b'{"command": "sft", "settings": []}', "settings.json is damaged"),
+        ("evaluation.json", b"[]", "evaluation.json is damaged"),
+        ("evaluation.json", b'{"before": []}', "evaluation.json is damaged"),
+        ("evaluation.json", b"\xff", "evaluation.json is damaged"),
+    ],
+)
+def test_a_damaged_run_is_named_by_a_report_and_on_resume(
+    unbroken, tmp_path, capsys, name, damage, told
+):
+    shutil.copytree(unbroken["sft"], tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(damage)
+    for arguments in (["report", str(tmp_path / "run")], ["sft", "--out", str(tmp_path / "run")]):
+        assert main([*arguments, *["--resume"] * (arguments[0] == "sft")]) == 2
+        assert told in said(capsys)
+
+
+def test_completions_that_are_damaged_are_named_on_resume(unbroken, tmp_path, capsys):
+    shutil.copytree(unbroken["best-of-n"], tmp_path / "run")
+    (tmp_path / "run" / "completions.jsonl").write_text('{"prompt": "a"}\n')
+    assert main(["best-of-n", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "completions.jsonl, line 1: expected prompt, completion, scores, samples" in said(capsys)
+
+
+def test_a_damaged_checkpoint_is_named_by_the_flag_of_its_run(unbroken, tmp_path, capsys):
+    shutil.copytree(unbroken["sft"], tmp_path / "run")
+    (tmp_path / "run" / "checkpoint" / "state.pt").write_bytes(b"torn")
+    assert main(["sft", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert said(capsys).startswith(f"error: --out is '{tmp_path / 'run'}', where the run cannot be")
+
+
+def test_what_was_measured_is_json_for_every_reader(models, tmp_path, capsys):
+    """Of one prompt there is no standard error; of a reward that never applies no mean."""
+    (tmp_path / "r.py").write_text(
+        "def never(prompts, completions): return [None] * len(completions)\n"
+    )
+
+    def refused(name):
+        raise AssertionError(name)
+
+    reward = ["--reward", f"{tmp_path / 'r.py'}:never"]
+    assert main(line("best-of-n", models, tmp_path / "best", "--rows", "1")) == 0
+    with pytest.warns(RuntimeWarning):
+        assert main(line("grpo", {"policy": models["policy"]}, tmp_path / "run", *reward)) == 0
+    for name in ("best", "run"):
+        text = (tmp_path / name / "evaluation.json").read_text()
+        json.loads(text, parse_constant=refused)
+    assert json.loads(text)["after"]["reward"] is None
+    assert "nan" in capsys.readouterr().out and main(["report", str(tmp_path / "best")]) == 0
 
 
 @pytest.mark.parametrize("name", ["settings.json", "evaluation.json"])
@@ -1104,6 +1319,88 @@ def test_a_reward_that_raises_when_a_batch_is_drawn_again_costs_nothing_but_the_
     assert without_seconds(tmp_path / "run") == without_seconds(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kind", ["SystemExit", "GeneratorExit", "asyncio.CancelledError"])
+@pytest.mark.parametrize("command", ["grpo", "best-of-n"])
+def test_a_reward_that_ends_python_ends_no_run_unsaid(models, tmp_path, capsys, kind, command):
+    (tmp_path / "r.py").write_text(
+        "import asyncio, json, pathlib\n"
+        f"state = pathlib.Path({str(tmp_path / 'state')!r})\n"
+        "def quits(prompts, completions):\n"
+        "    calls, at = json.loads(state.read_text())\n"
+        "    state.write_text(json.dumps([calls + 1, at]))\n"
+        "    if calls == at:\n"
+        f"        raise {kind}(0)\n"
+        "    return [-float(len(c)) for c in completions]\n"
+    )
+    reward, policy = ["--reward", f"{tmp_path / 'r.py'}:quits"], {"policy": models["policy"]}
+    (tmp_path / "state").write_text("[0, 0]")  # before step 1, or in it
+    assert main(line(command, policy, tmp_path / "run", *reward)) == 2
+    name = kind.rpartition(".")[2]
+    text = said(capsys)
+    assert f"reward function 'quits' raised RuntimeError: {name}" in text and "--resume" not in text
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "state").write_text("[0, 3]")
+    assert main(line(command, policy, tmp_path / "run", *reward)) == 2
+    done = len(read_log(tmp_path / "run" / "log.jsonl"))
+    text = said(capsys)
+    assert f"error: step {done + 1}: reward function 'quits' raised RuntimeError: {name}" in text
+    assert done > 1 and "The run has stopped, saved; --resume takes the step again" in text
+    assert main([command, "--out", str(tmp_path / "run"), "--resume"]) == 0
+
+
+def test_a_reward_may_change_the_columns_that_it_is_given(models, tmp_path):
+    """Before training, and after: both are measured on what the data have."""
+    (tmp_path / "r.py").write_text(
+        "def eats(prompts, completions, answer, more):\n"
+        "    found = [answer.pop(0) + more[i].pop() for i in range(len(completions))]\n"
+        "    return list(map(float, found))\n"
+    )
+    rows = [{"prompt": RAGGED[i % 4], "answer": i, "more": [1, 2]} for i in range(20)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ["--reward", f"{tmp_path / 'r.py'}:eats", "--data", tmp_path / "p.jsonl"]
+    assert main(line("grpo", {"policy": models["policy"]}, tmp_path / "run", *more)) == 0
+    evaluation = read_run(tmp_path / "run")["evaluation"]
+    assert evaluation["before"]["reward"] == evaluation["after"]["reward"] == 4.5  # rows 0 to 5
+
+
+@pytest.mark.parametrize("command", ["grpo", "ppo", "sft"])
+def test_an_error_before_the_first_weight_moves_costs_nothing_but_the_step(
+    models, tmp_path, monkeypatch, capsys, command
+):
+    """And what it advises can be done: with less at a time the run goes on."""
+    from rlhf_lib.machinery import machine
+
+    assert main(line(command, models, tmp_path / "whole", "--save-every", 50)) == 0
+    backward, calls = machine.backward, []
+
+    def out_of_memory(*given):
+        calls.append(1)
+        if len(calls) >= at:
+            raise RuntimeError("out of memory in step 4")
+        return backward(*given)
+
+    monkeypatch.setattr(machine, "backward", out_of_memory)
+    at, max_steps = math.inf, ["--save-every", 50, "--max-steps", 1]
+    assert main(line(command, models, tmp_path / "one", *max_steps)) == 0
+    at = 3 * len(calls) + 1  # the first of the fourth step
+    calls.clear()
+    capsys.readouterr()
+    assert main(line(command, models, tmp_path / "run", "--save-every", 50)) == 2
+    text = said(capsys)
+    assert "error: step 4: out of memory in step 4. The run has stopped, saved; --resume" in text
+    state = torch.load(tmp_path / "run" / "checkpoint" / "state.pt", weights_only=True)
+    assert state["step_number"] == 3
+    monkeypatch.setattr(machine, "backward", backward)
+    again = [command, "--out", str(tmp_path / "run"), "--resume"]
+    shutil.copytree(tmp_path / "run", tmp_path / "less")
+    assert main(again) == 0
+    assert without_seconds(tmp_path / "run") == without_seconds(tmp_path / "whole")
+    again[2] = str(tmp_path / "less")
+    assert main([*again, "--microbatch-tokens", "60", "--gradient-checkpointing"]) == 0
+    for one, other in zip(without_seconds(tmp_path / "less"), without_seconds(tmp_path / "whole")):
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-4)
+
+
 def test_an_error_inside_an_update_leaves_the_last_checkpoint(
     models, tmp_path, monkeypatch, capsys
 ):
@@ -1366,7 +1663,7 @@ def test_a_function_is_found_in_a_module_a_package_a_class_and_a_file(shelf):
         (r"\\server\share", "expected a checkpoint folder with config.json"),
         ("runs/a:b/model", "expected a checkpoint folder with config.json"),
         ("~no/such", "expected a checkpoint folder with config.json"),
-        ("my_shelf.length", r"\(a function is given as MODULE:FUNCTION\)"),
+        ("my_shelf.length", r"\(a function is given as MODULE:FUNCTION, with"),
     ],
 )
 def test_a_reward_that_is_not_there_is_told_as_what_it_was_taken_for(

@@ -22,7 +22,7 @@ from rlhf_lib.machinery.checkpoints import check_writable, load_checkpoint, save
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.running.log import RunLog, read_json, read_log, write_whole
+from rlhf_lib.running.log import RunLog, read_json, read_log, read_steps, write_whole
 from rlhf_lib.worlds import letters
 from rlhf_lib.worlds.tables import rows_of_step
 from tests.unit.loops import RAGGED_PROMPTS, grpo, ppo, with_settings
@@ -128,6 +128,34 @@ def test_damage_in_the_middle_of_a_log_is_named(tmp_path):
     with pytest.raises(ValueError, match="log.jsonl, line 2: expected a JSON object"):
         RunLog(path, resume_at=3)
     assert path.read_text().count("\n") == 3  # nothing is cut off
+
+
+@pytest.mark.parametrize("damage", [b"[1]", b"3", b"null", b'{"step": 2', b'{"step": "\xff"}'])
+def test_a_line_of_a_log_that_is_no_json_object_is_named(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 3}\n')
+    for read in (read_log, read_steps, lambda path: RunLog(path, resume_at=3)):
+        with pytest.raises(ValueError, match="log.jsonl, line 2: expected a JSON object"):
+            read(path)
+    path.write_bytes(b'{"step": 1}\n' + damage)  # torn
+    assert read_log(path) == read_steps(path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("damage", ['{"reward": 1.0}', '{"step": null}', '{"step": "two"}'])
+def test_a_record_without_its_step_is_named(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n' + damage + "\n")
+    assert len(read_log(path)) == 2
+    with pytest.raises(ValueError, match="log.jsonl, line 2: expected step, as a run writes it"):
+        read_steps(path)
+
+
+@pytest.mark.parametrize("damage", [b"[]", b"null", b'"text"', b"{", b'{"a": "\xff"}'])
+def test_a_file_that_is_no_json_object_is_named(tmp_path, damage):
+    path = tmp_path / "settings.json"
+    path.write_bytes(damage)
+    with pytest.raises(ValueError, match="settings.json is damaged; expected"):
+        read_json(path)
 
 
 def test_sft_learns_to_write_what_was_demonstrated():
