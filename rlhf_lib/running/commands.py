@@ -42,7 +42,7 @@ from ..models.reward_model import load_reward_model, new_reward_model
 from ..models.rewards import LearnedReward, RewardFunction, weighted_sum
 from ..worlds import data, letters, sums
 from ..worlds.lengths import misfits, told, without
-from ..worlds.tables import column
+from ..worlds.tables import column, prompt_table, take
 from . import artifacts
 from .command_line import say, watched
 from .evaluation import evaluate
@@ -91,10 +91,17 @@ def start_model(s: SimpleNamespace, source: str | None, name: str, flag: str = "
     else:
         command = "reward-model" if name == "reward" else "sft"
         where = f"--world {s.world} --scale {s.scale}" if s.world else f"--data {s.data}"
+        made_of = where if s.world else "--data PAIRS --policy MODEL"
+        if s.data and name != "reward":
+            made_of = "--data DIALOGUES --policy MODEL"
         raise ValueError(
-            f"{flag} is not given, and none is shipped for {where}; expected a "
-            "folder or hub name, such as the model/ that `python -m rlhf_lib "
-            f"{command} {where} --out FOLDER` leaves"
+            f"{flag} is not given, and none is shipped for {where}; expected a folder or hub name"
+            + (
+                ""
+                if s.data and name == "base"
+                else f", such as the model/ that `python -m rlhf_lib {command} {made_of} --out "
+                "FOLDER` leaves"
+            )
         )
     return model.to(s.device), tokenizer
 
@@ -346,7 +353,18 @@ def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
         found = evaluate(
             policy, tokenizer, prompts, {}, max_new_tokens=32, seed=s.seed, batch_size=50
         )
-        standardise(model, tokenizer, prompts, found["completions"])
+        mean, std = standardise(model, tokenizer, prompts, found["completions"])
+        say(
+            f"scores divided by {std:.3g}, their standard deviation on samples of the policy, so "
+            f"that it is 1; their mean there is now {mean / std:.3g}",
+            sys.stderr,
+        )
+        if abs(mean) > 10 * std:  # the centring keeps it near 0 otherwise
+            say(
+                "the policy's samples score nearly alike: such a scale is mostly noise. Samples of "
+                "a policy that is less sure, or more pairs, would give another",
+                sys.stderr,
+            )
 
     if len(some) < 2:
         why = "no prompt leaves room to sample"
@@ -500,7 +518,7 @@ def measure_policy(
         say("nothing will be measured: no held-out prompt leaves room to sample", sys.stderr)
         return dict
     if reward is not None and reward not in rewards.values():
-        columns = {name: held_out[name][:] for name in held_out.column_names if name != "prompt"}
+        columns = take(prompt_table(held_out), list(range(len(held_out))))[1]
         rewards = {"reward": Given(reward, **columns) if columns else reward, **rewards}
 
     def measure() -> dict:

@@ -2173,6 +2173,35 @@ MUTANTS = [
         "a space that nobody wrote",
         SPECIAL,
     ),
+    Mutant(
+        "columns-lent-to-a-reward",
+        "running/commands.py",
+        "measure_policy",
+        "Given(reward, **columns)",
+        "partial(reward, **columns)",
+        "the second measurement is of other answers",
+        ["tests/unit/test_command_line.py::test_a_reward_may_change_the_columns_that_it_is_given"],
+    ),
+    Mutant(
+        "moving-before-it-moves",
+        "running/command_line.py",
+        "Halves.__init__",
+        "optimizer.register_step_pre_hook(self.mark)",
+        'setattr(self, "moving", True)',
+        "steps are lost that could be saved",
+        [
+            "tests/unit/test_command_line.py::test_an_error_inside_an_update_leaves_the_last_checkpoint"
+        ],
+    ),
+    Mutant(
+        "resumed-from-one-folder-alone",
+        "running/command_line.py",
+        "settle",
+        "at=os.path.realpath",
+        "at=lambda x: x",
+        "a run cannot be resumed from another folder",
+        ["tests/unit/test_command_line.py::test_a_run_is_resumed_from_any_folder"],
+    ),
     # ------------------------------------------------------------------------- what loops share
     Mutant(
         "dropout-on-in-training",
@@ -4039,7 +4068,7 @@ MUTANTS = [
         "calling-interrupt-swallowed",
         "machinery/calling.py",
         "outcomes",
-        "isinstance(value, BaseException) and not isinstance(value, Exception)",
+        "isinstance(value, KeyboardInterrupt)",
         "False",
         "an interrupt counts as a wrong answer",
         ["tests/unit/test_calling.py::test_an_interrupt_is_raised_and_the_loop_goes_on"],
@@ -4386,7 +4415,7 @@ MUTANTS = [
         "command-line-sampler-moved-on",
         "running/command_line.py",
         "Halves.step",
-        "loop.sampler.set_state(sampler)",
+        "generator.set_state(state)",
         "pass",
         "a step taken again after an error draws other samples",
         [COMMAND_LINE + "test_a_reward_that_raises_in_a_step_costs_nothing_but_the_step"],
