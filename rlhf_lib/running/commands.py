@@ -356,14 +356,14 @@ def reward_model(s: SimpleNamespace, config: RewardConfig) -> Task:
         mean, std = standardise(model, tokenizer, prompts, found["completions"])
         say(
             f"scores divided by {std:.3g}, their standard deviation on samples of the policy, so "
-            f"that it is 1; their mean there is now {mean / std:.3g}",
-            sys.stderr,
+            f"that it is 1; their mean there is now {mean / std:.3g}\n",
+            sys.stdout,
         )
         if abs(mean) > 10 * std:  # the centring keeps it near 0 otherwise
             say(
                 "the policy's samples score nearly alike: such a scale is mostly noise. Samples of "
-                "a policy that is less sure, or more pairs, would give another",
-                sys.stderr,
+                "a policy that is less sure, or more pairs, would give another\n",
+                sys.stdout,
             )
 
     if len(some) < 2:
