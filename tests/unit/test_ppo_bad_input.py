@@ -279,7 +279,7 @@ def test_on_the_command_line_the_run_stops_saved_and_goes_on(tmp_path, monkeypat
     "beta, says",
     [
         ("-1", "beta is -1.0; expected 0 or more, and finite"),
-        ("nan", "beta is nan; expected 0 or more, and finite"),
+        ("nan", "beta is nan; expected a finite number"),
         ("much", "invalid float value: 'much'"),
     ],
 )
