@@ -152,7 +152,9 @@ def test_a_pair_over_the_context_stops_the_run_before_its_first_step():
     pairs = rows((ASK, GOOD, BAD), (ASK, GOOD, "no. " * 30))
     length = row_lengths(tokenizer(), [ASK], [GOOD], ["no. " * 30])[0]
     told = rf"1 of 2 rows do not fit: 1\. Row 1 takes {length} tokens; expected at most 64, the"
-    with pytest.raises(ValueError, match=rf"{told} context of the model\. It begins .*fitting\(model, "):
+    with pytest.raises(
+        ValueError, match=rf"{told} context of the model\. It begins .*fitting\(model, "
+    ):
         loop(pairs)
 
 
