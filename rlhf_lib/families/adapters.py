@@ -191,16 +191,15 @@ def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""
     otherwise : str
         For the message: what would do without it.
     """
-    if reference is None and needed:
-        if is_adapted(policy):
-            check_adapter_off(policy)
-        else:
-            raise ValueError(
-                "reference is None; expected a model to stay near, such as copy.deepcopy(policy)"
-                + otherwise
-            )
-        return AdapterOff(policy)
-    return reference
+    if reference is not None or not needed:
+        return reference
+    if not is_adapted(policy):
+        raise ValueError(
+            "reference is None; expected a model to stay near, such as copy.deepcopy(policy)"
+            + otherwise
+        )
+    check_adapter_off(policy)
+    return AdapterOff(policy)
 
 
 def check_adapter_off(policy) -> None:

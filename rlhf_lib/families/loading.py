@@ -74,7 +74,8 @@ def load_adapted(auto_class, source: str | os.PathLike):
     table = model.get_input_embeddings().weight
     for key, stored in weights.items():  # a token was added, and the table saved with the adapter
         grown = "lora_" not in key and stored.dim() == 2 and stored.shape[1] == table.shape[1]
-        if grown and stored.shape[0] > table.shape[0] and "embed" in key + "embed" * ("wte" in key):
+        embeds = "embed" in key or "wte" in key
+        if grown and embeds and stored.shape[0] > table.shape[0]:
             model.resize_token_embeddings(stored.shape[0])
             break
     with without_warnings():

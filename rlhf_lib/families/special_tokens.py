@@ -49,8 +49,7 @@ def with_beginning(tokenizer, rows: list[list[int]]) -> list[list[int]]:
     start = begin_tokens(tokenizer)
     if not start:
         return rows
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    special -= {tokenizer.unk_token_id}  # an unknown word is a word
+    special = _special(tokenizer) - {tokenizer.unk_token_id}  # an unknown word is a word
     return [row if row and row[0] in special else start + row for row in rows]
 
 
@@ -64,8 +63,11 @@ def turn_end(tokenizer) -> int | None:
     text = next(filter(None, (_written(tokenizer, *how) for how in DIALOGUES)), "")
     behind = text.rpartition(CANARY)[2].strip()
     first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return first[0] if first and first[0] in special else None
+    return first[0] if first and first[0] in _special(tokenizer) else None
+
+
+def _special(tokenizer) -> set[int]:
+    return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
 
 def _written(tokenizer, system: bool, parts: bool) -> str | None:
@@ -111,23 +113,31 @@ def name_special_tokens(model, tokenizer) -> None:
     ValueError
         If the model has no row for one of them.
     """
-    rows, ends = model.get_input_embeddings().weight.shape[0], end_tokens(tokenizer, model)
-    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        meant = token in (
-            getattr(config, "pad_token_id", None),
-            getattr(config, "eos_token_id", None),
-        )  # by whoever made the model
-        if token is not None and token >= rows and not meant:
+        if lacks_row(model, token):
+            rows = model.get_input_embeddings().weight.shape[0]
             raise ValueError(
                 f"tokenizer has {tokenizer.convert_ids_to_tokens(token)!r} as token {token}, and "
                 f"the model has rows for {rows}; expected one for each "
                 "(model.resize_token_embeddings(len(tokenizer)))"
             )
+    ends = end_tokens(tokenizer, model)
+    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     if getattr(config, "pad_token_id", None) != tokenizer.pad_token_id:
         config.pad_token_id = tokenizer.pad_token_id
     if generation is not None and ends and ends != _listed(generation.eos_token_id):
         generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+
+
+def lacks_row(model, token: int | None) -> bool:
+    """Whether a token is beyond a model's rows, and its config does not name it all the same.
+
+    Chapter: none yet.
+    """
+    config = model.config.get_text_config()
+    named = (getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None))
+    rows = model.get_input_embeddings().weight.shape[0]
+    return token is not None and token >= rows and token not in named
 
 
 def _listed(tokens: int | list[int] | None) -> list[int]:
@@ -152,10 +162,10 @@ def completion_rows(tokenizer, prompts: list[str], completions: list[str]) -> li
     )
     if _drops_a_space(tokenizer):  # and puts one before a text that is read by itself
         bare = [_behind(tokenizer, text, own) for text, own in zip(completions, bare)]
-    end, ends, rows = turn_end(tokenizer), set(end_tokens(tokenizer)), []
+    end, rows = turn_end(tokenizer), []
     for asked, both, alone in zip(before, whole, bare):
         row = both[len(asked) :] if both[: len(asked)] == asked else alone
-        if not row or row[-1] not in ends:
+        if not row or row[-1] not in (end, tokenizer.eos_token_id):
             row = [*row, end if end in asked else tokenizer.eos_token_id]
         rows.append(row)
     return rows

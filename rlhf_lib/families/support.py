@@ -4,7 +4,7 @@ The library asks three things of a causal language model. It takes a key-value c
 are sampled one at a time. It is told the positions of its tokens, or has none, so that padding on
 the left shifts nothing. And both give the same log-probabilities. The first two are read off the
 model before anything is computed; the third is shown by the first batch of a run
-(`check_sampler`). Chapter: none yet.
+(`prove_sampler`). Chapter: none yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..machinery.precision import computing_in
 from .adapters import base_of, check_adapter
-from .special_tokens import name_special_tokens
+from .special_tokens import lacks_row, name_special_tokens
 
 # Families that the tests train, by their `model_type`: a small random model of each is sampled
 # from, scored alone and in a padded batch, trained, saved, read by transformers, and resumed.
@@ -261,13 +261,12 @@ def _name_outputs(config) -> None:
 
 def check_rows(name: str, model, tokenizer) -> None:
     """Refuse a frozen model that has no row for what rows are padded with. Chapter: none yet."""
-    embeddings = getattr(model, "get_input_embeddings", None)
-    if embeddings is None:  # a view of another model
+    if not hasattr(model, "get_input_embeddings"):  # a view of another model
         return
-    rows, config = embeddings().weight.shape[0], model.config.get_text_config()
     _name_outputs(model.config)
     pad = tokenizer.pad_token_id
-    if pad is not None and pad >= rows and pad != getattr(config, "pad_token_id", None):
+    if lacks_row(model, pad):
+        rows = model.get_input_embeddings().weight.shape[0]
         raise ValueError(
             f"{name} has rows for {rows} tokens, and padding is token {pad}; expected one for each "
             "(load_policy, or model.resize_token_embeddings(len(tokenizer)))"

@@ -193,13 +193,17 @@ def _under(model) -> list[float]:
     return [sum(x.sum().item() for x in frozen), sum(x.square().sum().item() for x in frozen)]
 
 
+def _is_adapted(model) -> bool:
+    return hasattr(model, "peft_config")
+
+
 def _adapted(models: dict) -> dict:
-    return {name: model for name, model in models.items() if hasattr(model, "peft_config")}
+    return {name: model for name, model in models.items() if _is_adapted(model)}
 
 
 def _kept(model) -> dict[str, torch.Tensor]:
     """The weights that a checkpoint of the model holds: all, or those of its adapter."""
-    if not hasattr(model, "peft_config"):
+    if not _is_adapted(model):
         return model.state_dict()
     from peft import get_peft_model_state_dict
 
@@ -208,7 +212,7 @@ def _kept(model) -> dict[str, torch.Tensor]:
 
 def _read(folder: Path, model) -> dict[str, torch.Tensor]:
     """What `save_pretrained` wrote of a model, under the names that the model has."""
-    if hasattr(model, "peft_config"):
+    if _is_adapted(model):
         from peft import PeftConfig, load_peft_weights
 
         saved = PeftConfig.from_pretrained(str(folder)).to_dict()

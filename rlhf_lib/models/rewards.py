@@ -39,8 +39,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..families.support import check_one_output
 from ..machinery.calling import as_list, call, outcomes, results
-from .reward_model import check_one_output, reward_scores
+from .reward_model import reward_scores
 from .tokens import check_context, encode, encode_prompts, position_ids
 
 Answers = tuple[str, str]

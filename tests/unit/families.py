@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 import transformers
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = (
@@ -228,3 +229,12 @@ def encoder_decoder():
 def frozen(family: str):
     """The same model in every test that changes nothing in it."""
     return model(family)
+
+
+PROMPTS = ["the cat", "the dog sat on the mat and the bird ran", "hello", "tea ."]
+DATA = Dataset.from_dict({"prompt": PROMPTS})
+
+
+def length(prompts, completions, **columns):
+    """A reward of any text."""
+    return [float(len(completion)) for completion in completions]

@@ -34,9 +34,8 @@ from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import token_logprobs
 from tests.unit import families
+from tests.unit.families import DATA, PROMPTS, length
 
-PROMPTS = ["the cat", "the dog sat on the mat and the bird ran", "hello", "tea ."]
-DATA = Dataset.from_dict({"prompt": PROMPTS})
 N = 8
 PAIRS = Dataset.from_dict(
     {
@@ -48,10 +47,6 @@ PAIRS = Dataset.from_dict(
 )
 TARGETS = {"llama": ["q_proj", "v_proj"], "qwen3": ["q_proj", "down_proj"], "gpt2": ["c_attn"]}
 EVERY = ["sft", "grpo", "ppo", "shared", "dpo", "kto", "rejection"]
-
-
-def length(prompts, completions, **columns):
-    return [float(len(completion)) for completion in completions]
 
 
 def adapter(family: str = "llama", seed: int = 0, fresh: bool = True, **changed):

@@ -40,10 +40,9 @@ from rlhf_lib.models.reward_model import (
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import context_of, encode, token_logprobs
 from tests.unit import families
+from tests.unit.families import DATA, PROMPTS, length
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMPTS = ["the cat", "the dog sat on the mat and the bird ran", "hello", "tea ."]
-DATA = Dataset.from_dict({"prompt": PROMPTS})
 ALL = sorted(families.CONFIGS)
 DROPOUT = {  # what each family calls the dropouts of its layers
     "gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
@@ -54,10 +53,6 @@ DROPOUT = {  # what each family calls the dropouts of its layers
     "phi": ("resid_pdrop", "embd_pdrop", "attention_dropout"),
     "llama": ("attention_dropout",),
 }
-
-
-def length(prompts, completions, **columns):
-    return [float(len(completion)) for completion in completions]
 
 
 def settings(**changed) -> dict:
