@@ -165,6 +165,17 @@ def test_prompt_and_completion_have_the_ids_of_the_whole_text(kind):
     assert taught(tokenizer, "the cat", " sat on the mat .") == expected
 
 
+def test_a_word_that_begins_in_the_prompt_goes_on_in_the_completion():
+    """By itself the completion would be another word, with other tokens."""
+    words = ["<unk>", "<eos>", "<pad>", "play", "ing", "##ing", "now"]
+    backend = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = dict(unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    expected = tokenizer.convert_tokens_to_ids(["##ing", "now", "<eos>"])
+    assert completion_rows(tokenizer, ["play"], ["ing now"]) == [expected]
+
+
 def test_where_the_join_grows_together_the_prompt_is_read_as_it_is_sampled_from():
     tokenizer = families.tokenizer()  # "catsat" would be one unknown word
     ids = tokenizer.convert_tokens_to_ids(["the", "cat", "sat", "<eos>"])
