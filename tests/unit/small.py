@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -68,3 +70,12 @@ def early_letters(prompts, completions, **columns):
         float(sum("a" <= word[0] < "m" for word in letters.words(completion)))
         for completion in completions
     ]
+
+
+def in_a_running_loop(cell):
+    """What an `async def` returns that runs in an event loop, as a cell of Jupyter does.
+
+    On a thread of its own: where a browser's test came before, its loop still runs on this one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(cell())).result()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from rlhf_lib.machinery.calling import LoopThread, as_list, call, outcomes, results
+from tests.unit.small import in_a_running_loop
 
 
 async def doubled(x):
@@ -277,7 +278,7 @@ def test_it_works_where_a_loop_runs_already():
     async def cell():
         return outcomes([partial(doubled, 2)])
 
-    assert asyncio.run(cell()) == [4]
+    assert in_a_running_loop(cell) == [4]
 
 
 def test_it_works_from_the_inside_of_what_is_awaited(monkeypatch):

@@ -40,7 +40,7 @@ from rlhf_lib.models.rewards import (
 )
 from rlhf_lib.models.tokens import completion_logits, encode
 from rlhf_lib.worlds import letters
-from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
+from tests.unit.small import RAGGED, count_words, in_a_running_loop, policy, reward_model, tokenizer
 
 REPLIES = ["ok.", "hello ben, thank you.", "no.", "hello ben, thank you for your help."]
 
@@ -550,7 +550,7 @@ def test_async_rewards_of_a_combination_wait_together():
             RAGGED, REPLIES
         )
 
-    assert asyncio.run(cell()) == [101 + 10 * words for words in count_words(RAGGED, REPLIES)]
+    assert in_a_running_loop(cell) == [101 + 10 * words for words in count_words(RAGGED, REPLIES)]
 
 
 def test_an_ensemble_of_reward_models_is_a_reward_function():

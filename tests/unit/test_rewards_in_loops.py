@@ -20,7 +20,15 @@ from rlhf_lib.models.rewards import VerifiableReward, weighted_sum
 from rlhf_lib.models.rollout import sample
 from tests.unit import loops
 from tests.unit.loops import with_settings
-from tests.unit.small import RAGGED, count_words, hasty, reward_model, tokenizer, weights
+from tests.unit.small import (
+    RAGGED,
+    count_words,
+    hasty,
+    in_a_running_loop,
+    reward_model,
+    tokenizer,
+    weights,
+)
 
 ANSWERS = [["a"], ["b"], ["c"], ["d"]]
 DATA = Dataset.from_dict({"prompt": RAGGED, "answer": ANSWERS, "reward": [1.0, 2.0, 3.0, 4.0]})
@@ -148,7 +156,7 @@ def test_an_async_reward_trains_as_any_other_inside_a_loop_that_runs(make):
         loop = make(reward=weighted_sum([counted, right], [1.0, 0.0]))
         return list(loop), weights(loop.policy), right.errors
 
-    records, after, errors = asyncio.run(cell())
+    records, after, errors = in_a_running_loop(cell)
     plain = make()
     assert [r["reward"] for r in records] == [r["reward"] for r in plain] and errors == 0
     assert torch.equal(after, weights(plain.policy))
