@@ -1,7 +1,7 @@
 """Reinforcement learning from human feedback, small enough to read.
 
 Eight rooms; none imports one below it on this map. Mathematics, models and algorithms are under
-2,500 lines of code, docstrings and comments apart; the machinery is under 1,100 more, and may be
+2,500 lines of code, docstrings and comments apart; the machinery is under 1,200 more, and may be
 skipped at first, as may the families until you bring a model of your own::
 
     mathematics   tilt              the exact optimum on finite sets

@@ -8,7 +8,7 @@ Chapter: gpt2-on-a-gpu.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import BFloat16Products
 from .preparation import layers_of
+
+SMALL_VOCABULARY = 4096  # rows for which a draw takes a random number each
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -96,8 +99,8 @@ class Decoder:
 
 
 @contextmanager
-def plain_layers(model):
-    """Undo, while the model samples, what its layers do in training.
+def plain_layers(model, rounded: bool = False):
+    """Undo, while the model samples, what its layers do in training; or round their products.
 
     transformers keeps the cache from layers that recompute their activations. A compiled layer
     would be traced anew for the cache, whose length is another at every step.
@@ -108,7 +111,8 @@ def plain_layers(model):
     for layer in layers:  # what is inside them, dropout above all, stays as it is
         layer.training = False
     try:
-        with torch.compiler.set_stance("force_eager"):
+        products = BFloat16Products(keep=True) if rounded else nullcontext()
+        with torch.compiler.set_stance("force_eager"), products:
             yield
     finally:
         for layer in layers:
@@ -393,3 +397,23 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     """
     logits = logits if temperature == 1.0 else logits.float() / temperature
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+
+
+def draw(
+    probabilities: Tensor, running: Tensor, B: int, generator: torch.Generator | None
+) -> Tensor:
+    """A token for each running row, (R,), from its probabilities, (R, V).
+
+    All B rows take random numbers, so that what one draws does not depend on which others have
+    ended. Over a small vocabulary a row takes V of them: the largest p / Exp(1) is a draw from p.
+    Over a large one they would cost as much as a layer, and a row takes one: where it falls on the
+    cumulative sums. Chapter: gpt2-on-a-gpu.
+    """
+    V = probabilities.shape[-1]
+    if V <= SMALL_VOCABULARY:
+        noise = torch.empty((B, V), device=probabilities.device).exponential_(generator=generator)
+        return (probabilities / (noise[running] if len(running) < B else noise)).argmax(dim=-1)
+    steps = probabilities.cumsum(dim=-1)
+    place = torch.rand((B, 1), device=probabilities.device, generator=generator)[running]
+    token = torch.searchsorted(steps, place * steps[:, -1:], right=True)[:, 0]
+    return token.clamp(max=V - 1)

@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .memory import free_bytes
 from .microbatches import Batch, microbatches, share
 from .optimization import backward, optimizer_step
 from .precision import check_precision, computing_in, sampling_dtype
@@ -65,6 +66,8 @@ class Machine:
             broadcast(model)
         if config.torch_compile:
             compile_layers(*trained.values(), *frozen.values())
+        if self.device.type == "cpu":
+            warn_of_memory(trained)
         self.sampler = local_generator(self.device, config.seed)
         self.sampling_dtype = sampling_dtype(config)
 
@@ -198,6 +201,23 @@ class Machine:
                 f"gradient_checkpointing=True; {sampling if len(sizes) > 2 else ''}"
                 f"bf16=True halves activations and cache. PyTorch says: {error}"
             ) from error
+
+
+def warn_of_memory(trained: dict) -> None:
+    """Say so if what Adam needs is not there: a system that runs out ends a process without a word.
+
+    Chapter: none yet.
+    """
+    moved = sum(p.nbytes for m in trained.values() for p in m.parameters() if p.requires_grad)
+    free = free_bytes()
+    if free is not None and free < 3 * moved:  # a gradient and two moments, each as large
+        warnings.warn(
+            f"to train {' and '.join(trained)} takes {3 * moved / 1e9:.1f} GB for gradients and "
+            f"Adam's moments, and {free / 1e9:.1f} GB of memory are free. The system may end this "
+            "process without a word; an adapter (LoRA) or a smaller model takes less",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _shared(name: str, x, share: float):

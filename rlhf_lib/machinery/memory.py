@@ -157,17 +157,24 @@ def free_bytes() -> int | None:
     """Memory that this process can still take, in bytes; None where the system does not tell.
 
     What the machine has free, or what is left of a container's limit if that is less: a container
-    sees all memory of its machine, and is stopped when it takes more than its own part. Chapter:
-    gpt2-live.
+    sees all memory of its machine, and is stopped when it takes more than its own part. Files that
+    are only kept in memory to be read again count as free. Chapter: none yet.
     """
     free: list[int] = []
     with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free.append(1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")))
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+        free.append(1024 * _number(Path("/proc/meminfo"), "MemAvailable:"))
+    for limit, used, kept in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
-        with suppress(OSError, ValueError):  # no such file, or "max": no limit
-            free.append(int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()))
-    return max(0, min(free)) if free else None
+        with suppress(OSError, ValueError, StopIteration):  # no such file, or "max": no limit
+            most, taken = (int((CGROUP / name).read_text()) for name in (limit, used))
+            files = _number((CGROUP / used).with_name("memory.stat"), kept)
+            free.append(max(0, most - taken + files))
+    return min(free) if free else None
+
+
+def _number(file: Path, name: str) -> int:
+    """What stands behind a name at the beginning of a line."""
+    lines = map(str.split, file.read_text().splitlines())
+    return next(int(words[1]) for words in lines if words[:1] == [name])

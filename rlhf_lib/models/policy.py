@@ -20,14 +20,7 @@ SCALES: dict[str, dict[str, Any]] = {
     # about 1M parameters: trains on two CPU cores in a minute
     "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, initializer_range=0.06),
     # GPT-2 small, 124M parameters with its 50,257 rows of vocabulary
-    "gpt2": dict(
-        n_embd=768,
-        n_layer=12,
-        n_head=12,
-        n_positions=1024,
-        initializer_range=0.02,
-        vocab_size=50_257,
-    ),
+    "gpt2": dict(n_embd=768, n_layer=12, n_head=12, n_positions=1024, vocab_size=50_257),
     # 0.35M parameters: enough for the sums world, whose tokens are 15 characters
     "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, initializer_range=0.06),
 }

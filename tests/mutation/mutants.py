@@ -1318,7 +1318,7 @@ MUTANTS = [
     ),
     Mutant(
         "noise-of-other-rows",
-        "models/rollout.py",
+        "machinery/decoding.py",
         "draw",
         "(noise[running] if len(running) < B else noise)",
         "noise[:len(running)]",
@@ -1472,7 +1472,7 @@ MUTANTS = [
     ),
     Mutant(
         "draw-by-place-in-the-batch",
-        "models/rollout.py",
+        "machinery/decoding.py",
         "draw",
         "generator=generator)[running]",
         "generator=generator)[: len(running)]",

@@ -1,6 +1,7 @@
 """Memory counted from sizes against memory counted in tensors, to the byte."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import (
     OPTConfig,
 )
 
+from rlhf_lib.algorithms.sft import SFT
 from rlhf_lib.machinery import memory
 from rlhf_lib.machinery.memory import (
     activation_bytes,
@@ -27,6 +29,7 @@ from rlhf_lib.machinery.optimization import adam
 from rlhf_lib.models.policy import count_parameters, new_policy
 from rlhf_lib.models.reward_model import state_values
 from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.worlds import letters
 from tests.unit.small import RAGGED, policy, reward_model, tokenizer
 
 GROUPED = dict(
@@ -192,21 +195,33 @@ def test_bad_input(call, message):
 
 
 @pytest.mark.parametrize(
-    "limit, used",
+    "limit, used, kept",
     [
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ],
     ids=["version 2", "version 1"],
 )
-def test_free_memory_is_what_a_container_has_left(limit, used, tmp_path, monkeypatch):
+def test_free_memory_is_what_a_container_has_left(limit, used, kept, tmp_path, monkeypatch):
+    """What it has read from files may be given up, and is free."""
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     outside = free_bytes()  # of the machine; None where it does not tell
-    (tmp_path / limit).parent.mkdir(exist_ok=True)
-    (tmp_path / limit).write_text("5000\n")
-    (tmp_path / used).write_text("3000\n")
-    assert free_bytes() == 2000
+    for name, value in ((limit, "5000"), (used, "3000"), (limit, "5000")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{value}\n")
+    (tmp_path / used).with_name("memory.stat").write_text(f"anon 7\n{kept} 400\nslab 1\n")
+    assert free_bytes() == 2400
     (tmp_path / used).write_text("6000\n")
     assert free_bytes() == 0
     (tmp_path / limit).write_text("max\n")
-    assert free_bytes() is None if outside is None else free_bytes() > 6000
+    assert free_bytes() == pytest.approx(outside, rel=0.5) if outside else free_bytes() is None
+
+
+@pytest.mark.parametrize("free, warns", [(10_000, True), (10**12, False), (None, False)])
+def test_a_loop_says_what_it_takes_where_it_is_not_free(free, warns, monkeypatch):
+    monkeypatch.setattr("rlhf_lib.machinery.machine.free_bytes", lambda: free)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        SFT(policy(), tokenizer(), letters.demonstrations(4, seed=0))
+    told = [str(w.message) for w in found if "of memory are free" in str(w.message)]
+    assert len(told) == warns and all("to train model takes 0.0 GB" in text for text in told)

@@ -8,11 +8,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_lib.algorithms.best_of_n import best_of_n
-from rlhf_lib.machinery.decoding import FixedDecoder, GPT2Decoder
+from rlhf_lib.machinery.decoding import SMALL_VOCABULARY, FixedDecoder, GPT2Decoder
+from rlhf_lib.machinery.decoding import draw as chosen
 from rlhf_lib.machinery.precision import BFloat16Products
 from rlhf_lib.models.policy import SCALES, choose_scale, count_parameters, load_policy, new_policy
-from rlhf_lib.models.rollout import SMALL_VOCABULARY, sample
-from rlhf_lib.models.rollout import draw as chosen
+from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import (
     completion_logits,
     encode,
