@@ -154,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--rehearse is given without --out; expected a folder for what is not kept")
     out = options.out or RESULTS
     os.environ |= dict.fromkeys(OFFLINE, "1")
-    parts = {name: part for name, part in PARTS.items() if name in options.parts}
+    longer = max(1.0, options.seconds / SECONDS)
+    parts = {name: Part(part.least, part.most * longer) for name, part in PARTS.items()}
+    parts = {name: part for name, part in parts.items() if name in options.parts}
 
     def watch(lines: dict[str, dict]) -> None:
         write_whole(out / "on_a_gpu.txt", report(lines))

@@ -7,6 +7,7 @@ Each gets a `parts.Run`, hands over what it found by `run.note`, and comes to an
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import re
 import statistics
@@ -355,6 +356,7 @@ def memory(run: Run) -> None:
             name = ", ".join(["bf16" if bf16 else "fp32", *(f"{k}={v}" for k, v in way.items())])
             run.note(name, found)
             del loop
+            gc.collect()  # what watches its parts holds on to it, and it to that
 
 
 # ---------------------------------------------------------------------------------- measuring

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..families.special_tokens import decoded, end_tokens
 from ..families.support import check_supported
-from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
+from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, draw, plain_layers
 from ..machinery.processes import gather, rank_and_count
 from .tokens import TokenBatch, check_context, encode_prompts, texts
 
@@ -107,17 +107,14 @@ def step_by_step(
     logprobs, entropies = (torch.zeros((B, T), device=device) for _ in range(2))
     running = torch.arange(B, device=device)  # rows that have not ended
     for t in range(T):
-        next_logprobs = log_probabilities(logits, temperature)
-        probabilities = next_logprobs.exp()
-        if greedy:
-            token = next_logprobs.argmax(dim=-1)
-        else:  # the largest p / Exp(1) is a draw from p; finished rows draw too, and drop theirs
+        noise = None
+        if not greedy:  # finished rows draw too, and drop theirs
             noise = torch.empty((B, logits.shape[-1]), device=device)
-            noise.exponential_(generator=generator)
-            token = (probabilities / (noise[running] if len(running) < B else noise)).argmax(dim=-1)
+            noise = noise.exponential_(generator=generator)[running if len(running) < B else ...]
+        token, logprob, entropy = draw(logits, temperature, noise)
         tokens[running, t] = token
-        logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]
-        entropies[running, t] = -(probabilities * next_logprobs).sum(dim=-1)
+        logprobs[running, t] = logprob
+        entropies[running, t] = entropy
         mask[running, t] = 1
         going = (token[:, None] != eos).all(dim=1)
         running, token = running[going], token[going]
