@@ -63,7 +63,10 @@ from rlhf_lib.models.policy import SCALES, count_parameters
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "against_trl.jsonl"
 VERSIONS = {"grpo": "1.16.0", "ppo": "1.12.0", "rollout": "1.16.0"}
-SIZES = {**SCALES, "6M": dict(n_embd=256, n_layer=8, n_head=8, n_positions=128, init_std=0.06)}
+SIZES = {
+    **SCALES,
+    "6M": dict(n_embd=256, n_layer=8, n_head=8, n_positions=128, initializer_range=0.06),
+}
 WORDS, GROUP, PROMPT_LENGTH, PROMPTS = 256, 8, {"cpu": 16, "cuda": 64}, 4096
 MADE_FOR = f"{sys.prefix} {sys.version}"  # the Python that environments are made for
 ALGORITHMS = ("grpo", "ppo", "rollout")
@@ -179,7 +182,6 @@ def make(model: str, prompt_length: int, seed: int):
     policy = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=rows,
-            initializer_range=size.pop("init_std"),
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,

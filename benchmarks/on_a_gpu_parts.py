@@ -45,6 +45,7 @@ from benchmarks.bandwidth import copy_bandwidth, synchronize
 from benchmarks.parts import LeftOut, Run
 from benchmarks.provenance import provenance
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.families.growth import grow
 from rlhf_lib.machinery.memory import activation_bytes, kv_cache_bytes, model_bytes
 from rlhf_lib.models.policy import SCALES, count_parameters
 from rlhf_lib.models.rewards import LearnedReward
@@ -55,12 +56,11 @@ from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters as world
 
 ROOT = Path(__file__).resolve().parents[1]
-GPT2 = {name: size for name, size in SCALES["gpt2"].items() if name != "init_std"}
 SMALL = dict(n_embd=256, n_layer=5, n_head=8, n_positions=128, vocab_size=300)
 # by part: on a GPU, and in a rehearsal
 SIZES = {
     "letters": (
-        dict(grown=GPT2, steps=45, seconds=60, batch=64, rate=2e-5, held_out=200),
+        dict(grown=SCALES["gpt2"], steps=45, seconds=60, batch=64, rate=2e-5, held_out=200),
         dict(grown=SMALL, steps=2, seconds=60, batch=16, rate=1e-3, held_out=8),
     ),
     "decode": (
@@ -168,7 +168,7 @@ def letters(run: Run) -> None:
     """The letters SFT model, grown, learns from the tiny reward model; gold before and after."""
     s = sizes(run, "letters")
     sft, tokenizer = artifacts.load("letters", "sft")
-    reference = grown(sft, s["grown"]).to(run.device)
+    reference = grow(sft, **s["grown"]).to(run.device)
     config = GRPOConfig(
         max_steps=s["steps"],
         batch_size=s["batch"],
@@ -218,13 +218,6 @@ def letters(run: Run) -> None:
     run.note("training", training)
     run.note("after", measured(reference))
     run.note("curve", curve)
-
-
-def grown(model, size: dict):
-    """The model at a larger size, and the copies of a feature parted by a little noise."""
-    from rlhf_lib.models.growth import grow
-
-    return grow(model, **size, noise=0.02, seed=0).eval()
 
 
 def prompts(n: int, seed: int, held_out: bool = False) -> Columns:

@@ -63,6 +63,7 @@ class Notebook(IPyNbFile):
         options = self.config.option
         options.nbval_current_env = True  # the kernel of this environment, whatever else there is
         options.nbval_cell_timeout = 2.5 * SECONDS
+        self.skip_compare += ("text/html",)  # a table is compared by its text
         os.environ.update(kernel_environment())
         os.environ.pop("MPLBACKEND", None)  # figures are drawn inline, as a reader sees them
         self.profile = tempfile.TemporaryDirectory()  # nobody's own IPython settings or history

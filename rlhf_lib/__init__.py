@@ -28,6 +28,7 @@ skipped at first, as may the families until you bring a model of your own::
                   loading           weights in float32, whatever they were saved in
                   special_tokens    what begins a prompt and ends a completion
                   adapters          LoRA: a small part is trained, the rest is the reference
+                  growth            a small GPT-2 made a larger one that says the same
     models        tokens            text as tokens, and the log-probability of each
                   policy            a causal language model at a scale
                   reward_model      trunk and scalar head; critic
@@ -45,6 +46,7 @@ skipped at first, as may the families until you bring a model of your own::
                                     one file each
                   loop              stepping, stopping and going on, for all of them
     seeing        plots, widgets    figures and interactive demos
+                  tables            of results, as HTML and as text
     running       artifacts         shipped checkpoints, and how each is rebuilt
                   evaluation        held-out measurements with their errors
                   log               what a run leaves behind, in JSON lines

@@ -237,7 +237,7 @@ class GPT2Decoder(Decoder):
             inner = self.act(torch.addmm(up_b, norm(x, weight=w2, bias=b2), up))
             x = x + torch.addmm(down_b, inner, down)
         last = norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b)
-        return torch.mm(last, unembed.t(), out=out)
+        return F.linear(last, unembed) if out is None else torch.mm(last, unembed.t(), out=out)
 
 
 class FixedDecoder(GPT2Decoder):
@@ -343,13 +343,16 @@ class FixedDecoder(GPT2Decoder):
 
         It may attend to the first `width` slots; to all if it is not given.
         """
-        noise = None if self.greedy else self.noise
-        token, logprob, entropy = draw(self.logits, self.temperature, noise)
+        logprobs = log_probabilities(self.logits, self.temperature)
+        probabilities = logprobs.exp()
+        token = (logprobs if self.greedy else probabilities / self.noise).argmax(dim=-1)
         token = torch.where(self.going, token, self.pad)
+        chosen = logprobs.gather(1, token[:, None])[:, 0]
+        entropy = -(probabilities * logprobs).sum(dim=-1)
         for table, value in (
             (self.tokens, token),
             (self.written, self.going.long()),
-            (self.logprobs, torch.where(self.going, logprob, 0.0)),
+            (self.logprobs, torch.where(self.going, chosen, 0.0)),
             (self.entropies, torch.where(self.going, entropy, 0.0)),
         ):
             table.index_copy_(1, self.column, value[:, None])
@@ -411,27 +414,10 @@ class FixedDecoder(GPT2Decoder):
         return tokens, mask, logprobs, entropies, ~self.going
 
 
-def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """A token for each row, its log-probability, and the entropy of what it was drawn from.
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """log π of every next token at a temperature, in float32; shape as `logits`, in nats.
 
     Chapter: gpt2-on-a-gpu.
-
-    Parameters
-    ----------
-    logits : Tensor, shape (B, V)
-    temperature : float
-        Divides the logits.
-    noise : Tensor, shape (B, V), or None
-        Numbers from Exp(1): the largest p / Exp(1) is a draw from p. None takes the most likely.
-
-    Returns
-    -------
-    token, logprob, entropy : Tensor, shape (B,)
-        Ids; and in float32, nats.
     """
     logits = logits if temperature == 1.0 else logits.float() / temperature
-    logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    probabilities = logprobs.exp()
-    token = (logprobs if noise is None else probabilities / noise).argmax(dim=-1)
-    entropy = -(probabilities * logprobs).sum(dim=-1)
-    return token, logprobs.gather(1, token[:, None])[:, 0], entropy
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)

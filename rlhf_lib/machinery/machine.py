@@ -66,7 +66,7 @@ class Machine:
         if config.torch_compile:
             compile_layers(*trained.values(), *frozen.values())
         self.sampler = local_generator(self.device, config.seed)
-        self.sampling_dtype = sampling_dtype(config, self.device)
+        self.sampling_dtype = sampling_dtype(config)
 
     @torch.no_grad()
     def table(self, function: Callable[[BatchT], Tensor], batch: BatchT) -> Tensor:

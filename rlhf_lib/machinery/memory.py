@@ -8,9 +8,13 @@ the short-lived buffers of a step. Chapter: ppo-mechanics.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container's limits
 BYTES_PER_PARAMETER = {  # of a model in training; one that is frozen keeps its weights alone
     "mixed": {"weights": 2, "gradients": 2, "master weights": 4, "Adam m": 4, "Adam v": 4},
     "fp32": {"weights": 4, "gradients": 4, "master weights": 0, "Adam m": 4, "Adam v": 4},
@@ -147,3 +151,23 @@ def _widths(config) -> tuple[int, int, int, int]:
         config.num_key_value_heads * config.head_dim,
         config.intermediate_size,
     )
+
+
+def free_bytes() -> int | None:
+    """Memory that this process can still take, in bytes; None where the system does not tell.
+
+    What the machine has free, or what is left of a container's limit if that is less: a container
+    sees all memory of its machine, and is stopped when it takes more than its own part. Chapter:
+    gpt2-live.
+    """
+    free: list[int] = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free.append(1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # no such file, or "max": no limit
+            free.append(int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()))
+    return max(0, min(free)) if free else None

@@ -31,7 +31,8 @@ def computing_in(config, device: torch.device) -> AbstractContextManager:
     """
     if not config.bf16:
         return nullcontext()
-    return BFloat16Products() if device.type == "cpu" else _autocast(device.type)
+    rounded = products_are_rounded(torch.bfloat16, device)
+    return BFloat16Products() if rounded else _autocast(device.type)
 
 
 def without_cudnn() -> AbstractContextManager:
@@ -50,12 +51,21 @@ def _autocast(device_type: str) -> Iterator[None]:
         yield
 
 
-def sampling_dtype(config, device: torch.device) -> torch.dtype | None:
-    """What a loop samples in: on a processor, where a decoding step has small products, float32.
+def sampling_dtype(config) -> torch.dtype | None:
+    """What a loop samples in, if not in the weights' own type: as it learns.
 
     Chapter: gpt2-on-a-gpu.
     """
-    return torch.bfloat16 if config.bf16 and device.type != "cpu" else None
+    return torch.bfloat16 if config.bf16 else None
+
+
+def products_are_rounded(dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Whether to sample in a dtype is to round products alone, as in learning: on a processor.
+
+    Then a token is drawn from the policy that scores it, up to the order of sums. A GPU has the
+    whole decoder in 16 bits instead. Chapter: gpt2-on-a-gpu.
+    """
+    return dtype is torch.bfloat16 and device.type == "cpu"
 
 
 def check_precision(config, device: torch.device) -> None:
@@ -85,6 +95,9 @@ def check_precision(config, device: torch.device) -> None:
 class BFloat16Products(TorchFunctionMode):
     """Within it, the linear layers of any model multiply in bfloat16 and return float32.
 
+    With `keep` it remembers the rounded weights until it is left, as a sampler wants that
+    multiplies by the same ones at every token. Nothing may move them, or ask for their gradient.
+
     Chapter: gpt2-on-a-gpu.
 
     Examples
@@ -97,32 +110,54 @@ class BFloat16Products(TorchFunctionMode):
     (True, torch.float32)
     """
 
+    def __init__(self, keep: bool = False):
+        super().__init__()
+        self.kept: dict[int, Tensor] | None = {} if keep else None
+
+    def __exit__(self, *error):
+        if self.kept is not None:
+            self.kept.clear()
+        return super().__exit__(*error)
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.linear:
-            return _linear(*args, **kwargs)
+            x, weight, *bias = (*args, *kwargs.values())
+            y = self.product(x.flatten(0, -2), weight, True).view(*x.shape[:-1], len(weight))
+            return y if not bias or bias[0] is None else y + bias[0]
         if func is torch.addmm and not kwargs:  # the layer of transformers' GPT-2
             bias, x, weight = args
-            return _Product.apply(x, weight) + bias
+            return self.product(x, weight, False) + bias
         return func(*args, **kwargs)
 
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y = _Product.apply(x.flatten(0, -2), weight.t()).view(*x.shape[:-1], len(weight))
-    return y if bias is None else y + bias
+    def product(self, x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+        """(n, k) times a weight (k, m), or transposed (m, k)."""
+        if self.kept is None:
+            return _Product.apply(x, weight, transposed)
+        if weight.data_ptr() not in self.kept:
+            self.kept[weight.data_ptr()] = weight.bfloat16()
+        low = self.kept[weight.data_ptr()]
+        return (x.bfloat16() @ (low.t() if transposed else low)).to(x.dtype)
 
 
 class _Product(torch.autograd.Function):
-    """(n, k) times (k, m), in bfloat16; so are the two products of its gradient."""
+    """A product in bfloat16; so are the two of its gradient.
+
+    To round the weights once more on the way back takes less than to keep them rounded. The
+    gradient comes as the weight lies, so that a table with two uses adds it up in place.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        low = x.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(*low)
-        return (low[0] @ low[1]).to(x.dtype)
+    def forward(ctx, x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+        low, w = x.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(low, weight)
+        ctx.transposed = transposed
+        return (low @ (w.t() if transposed else w)).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (x, weight), (gradient,) = ctx.saved_tensors, gradients
-        low = gradient.bfloat16()
-        return (low @ weight.t()).to(gradient.dtype), (x.t() @ low).to(gradient.dtype)
+        low, w = gradient.bfloat16(), weight.bfloat16()
+        to_x = low @ (w if ctx.transposed else w.t())
+        to_weight = low.t() @ x if ctx.transposed else x.t() @ low
+        return to_x.to(gradient.dtype), to_weight.to(gradient.dtype), None

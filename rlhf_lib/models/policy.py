@@ -18,13 +18,18 @@ from ..families.support import check_supported
 
 SCALES: dict[str, dict[str, Any]] = {
     # about 1M parameters: trains on two CPU cores in a minute
-    "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, init_std=0.06),
+    "tiny": dict(n_embd=128, n_layer=4, n_head=4, n_positions=128, initializer_range=0.06),
     # GPT-2 small, 124M parameters with its 50,257 rows of vocabulary
     "gpt2": dict(
-        n_embd=768, n_layer=12, n_head=12, n_positions=1024, init_std=0.02, vocab_size=50_257
+        n_embd=768,
+        n_layer=12,
+        n_head=12,
+        n_positions=1024,
+        initializer_range=0.02,
+        vocab_size=50_257,
     ),
     # 0.35M parameters: enough for the sums world, whose tokens are 15 characters
-    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, init_std=0.06),
+    "mini": dict(n_embd=96, n_layer=3, n_head=4, n_positions=128, initializer_range=0.06),
 }
 
 
@@ -76,7 +81,6 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
     no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     config = GPT2Config(
         vocab_size=sizes.pop("vocab_size", len(tokenizer)),
-        initializer_range=sizes.pop("init_std"),
         activation_function="gelu_pytorch_tanh",
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -10,6 +10,7 @@ are scored again. Chapters: ppo-mechanics, ppo-live, grpo.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from ..families.special_tokens import decoded, end_tokens
 from ..families.support import check_supported
-from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, draw, plain_layers
+from ..machinery.decoding import Decoder, FixedDecoder, GPT2Decoder, log_probabilities, plain_layers
+from ..machinery.precision import BFloat16Products, products_are_rounded
 from ..machinery.processes import gather, rank_and_count
 from .tokens import TokenBatch, check_context, encode_prompts, texts
+
+SMALL_VOCABULARY = 4096  # rows for which a draw takes a random number each, on a processor
 
 
 @dataclass
@@ -107,14 +111,15 @@ def step_by_step(
     logprobs, entropies = (torch.zeros((B, T), device=device) for _ in range(2))
     running = torch.arange(B, device=device)  # rows that have not ended
     for t in range(T):
-        noise = None
-        if not greedy:  # finished rows draw too, and drop theirs
-            noise = torch.empty((B, logits.shape[-1]), device=device)
-            noise = noise.exponential_(generator=generator)[running if len(running) < B else ...]
-        token, logprob, entropy = draw(logits, temperature, noise)
+        next_logprobs = log_probabilities(logits, temperature)
+        probabilities = next_logprobs.exp()
+        if greedy:
+            token = next_logprobs.argmax(dim=-1)
+        else:
+            token = draw(probabilities, running, B, generator)
         tokens[running, t] = token
-        logprobs[running, t] = logprob
-        entropies[running, t] = entropy
+        logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]
+        entropies[running, t] = -(probabilities * next_logprobs).sum(dim=-1)
         mask[running, t] = 1
         going = (token[:, None] != eos).all(dim=1)
         running, token = running[going], token[going]
@@ -128,6 +133,27 @@ def step_by_step(
         table[:, :used] for table in (tokens, mask, logprobs, entropies)
     )
     return tokens, mask, logprobs, entropies, finished
+
+
+def draw(
+    probabilities: Tensor, running: Tensor, B: int, generator: torch.Generator | None
+) -> Tensor:
+    """A token for each running row, (R,), from its probabilities, (R, V).
+
+    All B rows take random numbers, so that what one draws does not depend on which others have
+    ended. Over a small vocabulary a row takes V of them: the largest p / Exp(1) is a draw from p.
+    Over a large one they would cost a processor as much as a layer, and a row takes one: where it
+    falls on the cumulative sums. A GPU takes V always, as its recorded step does, which must draw
+    the same. Chapter: gpt2-on-a-gpu.
+    """
+    V = probabilities.shape[-1]
+    if V <= SMALL_VOCABULARY or probabilities.device.type != "cpu":
+        noise = torch.empty((B, V), device=probabilities.device).exponential_(generator=generator)
+        return (probabilities / (noise[running] if len(running) < B else noise)).argmax(dim=-1)
+    steps = probabilities.cumsum(dim=-1)
+    place = torch.rand((B, 1), device=probabilities.device, generator=generator)[running]
+    token = torch.searchsorted(steps, place * steps[:, -1:], right=True)[:, 0]
+    return token.clamp(max=V - 1)
 
 
 @torch.no_grad()
@@ -195,8 +221,9 @@ def sample(
     rows = torch.tensor([place[prompt] for prompt in prompts], device=policy.device)
     kind = GPT2Decoder if GPT2Decoder.reads(policy) else Decoder
     fixed = kind is GPT2Decoder and FixedDecoder.suits(policy)
-    decoder = kind(policy, 0 if fixed else max_new_tokens, dtype)
-    with plain_layers(policy):
+    rounded = not fixed and products_are_rounded(dtype, policy.device)
+    decoder = kind(policy, 0 if fixed else max_new_tokens, None if rounded else dtype)
+    with plain_layers(policy), BFloat16Products(keep=True) if rounded else nullcontext():
         logits = decoder.start(prompt_ids[distinct], prompt_mask[distinct])
         if isinstance(decoder, GPT2Decoder) and fixed:
             # prompts of about the same length share a recording

@@ -20,11 +20,13 @@ import argparse
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..models.policy import choose_scale, load_policy, load_pretrained, new_policy
+from ..families.growth import grow
+from ..models.policy import SCALES, choose_scale, load_policy, load_pretrained, new_policy
 from ..models.reward_model import load_reward_model, new_reward_model
 
 ROOT = Path(__file__).parents[1] / "artifacts"
@@ -76,16 +78,32 @@ def load(world: str, name: str):
     return load_policy(folder)
 
 
+def grown(world: str, name: str, seed: int = SEED):
+    """A shipped checkpoint grown to GPT-2's shape: (model, tokenizer). It says the same.
+
+    Chapter: gpt2-live.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `path`; and if its sizes do not fit into GPT-2's, as those of the sums world.
+    """
+    model, tokenizer = load(world, name)
+    return grow(model, seed=seed, **SCALES["gpt2"]), tokenizer
+
+
 def letters_models(
     scale: str | None = None,
     device: str = "cpu",
     seed: int = SEED,
     watch: Callable[[dict], None] = lambda record: None,
+    hub: bool = False,
 ):
     """Where the chapters on letters start from: (base, sft, tokenizer), at any scale.
 
-    At `tiny` these are the shipped files. At `gpt2` they are trained here and now, from the hub's
-    weights where the hub answers and from random ones where it does not. That is meant for a GPU.
+    At `tiny` these are the shipped files, and at `gpt2` the shipped files grown to that size. With
+    `hub` they are trained here and now from the hub's weights, or from random ones where it does
+    not answer: minutes on a GPU, hours without one.
     """
     scale = choose_scale(scale)
     if scale not in RATES:
@@ -93,11 +111,12 @@ def letters_models(
             f"scale is {scale!r}; expected one of {', '.join(map(repr, RATES))} for "
             "the letters world"
         )
-    if scale == "tiny":
-        (base, tokenizer), (sft, _) = load("letters", "base"), load("letters", "sft")
-        return base.to(device), sft.to(device), tokenizer
-    base, tokenizer = pretrain(seed, "gpt2", device, hub=True, watch=watch)
-    return base, fine_tune(base, tokenizer, seed, "gpt2", watch), tokenizer
+    if scale == "gpt2" and hub:
+        base, tokenizer = pretrain(seed, "gpt2", device, hub=True, watch=watch)
+        return base, fine_tune(base, tokenizer, seed, "gpt2", watch), tokenizer
+    models = {"tiny": load, "gpt2": partial(grown, seed=seed)}[scale]
+    (base, tokenizer), (sft, _) = models("letters", "base"), models("letters", "sft")
+    return base.to(device), sft.to(device), tokenizer
 
 
 # ------------------------------------------------------------------ how the letters models are made

@@ -80,11 +80,13 @@ def start_model(s: SimpleNamespace, source: str | None, name: str, flag: str = "
                     f"source is {source!r}, whose tokenizer has no end token; expected one (set "
                     "eos_token in its tokenizer_config.json)"
                 )
-    elif s.scale == "tiny" and shipped in artifacts.ARTIFACTS.get(s.world, ()):
+    elif s.world == "letters" and s.scale == "gpt2" and name != "reward":
+        note(f"the {name} model that the package ships is grown to GPT-2's size")
+        model, tokenizer = artifacts.grown("letters", name, s.seed)
+    elif shipped in artifacts.ARTIFACTS.get(s.world, ()) and (
+        s.scale == "tiny" or name == "reward"
+    ):
         model, tokenizer = artifacts.load(s.world, shipped)
-    elif s.world == "letters" and name == "base":
-        note("no base model of this scale is shipped: pretraining one first")
-        model, tokenizer = artifacts.pretrain(s.seed, s.scale, s.device, hub=True)
     elif s.world and name == "base":
         tokenizer = WORLDS[s.world].tokenizer()
         model = new_policy(tokenizer, s.scale, s.seed)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from ..algorithms.loop import ids_of
 from ..mathematics.kl import exact_kl
 from ..models.rewards import RewardFunction, call_reward
-from ..models.rollout import sample
+from ..models.rollout import Rollout, sample
 from ..models.tokens import completion_logits
+
+MOST_LOGITS = 2**24  # at once: 64 MB in float32
 
 
 @torch.no_grad()
@@ -74,11 +77,7 @@ def evaluate(
         ids += ids_of(rollout)
         lengths += rollout.lengths.tolist()
         if reference is not None:
-            per_token = exact_kl(
-                completion_logits(policy, rollout, temperature),
-                completion_logits(reference, rollout, temperature),
-            )
-            kls += (per_token * rollout.completion_mask).sum(dim=1).tolist()
+            kls += _kl(policy, reference, rollout, temperature).tolist()
     measured = {
         name: call_reward(reward, prompts, completions, completion_ids=ids)
         for name, reward in rewards.items()
@@ -102,3 +101,20 @@ def evaluate(
             for name, values in measured.items()
         },
     }
+
+
+def _kl(policy, reference, rollout: Rollout, temperature: float) -> Tensor:
+    """KL(π‖π_ref) of each completion, (B,), in nats; of few at a time, where logits are many.
+
+    Rows of the vocabulary that one of the two models lacks, and the other does not use, are left
+    out, as those are that fill a table up to a round number.
+    """
+    T = rollout.completion_ids.shape[1]
+    tables = [model.get_input_embeddings().weight.shape[0] for model in (policy, reference)]
+    rows, found = min(tables), []
+    for part in torch.arange(len(rollout)).split(max(1, MOST_LOGITS // (T * max(tables)))):
+        batch = rollout[part]
+        logits = completion_logits(policy, batch, temperature)[..., :rows]
+        ref_logits = completion_logits(reference, batch, temperature)[..., :rows]
+        found.append((exact_kl(logits, ref_logits) * batch.completion_mask).sum(dim=1))
+    return torch.cat(found)

@@ -1,4 +1,4 @@
-"""Figures and interactive demos.
+"""Figures, tables of results and interactive demos.
 
 It may import every room but running.
 """

@@ -31,6 +31,7 @@ REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when
 KL, TILT = ["tests/unit/test_kl.py"], ["tests/unit/test_tilt.py"]
 SCORER = ["tests/unit/test_policy_and_rollout.py"]
 MICROBATCHES = ["tests/unit/test_microbatches.py"]
+GROWTH = ["tests/unit/test_growth.py"]
 PPO_AND_GRPO = "tests/unit/test_ppo_and_grpo.py::"
 VARIANTS, OFFLINE = "tests/unit/test_variants.py::", "tests/unit/test_offline_algorithms.py::"
 DIFFERENCES = ["tests/exact/test_finite_differences.py"]
@@ -1283,7 +1284,7 @@ MUTANTS = [
         "logprobs-at-another-temperature",
         "models/rollout.py",
         "step_by_step",
-        "logprobs[running, t] = logprob",
+        "logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]",
         "logprobs[running, t] = torch.log_softmax(logits, -1).gather(1, token[:, None])[:, 0]",
         "recorded log-probabilities are not the sampler's",
         SCORER,
@@ -1291,7 +1292,7 @@ MUTANTS = [
     Mutant(
         "sampling-ignores-the-temperature",
         "machinery/decoding.py",
-        "draw",
+        "log_probabilities",
         "logits = logits if temperature == 1. else logits.float() / temperature\n",
         "\n",
         "samples from the policy at temperature 1",
@@ -1318,9 +1319,9 @@ MUTANTS = [
     Mutant(
         "noise-of-other-rows",
         "models/rollout.py",
-        "step_by_step",
-        "[running if len(running) < B else ...]",
-        "[:len(running)]",
+        "draw",
+        "(noise[running] if len(running) < B else noise)",
+        "noise[:len(running)]",
         "a reply depends on which others have ended",
         SCORER,
     ),
@@ -1490,11 +1491,92 @@ MUTANTS = [
     Mutant(
         "bf16-bias-dropped",
         "machinery/precision.py",
-        "_linear",
-        "return y if bias is None else y + bias",
+        "BFloat16Products.__torch_function__",
+        "return y if not bias or bias[0] is None else y + bias[0]",
         "return y",
         "a model without its biases",
         MICROBATCHES,
+    ),
+    Mutant(
+        "bf16-weights-kept-too-long",
+        "machinery/precision.py",
+        "BFloat16Products.__exit__",
+        "self.kept.clear()",
+        "pass",
+        "the next samples are drawn from the weights of an earlier step",
+        SCORER,
+    ),
+    Mutant(
+        "bf16-sampler-in-float32",
+        "machinery/precision.py",
+        "products_are_rounded",
+        'return dtype is torch.bfloat16 and device.type == "cpu"',
+        "return False",
+        "a token is drawn from another policy than the one that scores it",
+        SCORER,
+    ),
+    Mutant(
+        "draw-by-place-in-the-batch",
+        "models/rollout.py",
+        "draw",
+        "generator=generator)[running]",
+        "generator=generator)[: len(running)]",
+        "what a row draws depends on which others have ended",
+        SCORER,
+    ),
+    Mutant(
+        "grown-copies-not-shared-out",
+        "families/growth.py",
+        "_fill",
+        "share = weight[source] / k",
+        "share = weight[source]",
+        "k copies of a feature count k times",
+        GROWTH,
+    ),
+    Mutant(
+        "grown-noise-that-does-not-cancel",
+        "families/growth.py",
+        "_fill",
+        "return share + drawn - mean[source]",
+        "return share + drawn",
+        "the large model says something else",
+        GROWTH,
+    ),
+    Mutant(
+        "grown-without-noise",
+        "families/growth.py",
+        "_fill",
+        "if k == 1 or not noise:",
+        "if True:",
+        "copies stay copies, and the large model learns as the small one",
+        GROWTH,
+    ),
+    Mutant(
+        "grown-scores-too-large",
+        "families/growth.py",
+        "_fill",
+        "queries[..., : new.n_embd] /= math.sqrt(inside)",
+        "pass",
+        "attention is sharper by the root of the copies inside a head",
+        GROWTH,
+    ),
+    Mutant(
+        "grown-layers-that-add",
+        "families/growth.py",
+        "_fill",
+        "mine.get_parameter(name).zero_()",
+        "pass",
+        "new layers add noise to the trunk",
+        GROWTH,
+    ),
+    Mutant(
+        "grown-biases-together",
+        "families/growth.py",
+        "_fill",
+        "b[:, 0], b[:, 1] = b[:, 0] - w[:, 0], b[:, 1] + w[:, 1]",
+        "pass",
+        "no row has a constant logit where the last norm has no biases",
+        GROWTH,
     ),
     Mutant(
         "bf16-second-pass-in-float32",
@@ -3744,9 +3826,9 @@ MUTANTS = [
     Mutant(
         "evaluation-policy-untempered",
         "running/evaluation.py",
-        "evaluate",
-        "completion_logits(policy, rollout, temperature)",
-        "completion_logits(policy, rollout, 1.0)",
+        "_kl",
+        "completion_logits(policy, batch, temperature)",
+        "completion_logits(policy, batch, 1.0)",
         "KL of the policy at temperature 1 from samples at another",
         [
             "tests/unit/test_evaluation.py::test_both_models_are_read_at_the_temperature_of_the_samples"
@@ -3755,9 +3837,9 @@ MUTANTS = [
     Mutant(
         "evaluation-reference-untempered",
         "running/evaluation.py",
-        "evaluate",
-        "completion_logits(reference, rollout, temperature)",
-        "completion_logits(reference, rollout, 1.0)",
+        "_kl",
+        "completion_logits(reference, batch, temperature)",
+        "completion_logits(reference, batch, 1.0)",
         "KL to the reference at temperature 1 from samples at another",
         [
             "tests/unit/test_evaluation.py::test_both_models_are_read_at_the_temperature_of_the_samples"
@@ -3766,11 +3848,9 @@ MUTANTS = [
     Mutant(
         "evaluation-kl-reversed",
         "running/evaluation.py",
-        "evaluate",
-        "completion_logits(policy, rollout, temperature), "
-        "completion_logits(reference, rollout, temperature)",
-        "completion_logits(reference, rollout, temperature), "
-        "completion_logits(policy, rollout, temperature)",
+        "_kl",
+        "exact_kl(logits, ref_logits)",
+        "exact_kl(ref_logits, logits)",
         "KL of the reference from the policy",
         [
             "tests/unit/test_evaluation.py::test_both_models_are_read_at_the_temperature_of_the_samples"
@@ -3779,9 +3859,9 @@ MUTANTS = [
     Mutant(
         "evaluation-kl-of-padding",
         "running/evaluation.py",
-        "evaluate",
-        "per_token * rollout.completion_mask",
-        "per_token",
+        "_kl",
+        "(exact_kl(logits, ref_logits) * batch.completion_mask)",
+        "exact_kl(logits, ref_logits)",
         "tokens behind the end count",
         [
             "tests/unit/test_evaluation.py::test_both_models_are_read_at_the_temperature_of_the_samples"

@@ -140,6 +140,21 @@ def figures_are_described(notebook: NotebookNode, path: Path) -> Problems:
 
 
 @rule
+def html_has_its_text(notebook: NotebookNode, path: Path) -> Problems:
+    """What is shown as HTML is there as text too, for terminals and for nbval, which compares it.
+
+    `rlhf_lib.seeing.tables` shows results so.
+    """
+    for n, cell in cells(notebook, "code"):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "text/html" in data and re.match(
+                r"\s*(<.*>)?\s*$", data.get("text/plain", ""), re.S
+            ):
+                yield f"cell {n}: HTML without its text"
+
+
+@rule
 def live_cells_are_asserted(notebook: NotebookNode, path: Path) -> Problems:
     """After a cell whose output is not compared, asserts say what holds on any machine.
 
@@ -173,6 +188,17 @@ def plain_markdown(notebook: NotebookNode, path: Path) -> Problems:
             )
         ):
             yield f"cell {n}: {found.strip()!r} is understood by Sphinx alone"
+
+
+@rule
+def folds_hold_markdown(notebook: NotebookNode, path: Path) -> Problems:
+    """A fold's text has empty lines around it: without them it is HTML, and shown unformatted."""
+    for n, cell in cells(notebook, "markdown"):
+        for fold in re.findall(r"<details.*?(?:</details>|\Z)", cell.source, re.DOTALL):
+            if not re.fullmatch(
+                r"<details><summary>[^\n]+</summary>\n\n.*\S\n\n</details>", fold, re.DOTALL
+            ):
+                yield f"cell {n}: {fold[:60]!r}; expected a fold as in CONTRIBUTING.md"
 
 
 @rule

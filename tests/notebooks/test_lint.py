@@ -27,6 +27,7 @@ def test_the_book_has_notebooks():
 
 
 # --- the rules can fail -------------------------------------------------------------------------
+FOLD = "<details><summary>Answer</summary>\n\n**so**, and\n\n- so\n\n</details>\n"
 
 
 def sound():
@@ -39,6 +40,10 @@ def sound():
             "(../build.py).\n\nElsewhere 0.31 was seen [(source)](https://arxiv.org)."
         ),
         new_code_cell(lint.SETUP, metadata={"tags": ["setup", "hide-input"]}),
+        new_code_cell(
+            "table()",
+            outputs=[new_output("display_data", {"text/html": "<b>2</b>", "text/plain": "2"})],
+        ),
         new_code_cell("train()", outputs=[loss], metadata={"tags": ["nbval-ignore-output"]}),
         new_code_cell("assert loss < 1"),
         new_code_cell(
@@ -46,7 +51,7 @@ def sound():
             outputs=[png],
             metadata={"mystnb": {"image": {"alt": "A curve"}, "figure": {"caption": "The loss."}}},
         ),
-        new_markdown_cell("$$ \\tfrac{0.125}{2} $$"),
+        new_markdown_cell("$$ \\tfrac{0.125}{2} $$\n\n" + FOLD),
     ]
     for count, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
         cell.execution_count = count
@@ -71,12 +76,12 @@ def put(place, value):
 
 
 def say(text):
-    return put(("cells", 5, "source"), text)
+    return put(("cells", 6, "source"), text)
 
 
 def widget(view="a", **state):
     def change(notebook):
-        notebook.cells[4].outputs = [
+        notebook.cells[5].outputs = [
             new_output(
                 "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": view}}
             )
@@ -93,8 +98,8 @@ def widget(view="a", **state):
 
 
 BREAKS = [
-    ("executed_in_order", put(("cells", 2, "execution_count"), 7)),
-    ("executed_in_order", put(("cells", 2, "execution_count"), None)),
+    ("executed_in_order", put(("cells", 3, "execution_count"), 7)),
+    ("executed_in_order", put(("cells", 3, "execution_count"), None)),
     ("kernel_is_python3", put(("metadata", "kernelspec", "name"), "my-env")),
     ("opens_with_title_and_setup", put(("cells", 1, "source"), lint.SETUP + " ")),
     ("opens_with_title_and_setup", put(("cells", 1, "metadata", "tags"), ["setup"])),
@@ -102,27 +107,33 @@ BREAKS = [
     ("no_trace_of_a_machine", say("saved in /home/" + "someone/run")),
     (
         "no_trace_of_a_machine",
-        put(("cells", 2, "outputs", 0, "text"), "loss 0.25 of <Model at 0x7f3a12bc45>"),
+        put(("cells", 3, "outputs", 0, "text"), "loss 0.25 of <Model at 0x7f3a12bc45>"),
     ),
     (
         "no_errors_or_warnings_stored",
-        put(("cells", 3, "outputs"), [new_output("stream", name="stderr", text="Warning")]),
+        put(("cells", 4, "outputs"), [new_output("stream", name="stderr", text="Warning")]),
     ),
     (
         "no_errors_or_warnings_stored",
         put(
-            ("cells", 3, "outputs"),
+            ("cells", 4, "outputs"),
             [new_output("error", ename="ValueError", evalue="", traceback=[])],
         ),
     ),
-    ("no_errors_or_warnings_stored", put(("cells", 3, "metadata", "tags"), ["raises-exception"])),
-    ("figures_are_described", put(("cells", 4, "metadata", "mystnb", "image"), {})),
-    ("figures_are_described", put(("cells", 4, "metadata", "mystnb", "figure"), {})),
-    ("live_cells_are_asserted", put(("cells", 3, "source"), "print(loss)")),
-    ("live_cells_are_asserted", put(("cells", 3, "metadata", "tags"), ["nbval-skip"])),
+    ("no_errors_or_warnings_stored", put(("cells", 4, "metadata", "tags"), ["raises-exception"])),
+    ("figures_are_described", put(("cells", 5, "metadata", "mystnb", "image"), {})),
+    ("figures_are_described", put(("cells", 5, "metadata", "mystnb", "figure"), {})),
+    ("html_has_its_text", put(("cells", 2, "outputs", 0, "data", "text/plain"), "<T object>")),
+    ("html_has_its_text", put(("cells", 2, "outputs", 0, "data"), {"text/html": "<b>2</b>"})),
+    ("live_cells_are_asserted", put(("cells", 4, "source"), "print(loss)")),
+    ("live_cells_are_asserted", put(("cells", 4, "metadata", "tags"), ["nbval-skip"])),
     ("plain_markdown", say("see {ref}`fig-loss`")),
     ("plain_markdown", say("```{note}\nhello\n```")),
     ("plain_markdown", say("(a-label)=\n## A")),
+    ("folds_hold_markdown", say(FOLD.replace("\n\n**so**", "\n**so**"))),
+    ("folds_hold_markdown", say(FOLD.replace("\n\n</details>", "\n</details>"))),
+    ("folds_hold_markdown", say(FOLD.replace("</details>", ""))),
+    ("folds_hold_markdown", say(FOLD.replace("<summary>Answer</summary>", ""))),
     ("numbers_come_from_cells", say("The loss is 0.26.")),
     ("numbers_come_from_cells", say("The loss is $\\beta = 0.250$ here.")),
     ("numbers_come_from_cells", say("| loss |\n|---|\n| 1.5 |")),

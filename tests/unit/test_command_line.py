@@ -547,7 +547,7 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(models, tmp_path
         ("ppo --out {out} --reward json:no_such_name", "no attribute 'no_such_name'"),
         ("ppo --out {out} --resume", "expected the folder of a run to resume"),
         ("grpo --out {out} --world sums --scale gpt2", "policy is not given"),
-        ("ppo --out {out} --scale gpt2", "expected a folder or hub name, such as the model/"),
+        ("dpo --out {out} --world sums --scale gpt2", "such as the model/ that"),
         ("ppo --out {out} --data x.jsonl --world sums", "--world and --data are both given"),
         ("dpo --out {out} --data x.jsonl", "policy is not given"),
         ("sft --out {out} --data {out}/none.jsonl --policy {policy}", "none.jsonl"),
@@ -2112,6 +2112,22 @@ def test_a_flag_counts_more_than_the_variant_the_scale_and_the_world(tmp_path):
         == commands.WORLDS["sums"].MAX_NEW_TOKENS
     )
     assert settled("grpo --data x", tmp_path)["world"] is None
+
+
+@pytest.mark.parametrize("name", ["base", "sft"])
+def test_at_the_scale_of_gpt2_the_shipped_models_are_grown(name, monkeypatch):
+    """And the reward model stays as it is: it judges the same text."""
+    monkeypatch.setitem(artifacts.SCALES, "gpt2", dict(n_embd=256, n_layer=5, vocab_size=900))
+    run = SimpleNamespace(world="letters", scale="gpt2", seed=0, device="cpu", data=None)
+    large, words = commands.start_model(run, None, name)
+    small, _ = artifacts.load("letters", name)
+    assert (large.config.n_embd, large.config.vocab_size) == (256, 900)
+    ids = torch.tensor(words(RAGGED[0])["input_ids"])[None]
+    with torch.no_grad():
+        old, new = (model(ids).logits.log_softmax(-1) for model in (small, large))
+    assert (old - new[..., : len(words)]).abs().max() < 1e-4
+    reward, _ = commands.start_model(run, None, "reward")
+    assert reward.config.n_embd == small.config.n_embd
 
 
 def test_the_critic_and_the_pretraining_mix_can_be_chosen(models, tmp_path):

@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
+from rlhf_lib.families.growth import grow
 from rlhf_lib.mathematics.kl import exact_kl
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import completion_logits
+from rlhf_lib.running import evaluation
 from rlhf_lib.running.evaluation import evaluate
 from tests.unit.small import RAGGED, count_words, hasty, policy, tokenizer
 
@@ -144,3 +146,24 @@ def test_a_reward_cannot_have_the_name_of_the_error_of_another():
         evaluate(policy(), tokenizer(), RAGGED, rewards)
     alone = evaluate(policy(), tokenizer(), RAGGED, {"a_se": count_words}, max_new_tokens=2)
     assert {"a_se", "a_se_se"} <= set(alone) and "a" not in alone
+
+
+def test_the_kl_in_small_parts_is_the_same(monkeypatch):
+    def kl():
+        return evaluate(hasty(), tokenizer(), PROMPTS, {}, policy(1), 9)["values"]["kl"]
+
+    whole = kl()
+    monkeypatch.setattr(evaluation, "MOST_LOGITS", 1)
+    assert kl() == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_reference_may_have_a_smaller_vocabulary():
+    """A model and what it has grown into say the same: their KL is 0, and that to others alike."""
+    small, other = hasty(), policy(1)
+    large = grow(small, n_embd=32, vocab_size=900)
+    found = evaluate(large, tokenizer(), PROMPTS, {}, small, 9)
+    assert found["kl"] == pytest.approx(0, abs=1e-5)
+    (rollout,) = sampled(PROMPTS, 20, max_new_tokens=9)
+    with torch.no_grad():
+        large, small = (evaluation._kl(model, other, rollout, 1.0) for model in (large, small))
+    assert small.min() > 0.1 and torch.allclose(large, small, atol=1e-4)

@@ -13,8 +13,10 @@ from transformers import (
     OPTConfig,
 )
 
+from rlhf_lib.machinery import memory
 from rlhf_lib.machinery.memory import (
     activation_bytes,
+    free_bytes,
     held_bytes,
     kv_cache_bytes,
     model_bytes,
@@ -187,3 +189,24 @@ def test_the_estimate_of_activations_is_near(config):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "limit, used",
+    [
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_free_memory_is_what_a_container_has_left(limit, used, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    outside = free_bytes()  # of the machine; None where it does not tell
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("5000\n")
+    (tmp_path / used).write_text("3000\n")
+    assert free_bytes() == 2000
+    (tmp_path / used).write_text("6000\n")
+    assert free_bytes() == 0
+    (tmp_path / limit).write_text("max\n")
+    assert free_bytes() is None if outside is None else free_bytes() > 6000

@@ -85,7 +85,7 @@ def test_the_tests_are_recorded_one_by_one(rehearsal):
 def test_the_letters_start_where_the_small_model_is_and_move(rehearsal):
     found = by_part(rehearsal[0])["letters"]["found"]
     assert found["model"]["parameters"] > 4e6
-    assert 0 < found["start"]["largest_gap"] < 0.5  # the noise that parts the copies
+    assert 0 < found["start"]["largest_gap"] < 1e-3  # rounding alone
     before, after, training = found["before"], found["after"], found["training"]
     assert 0 < before["gold_se"] < 3 and 0 < after["gold_se"] < 3
     assert after["kl"] > 1e-6 and after["reward"] != before["reward"]

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_lib.algorithms.best_of_n import best_of_n
 from rlhf_lib.machinery.decoding import FixedDecoder, GPT2Decoder
+from rlhf_lib.machinery.precision import BFloat16Products
 from rlhf_lib.models.policy import SCALES, choose_scale, count_parameters, load_policy, new_policy
-from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.rollout import SMALL_VOCABULARY, sample
+from rlhf_lib.models.rollout import draw as chosen
 from rlhf_lib.models.tokens import (
     completion_logits,
     encode,
@@ -21,6 +24,23 @@ from rlhf_lib.models.tokens import (
 )
 from tests.unit.small import RAGGED, count_words, hasty, policy, tokenizer
 
+
+def llama(seed: int = 0):
+    config = LlamaConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()
+
+
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 
 
@@ -28,6 +48,58 @@ def draw(model, temperature=1.0, seed=0, prompts=RAGGED, n=20):
     return sample(
         model, tokenizer(), list(prompts), n, temperature, torch.Generator().manual_seed(seed)
     )
+
+
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("make", [policy, llama])
+def test_in_bfloat16_a_token_is_drawn_from_what_scores_it(make, greedy):
+    """The products of both are rounded alike; against float32 they are off."""
+    model, generator = make(), torch.Generator().manual_seed(0)
+    how = dict(generator=generator, greedy=greedy, dtype=torch.bfloat16)
+    rollout = sample(model, tokenizer(), RAGGED, 20, **how)
+    with BFloat16Products(), torch.no_grad():
+        same = token_logprobs(model, rollout)
+    with torch.no_grad():
+        exact = token_logprobs(model, rollout)
+    assert (same - rollout.logprobs).abs().mean() < 1e-4 < (exact - rollout.logprobs).abs().mean()
+
+
+def test_rounded_weights_are_forgotten_when_sampling_ends():
+    model, batch = policy(), draw(policy())
+    products = BFloat16Products(keep=True)
+    found = []
+    for factor in (1.0, 1.1):
+        with torch.no_grad(), products:
+            for p in model.parameters():
+                p.mul_(factor)
+            found.append(token_logprobs(model, batch))
+        with torch.no_grad(), BFloat16Products():
+            assert torch.equal(found[-1], token_logprobs(model, batch))
+    assert not torch.equal(*found)
+
+
+def test_over_a_large_vocabulary_a_row_takes_one_random_number():
+    """Tokens come as often as they are likely (chi-square at one in a thousand), and others do not
+    depend on which rows have ended."""
+    V, n = 5000, 200_000
+    assert V > SMALL_VOCABULARY
+    probabilities = torch.zeros(V).double()
+    probabilities[torch.tensor([0, 17, 2500, V - 1])] = torch.tensor(
+        [0.5, 0.3, 0.15, 0.05]
+    ).double()
+    generator, counts = torch.Generator().manual_seed(0), torch.zeros(V)
+    rows = probabilities.float().expand(1000, V)
+    for _ in range(n // 1000):
+        drawn = chosen(rows, torch.arange(1000), 1000, generator)
+        counts += drawn.bincount(minlength=V)
+    known = probabilities > 0
+    expected = probabilities[known] * n
+    assert counts[known].sum() == n and ((counts[known] - expected) ** 2 / expected).sum() < 16.3
+
+    def third(running):
+        return chosen(rows[: len(running)], running, 5, torch.Generator().manual_seed(1))[-1]
+
+    assert third(torch.tensor([0, 1, 2])) == third(torch.tensor([2]))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
@@ -441,12 +513,10 @@ def test_pad_and_end_are_different_tokens_and_padding_is_never_scored():
 
 def test_scales_have_their_size():
     assert 0.7e6 < count_parameters(new_policy(tokenizer(), "tiny")) < 1.3e6
-    config = dict(SCALES["gpt2"])
     with torch.device("meta"):
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        config.pop("init_std")
-        full = GPT2LMHeadModel(GPT2Config(**config))
+        full = GPT2LMHeadModel(GPT2Config(**SCALES["gpt2"]))
     assert count_parameters(full) == 124_439_808  # GPT-2 small, tied embeddings counted once
 
 
