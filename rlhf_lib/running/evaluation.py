@@ -32,6 +32,7 @@ def evaluate(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 200,
+    dtype: torch.dtype | None = None,
 ) -> dict:
     """Sample one completion a prompt and measure it.
 
@@ -47,6 +48,8 @@ def evaluate(
         Given one, KL(π‖π_ref) per completion is measured too: at every prefix of the samples the
         two next-token distributions are compared exactly, which has far less variance than the
         log-ratio of the samples alone.
+    dtype : torch.dtype, optional
+        What to sample in, as in `rollout.sample`: that of a policy's training, or its weights' own.
 
     Returns
     -------
@@ -70,9 +73,8 @@ def evaluate(
     generator = torch.Generator(policy.device).manual_seed(seed)
     completions, ids, lengths, kls = [], [], [], []
     for i in range(0, len(prompts), batch_size):
-        rollout = sample(
-            policy, tokenizer, prompts[i : i + batch_size], max_new_tokens, temperature, generator
-        )
+        how = dict(temperature=temperature, generator=generator, dtype=dtype)
+        rollout = sample(policy, tokenizer, prompts[i : i + batch_size], max_new_tokens, **how)
         completions += rollout.completions
         ids += ids_of(rollout)
         lengths += rollout.lengths.tolist()
