@@ -2,10 +2,12 @@
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PYTHON ?= $(if $(wildcard .venv/test.txt),$(PY),python3)
+RESULTS ?= benchmarks/results
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test format mutants execute refresh address artifacts floors clean venv book-env test-env
+.PHONY: help book test format gpu mutants execute refresh address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -22,6 +24,9 @@ format: test-env ## lay out Python (ruff) and the browser's code (biome) as the 
 	@$(PY) -m ruff check --quiet --select I --fix .
 	@$(PY) -m ruff format --quiet .
 	@.venv/bin/biome format --write rlhf_lib/seeing/widgets book/static
+
+gpu: ## measure on this machine's GPU, in under 8 minutes; needs torch and transformers
+	@$(PYTHON) -m benchmarks.on_a_gpu --out "$(RESULTS)"
 
 mutants: test-env ## break the library in many small ways and see that the tests notice
 	@$(PY) -m tests.mutation.run

@@ -68,6 +68,7 @@ SIZES = {
     "6M": dict(n_embd=256, n_layer=8, n_head=8, n_positions=128, initializer_range=0.06),
 }
 WORDS, GROUP, PROMPT_LENGTH, PROMPTS = 256, 8, {"cpu": 16, "cuda": 64}, 4096
+MADE_FOR = f"{sys.prefix} {sys.version}"  # the Python that environments are made for
 ALGORITHMS = ("grpo", "ppo", "rollout")
 NAMES = ("device", "threads", "algorithm", "model", "batch", "length", "epochs", "precision")
 CENTRE = {"cpu": ("tiny", 64, 32, 1, "fp32"), "cuda": ("gpt2", 256, 64, 1, "mixed")}
@@ -112,12 +113,18 @@ def environment_mark(version: str) -> Path:
     return ROOT / "benchmarks" / f".trl-{version}" / "made-for.txt"
 
 
+def has_environment(version: str) -> bool:
+    """Whether an environment with that TRL is there, made for this Python."""
+    mark = environment_mark(version)
+    return mark.exists() and mark.read_text() == MADE_FOR
+
+
 def environment(version: str) -> Path:
     """The Python of an environment with that TRL and, for the rest, the packages of this one."""
-    made_for, mark = f"{sys.prefix} {sys.version}", environment_mark(version)
+    mark = environment_mark(version)
     folder = mark.parent
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not mark.exists() or mark.read_text() != made_for:
+    if not has_environment(version):
         print(f"making {folder.relative_to(ROOT)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         own = subprocess.run(
@@ -146,12 +153,12 @@ def environment(version: str) -> Path:
             ],
             check=True,
         )
-        mark.write_text(made_for)
+        mark.write_text(MADE_FOR)
     return python
 
 
-def prepare(folder: Path, model: str, prompt_length: int, seed: int):
-    """Save policy, critic, tokenizer and prompts for both sides; returns the policy.
+def make(model: str, prompt_length: int, seed: int):
+    """A policy with random weights, its tokenizer, and the prompts: random words, as many each.
 
     The tokenizer's end and padding are ids beyond the model's rows: a completion cannot end early,
     and no drawn token looks like padding (TRL's PPO reads its mask off the ids).
@@ -159,8 +166,6 @@ def prepare(folder: Path, model: str, prompt_length: int, seed: int):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
     from transformers.utils import logging
-
-    from rlhf_lib.models.reward_model import new_reward_model
 
     logging.set_verbosity_error()  # it warns of an end token beyond the rows: that is the point
     logging.disable_progress_bar()
@@ -187,13 +192,20 @@ def prepare(folder: Path, model: str, prompt_length: int, seed: int):
             **size,
         )
     )
+    prompts = torch.randint(rows, (PROMPTS, prompt_length)).tolist()
+    return policy.eval(), tokenizer, [" ".join(words[i] for i in row) for row in prompts]
+
+
+def prepare(folder: Path, model: str, prompt_length: int, seed: int, critic: bool = True):
+    """Save policy, tokenizer, prompts and if asked a critic, for both sides; returns the policy."""
+    from rlhf_lib.models.reward_model import new_reward_model
+
+    policy, tokenizer, prompts = make(model, prompt_length, seed)
     policy.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
-    new_reward_model(policy, seed).save_pretrained(folder / "critic")
-    prompts = torch.randint(rows, (PROMPTS, prompt_length)).tolist()
-    (folder / "prompts.json").write_text(
-        json.dumps([" ".join(words[i] for i in row) for row in prompts])
-    )
+    if critic:
+        new_reward_model(policy, seed).save_pretrained(folder / "critic")
+    (folder / "prompts.json").write_text(json.dumps(prompts))
     return policy
 
 
@@ -272,21 +284,26 @@ def compare(
     pairs: int,
     warmup: int,
     seed: int = 0,
+    prompt_length: int | None = None,
+    python: Path | str | None = None,
 ) -> dict:
-    """Make steps in turn, ours and TRL's; one line of the results."""
+    """Make steps in turn, ours and TRL's; one line of the results.
+
+    `python` has a TRL; if it is not given, an environment is made for the one in `VERSIONS`.
+    """
     point = dict(zip(NAMES, (device, threads, algorithm, model, batch, length, epochs, precision)))
     spec = {
         **point,
         "group": GROUP,
-        "prompt_length": PROMPT_LENGTH[device],
+        "prompt_length": prompt_length or PROMPT_LENGTH[device],
         "seed": seed,
         "words": SIZES[model].get("vocab_size", WORDS),
     }
-    pythons = {"ours": sys.executable, "trl": environment(VERSIONS[algorithm])}
+    pythons = {"ours": sys.executable, "trl": python or environment(VERSIONS[algorithm])}
     lengths = (length, 1) if algorithm == "rollout" else (length,)
     made = {side: {tokens: [] for tokens in lengths} for side in pythons}
     with tempfile.TemporaryDirectory() as folder:
-        policy = prepare(Path(folder), model, spec["prompt_length"], seed)
+        policy = prepare(Path(folder), model, spec["prompt_length"], seed, algorithm == "ppo")
         workers = {}
         try:
             for side, python in pythons.items():
@@ -318,7 +335,7 @@ def compare(
         **spec,
         "parameters": count_parameters(policy),
         "warmup": warmup,
-        "trl": VERSIONS[algorithm],
+        "trl": sides["trl"]["versions"]["trl"],
         "sides": sides,
         "ratios": ratios(sides["ours"], sides["trl"]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -13,7 +14,10 @@ import torch
 
 
 def provenance() -> dict:
-    """The command, date, commit, hardware and versions of a recorded run."""
+    """The command, date, commit, hardware and versions of a recorded run.
+
+    A copy that git knows nothing of is told its commit by the environment: `COMMIT`.
+    """
 
     def shell(*command):
         try:
@@ -40,7 +44,7 @@ def provenance() -> dict:
             ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
         ),
         "date": date.today().isoformat(),
-        "commit": shell("git", "rev-parse", "HEAD"),
+        "commit": shell("git", "rev-parse", "HEAD") or os.environ.get("COMMIT", ""),
         "processor": processor,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -8,6 +8,8 @@ Chapter: gpt2-on-a-gpu.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -16,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import BFloat16Products
+from .precision import BFloat16Products, without_cudnn
 from .preparation import layers_of
 
-SMALL_VOCABULARY = 4096  # rows for which a draw takes a random number each
+SMALL_VOCABULARY = 4096  # rows for which a draw takes a random number each, on a processor
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -103,7 +105,8 @@ def plain_layers(model, rounded: bool = False):
     """Undo, while the model samples, what its layers do in training; or round their products.
 
     transformers keeps the cache from layers that recompute their activations. A compiled layer
-    would be traced anew for the cache, whose length is another at every step.
+    would be traced anew for the cache, whose length is another at every step, and cuDNN's attention
+    planned anew.
 
     Chapter: gpt2-on-a-gpu.
     """
@@ -112,7 +115,7 @@ def plain_layers(model, rounded: bool = False):
         layer.training = False
     try:
         products = BFloat16Products(keep=True) if rounded else nullcontext()
-        with torch.compiler.set_stance("force_eager"), products:
+        with torch.compiler.set_stance("force_eager"), without_cudnn(), products:
             yield
     finally:
         for layer in layers:
@@ -129,7 +132,9 @@ class GPT2Decoder(Decoder):
     def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
         self.config, self.max_new_tokens = model.config, max_new_tokens
         self.act = model.transformer.h[0].mlp.act
-        self.weights = [w.to(dtype or model.dtype) for w in self.weights_of(model)]
+        given = self.weights_of(model)
+        copies = {w.data_ptr(): w.to(dtype or model.dtype) for w in given}  # of tied tables, one
+        self.weights = [copies[w.data_ptr()] for w in given]
 
     @staticmethod
     def reads(model) -> bool:
@@ -200,17 +205,24 @@ class GPT2Decoder(Decoder):
             mask = None
         start, self.used = self.used, self.used + T
 
-        def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
-            cache[0, :, :, start : self.used], cache[1, :, :, start : self.used] = kv
+        def remember(cache: Tensor, kv: Tensor) -> Tensor:
+            cache[:, :, :, start : self.used] = kv
             return cache[:, :, :, : self.used]
 
         return self.logits_after(ids, positions, mask, remember)
 
-    def logits_after(self, ids: Tensor, positions: Tensor, mask: Tensor | None, remember) -> Tensor:
-        """GPT-2: (B, T) tokens to the logits after the last, (B, V).
+    def logits_after(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        remember: Callable[[Tensor, Tensor], Tensor],
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """GPT-2: (B, T) tokens to the logits after the last, (B, V), in `out` if it is given.
 
-        `remember(cache, kv)` writes the keys and values of these tokens into the cache of a layer,
-        and returns those that they may attend to.
+        `remember(cache, kv)` writes the keys and values of these tokens, (2, B, heads, T, ·), into
+        the cache of a layer, and returns those that they may attend to.
         """
         c, (B, T) = self.config, ids.shape
         embed, place, unembed, *weights, last_w, last_b = self.weights
@@ -221,24 +233,26 @@ class GPT2Decoder(Decoder):
                 12 * i : 12 * i + 12
             ]
             qkv = torch.addmm(mix_b, norm(x, weight=w1, bias=b1), mix)
-            q, *kv = qkv.view(B, T, 3, c.n_head, -1).permute(2, 0, 3, 1, 4)
-            keys, values = remember(cache, kv)
-            seen = F.scaled_dot_product_attention(q, keys, values, mask)
+            qkv = qkv.view(B, T, 3, c.n_head, -1).permute(2, 0, 3, 1, 4)
+            keys, values = remember(cache, qkv[1:])
+            seen = F.scaled_dot_product_attention(qkv[0], keys, values, mask)
             x = x + torch.addmm(join_b, seen.transpose(1, 2).reshape(B * T, -1), join)
             inner = self.act(torch.addmm(up_b, norm(x, weight=w2, bias=b2), up))
             x = x + torch.addmm(down_b, inner, down)
-        return F.linear(norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b), unembed)
+        last = norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b)
+        return F.linear(last, unembed) if out is None else torch.mm(last, unembed.t(), out=out)
 
 
 class FixedDecoder(GPT2Decoder):
     """A whole step, from the draw to the next logits, as one program with nothing left to decide.
 
     On a GPU the host takes longer to launch the kernels of a step than they take to run. So the
-    step has one shape from the first token to the last: rows that ended are carried along, every
-    slot of the cache is attended to behind a mask, and the place to write to is a tensor. CUDA
-    can record such a program as a graph and replay it by a single launch. The host only fills the
-    noise and, every `CHECK` steps, asks whether a row still writes. On a CPU the same program runs
-    as it stands, which is how it is tested. Chapter: gpt2-on-a-gpu.
+    step has one shape: rows that ended are carried along, slots of the cache are attended to behind
+    a mask, and the place to write to is a tensor. CUDA can record such a program as a graph and
+    replay it by a single launch. Only the slots so far are attended to, rounded up to a block;
+    for each of these widths, at most eight, the step is recorded once. The host fills the noise
+    and, every `CHECK` steps, asks whether a row still writes. On a CPU the same program runs as it
+    stands, which is how it is tested. Chapter: gpt2-on-a-gpu.
 
     Parameters
     ----------
@@ -271,13 +285,15 @@ class FixedDecoder(GPT2Decoder):
     ):
         super().__init__(model, T, dtype)
         self.P, self.temperature, self.greedy, self.pad = P, temperature, greedy, pad
-        self.graph = None
+        self.block = 16 * math.ceil(T / 128)  # of slots; attention is fastest on multiples of 16
+        slots = self.width(T - 1)
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the width that they attend to
         device, V = model.device, len(self.weights[2])
         self.ends = torch.tensor(ends, device=device)
-        self.open(B, P)
+        self.open(B, slots - T)
         for cache in self.cache:
             cache.zero_()  # a masked slot weighs 0, and 0 times what lay there may be nan
-        self.mask = torch.zeros(B, P + T, dtype=torch.bool, device=device)
+        self.mask = self.weights[0].new_zeros(B, slots)  # what is added to the scores: 0 or -inf
         self.slot, self.column = (torch.zeros(1, dtype=torch.long, device=device) for _ in range(2))
         self.positions = torch.zeros(B, 1, dtype=torch.long, device=device)
         self.going = torch.zeros(B, dtype=torch.bool, device=device)
@@ -292,6 +308,10 @@ class FixedDecoder(GPT2Decoder):
     def suits(model) -> bool:
         """Whether launches are what a step of a GPT-2 waits for: on a GPU."""
         return model.device.type == "cuda"
+
+    def width(self, t: int) -> int:
+        """How many slots the step attends to that draws new token `t`, counted from 0."""
+        return self.P + self.block * (t // self.block + 1)
 
     @classmethod
     def get(cls, model, *settings) -> FixedDecoder:
@@ -308,20 +328,24 @@ class FixedDecoder(GPT2Decoder):
 
     def load(self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor) -> None:
         """Begin behind prompts that were read: row i continues row `rows[i]` of `prompts`."""
-        for state in (self.mask, self.written, self.logprobs, self.entropies, self.column):
+        for state in (self.written, self.logprobs, self.entropies, self.column):
             state.zero_()
         left = self.P - prompts.used  # slots that no prompt reaches
         for mine, read in zip(self.cache, prompts.cache):
             mine[:, :, :, left : self.P] = read[:, rows, :, : prompts.used]
-        self.mask[:, left : self.P] = prompts.mask[rows]
+        self.mask.fill_(-math.inf)
+        self.mask[:, left : self.P].masked_fill_(prompts.mask[rows], 0.0)
         self.positions.copy_(prompts.positions[rows, -1:] + 1)
         self.logits.copy_(logits[rows])
         self.tokens.fill_(self.pad)
         self.slot.fill_(self.P)
         self.going.fill_(True)
 
-    def advance(self) -> None:
-        """Draw a token in every row, write it down, and compute the logits of the next."""
+    def advance(self, width: int | None = None) -> None:
+        """Draw a token in every row, write it down, and compute the logits of the next.
+
+        It may attend to the first `width` slots; to all if it is not given.
+        """
         logprobs = log_probabilities(self.logits, self.temperature)
         probabilities = logprobs.exp()
         token = (logprobs if self.greedy else probabilities / self.noise).argmax(dim=-1)
@@ -336,50 +360,53 @@ class FixedDecoder(GPT2Decoder):
         ):
             table.index_copy_(1, self.column, value[:, None])
         self.going &= (token[:, None] != self.ends).all(dim=1)
-        self.mask.index_fill_(1, self.slot, True)
+        self.mask.index_fill_(1, self.slot, 0.0)
 
-        def remember(cache: Tensor, kv: list[Tensor]) -> Tensor:
-            for kept, new in zip(cache, kv):
-                kept.index_copy_(2, self.slot, new)
-            return cache
+        def remember(cache: Tensor, kv: Tensor) -> Tensor:
+            return cache.index_copy_(3, self.slot, kv)[:, :, :, :width]
 
-        self.logits.copy_(
-            self.logits_after(token[:, None], self.positions, self.mask[:, None, None, :], remember)
-        )
+        seen = self.mask[:, None, None, :width]
+        self.logits_after(token[:, None], self.positions, seen, remember, out=self.logits)
         for place in (self.slot, self.column, self.positions):
             place += 1
 
     def record(self) -> None:
-        """Turn `advance` into a CUDA graph."""
+        """Turn `advance` into CUDA graphs, one for each width."""
+        graphs = {}
         with torch.cuda.device(self.logits.device):
-            aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                self.rehearse()
-            torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(graph, stream=aside):
-                self.advance()
-        self.graph = graph  # only now: one that broke off would be replayed as far as it came
+            aside, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+            for width in range(self.width(0), self.mask.shape[1] + 1, self.block):
+                aside.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(aside):
+                    self.rehearse(width)
+                torch.cuda.current_stream().wait_stream(aside)
+                graph = graphs[width] = torch.cuda.CUDAGraph()
+                # other threads, such as NCCL's, may go on meanwhile; all graphs share what they
+                # need between the tables, as nothing of it outlives a step
+                with torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):
+                    self.advance(width)
+        self.graphs = graphs  # only now: one that broke off would be replayed as far as it came
 
-    def rehearse(self) -> None:
+    def rehearse(self, width: int | None = None) -> None:
         """Let every kernel of a step be chosen, as they must be before a graph is recorded."""
         for _ in range(3):
             self.going.fill_(True)  # an ended row reads `pad`, which need not be a row of the model
             for place in (self.column, self.slot, self.positions):
                 place.zero_()
-            self.advance()
+            self.advance(width)
 
     def run(
         self, prompts: GPT2Decoder, rows: Tensor, logits: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """All tokens of all rows; what `step_by_step` returns."""
-        if self.graph is None and self.logits.is_cuda:
+        if not self.graphs and self.logits.is_cuda:
             self.record()
         self.load(prompts, rows, logits)
         for t in range(self.max_new_tokens):
             if not self.greedy:
                 self.noise.exponential_(generator=generator)
-            self.graph.replay() if self.graph else self.advance()
+            width = self.width(t)
+            self.graphs[width].replay() if self.graphs else self.advance(width)
             if (t + 1) % self.CHECK == 0 and not self.going.any():
                 break
         used = int(self.written.any(dim=0).sum())
@@ -406,11 +433,12 @@ def draw(
 
     All B rows take random numbers, so that what one draws does not depend on which others have
     ended. Over a small vocabulary a row takes V of them: the largest p / Exp(1) is a draw from p.
-    Over a large one they would cost as much as a layer, and a row takes one: where it falls on the
-    cumulative sums. Chapter: gpt2-on-a-gpu.
+    Over a large one they would cost a processor as much as a layer, and a row takes one: where it
+    falls on the cumulative sums. A GPU takes V always, as its recorded step does, which must draw
+    the same. Chapter: gpt2-on-a-gpu.
     """
     V = probabilities.shape[-1]
-    if V <= SMALL_VOCABULARY:
+    if V <= SMALL_VOCABULARY or probabilities.device.type != "cpu":
         noise = torch.empty((B, V), device=probabilities.device).exponential_(generator=generator)
         return (probabilities / (noise[running] if len(running) < B else noise)).argmax(dim=-1)
     steps = probabilities.cumsum(dim=-1)

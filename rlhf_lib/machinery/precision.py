@@ -35,14 +35,19 @@ def computing_in(config, device: torch.device) -> AbstractContextManager:
     return BFloat16Products() if rounded else _autocast(device.type)
 
 
+def without_cudnn() -> AbstractContextManager:
+    """Attention by any of torch's kernels but cuDNN's, its first choice on an H100 or H200.
+
+    Given a mask, its backward pass can return nan there (pytorch#196678); and for each new length,
+    which a cache has at every step, it makes a plan first. Chapter: gpt2-on-a-gpu.
+    """
+    names = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH", "OVERRIDEABLE")
+    return sdpa_kernel([getattr(SDPBackend, name) for name in names])
+
+
 @contextmanager
 def _autocast(device_type: str) -> Iterator[None]:
-    """Autocast, without cuDNN's attention.
-
-    Given a mask, its backward pass can return nan on an H100 or H200 (pytorch#196678).
-    """
-    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with torch.autocast(device_type, torch.bfloat16), sdpa_kernel(kernels):
+    with torch.autocast(device_type, torch.bfloat16), without_cudnn():
         yield
 
 

@@ -60,7 +60,7 @@ def recompute_activations(model, config) -> None:
     Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
     """
     how: dict[str, Any] = {"use_reentrant": False}
-    if config.bf16 and model.device.type == "cpu":  # autocast is restored, our own mode is not
+    if config.bf16 and not config.torch_compile:  # autocast is restored, what else we set is not
         how["context_fn"] = lambda: (nullcontext(), computing_in(config, model.device))
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.23
     (enable or model.gradient_checkpointing_enable)(how)

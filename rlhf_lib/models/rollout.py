@@ -116,13 +116,11 @@ def step_by_step(
     running = torch.arange(B, device=device)  # rows that have not ended
     for t in range(T):
         next_logprobs = log_probabilities(logits, temperature)
-        probabilities = next_logprobs.exp()
-        token = (
-            next_logprobs.argmax(dim=-1) if greedy else draw(probabilities, running, B, generator)
-        )
+        probs = next_logprobs.exp()
+        token = next_logprobs.argmax(dim=-1) if greedy else draw(probs, running, B, generator)
         tokens[running, t] = token
         logprobs[running, t] = next_logprobs.gather(1, token[:, None])[:, 0]
-        entropies[running, t] = -(probabilities * next_logprobs).sum(dim=-1)
+        entropies[running, t] = -(probs * next_logprobs).sum(dim=-1)
         mask[running, t] = 1
         going = (token[:, None] != eos).all(dim=1)
         running, token = running[going], token[going]

@@ -1,6 +1,8 @@
 """A minibatch cut for memory: the same numbers, whatever fits, and what happens if it does not."""
 
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.machinery.machine import Machine
 from rlhf_lib.machinery.microbatches import microbatches, share
 from rlhf_lib.machinery.precision import BFloat16Products, check_precision
+from rlhf_lib.machinery.preparation import recompute_activations
 from rlhf_lib.mathematics.losses import aggregate
 from rlhf_lib.models.tokens import encode, selected_logprobs, token_logprobs
 from rlhf_lib.worlds import letters
@@ -368,6 +371,32 @@ def test_bfloat16_goes_with_checkpointed_activations(make):
 
     record, again = run(), run(gradient_checkpointing=True)
     assert again["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=1e-5)
+
+
+def test_a_layer_on_a_gpu_is_computed_again_by_the_kernels_of_the_first_time():
+    """Checkpoints restore autocast and not the choice of kernels, on which a layer must agree."""
+
+    def options(**settings):
+        given = []
+        model = SimpleNamespace(
+            device=torch.device("cuda"),
+            activation_checkpointing_enable=given.append,
+            disable_input_require_grads=lambda: None,
+        )
+        recompute_activations(model, GRPOConfig(**settings))
+        return given[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is no GPU
+        first, again = options(bf16=True)["context_fn"]()
+        with first:
+            assert torch.backends.cuda.cudnn_sdp_enabled()  # as it was: the loop chooses
+        with again:
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    assert "context_fn" not in options()
+    # a compiled layer takes no contexts, and traces its kernels once for both
+    assert "context_fn" not in options(bf16=True, torch_compile=True)
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])

@@ -2,6 +2,8 @@
 
 import copy
 import gc
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -305,6 +307,120 @@ def test_no_more_than_two_fixed_programs_are_kept_and_none_outlives_its_model(fi
     assert len(FixedDecoder.made) == before - 1
 
 
+@pytest.mark.parametrize("T", [1, 16, 17, 30, 300])
+def test_the_fixed_program_attends_to_the_slots_so_far_and_little_more(monkeypatch, fixed, T):
+    model, widths = policy(), []
+    model.config.n_positions = model.config.max_position_embeddings = 512
+    model.transformer.wpe = torch.nn.Embedding(512, 16)
+    with torch.no_grad():  # nobody ends
+        model.transformer.ln_f.bias -= 50 * model.transformer.wte.weight[EOS]
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v, mask):
+        if q.shape[2] == 1:
+            assert mask.shape[-1] == k.shape[2] == v.shape[2]
+            widths.append(k.shape[2])
+        return attention(q, k, v, mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    draw(model, n=T)
+    widths, (decoder,) = widths[::2], fixed  # of two layers
+    assert len(widths) == T and len(set(widths)) <= 8
+    for t, width in enumerate(widths):
+        used = decoder.P + t + 1
+        assert used <= width < used + max(16, T / 8 + 16) and width == decoder.width(t)
+    assert decoder.mask.shape[1] == decoder.cache[0].shape[3] == widths[-1]
+
+
+class Recording:
+    """What takes the place of `torch.cuda` in a recording: a graph holds the step's arguments."""
+
+    def __init__(self, monkeypatch):
+        self.made, self.pools, self.now = [], set(), None
+        advance, stream = FixedDecoder.advance, SimpleNamespace(wait_stream=lambda other: None)
+
+        class Graph:
+            def replay(graph):
+                advance(graph.decoder, graph.width)
+
+        @contextmanager
+        def capturing(graph, pool, aside, capture_error_mode):
+            assert aside is stream and capture_error_mode == "thread_local"
+            self.pools.add(pool)
+            self.now = graph
+            yield self.made.append(graph)
+            self.now = None
+
+        def captured(decoder, width=None):
+            if self.now is None:
+                return advance(decoder, width)
+            self.now.decoder, self.now.width = decoder, width  # nothing is computed meanwhile
+
+        monkeypatch.setattr(FixedDecoder, "advance", captured)
+        for name, value in dict(
+            CUDAGraph=Graph,
+            graph=capturing,
+            graph_pool_handle=lambda: "a pool",
+            Stream=lambda: stream,
+            current_stream=lambda: stream,
+            stream=lambda stream: nullcontext(),
+            device=lambda device: nullcontext(),
+        ).items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_each_width_is_recorded_once_and_replayed(monkeypatch, fixed):
+    model = hasty()
+    expected = draw(model, n=40)
+    (decoder,) = fixed
+    recording = Recording(monkeypatch)
+    decoder.record()
+    widths = [decoder.P + 16, decoder.P + 32, decoder.P + 48]
+    assert [graph.width for graph in recording.made] == widths == list(decoder.graphs)
+    assert recording.pools == {"a pool"}
+    monkeypatch.setattr(FixedDecoder, "advance", None)  # from here on graphs alone
+    again = draw(model, n=40)
+    assert torch.equal(again.completion_ids, expected.completion_ids)
+    assert torch.equal(again.logprobs, expected.logprobs)
+
+
+def test_a_recording_that_breaks_off_is_not_kept(monkeypatch, fixed):
+    model = hasty()
+    expected = draw(model, n=40)
+    (decoder,) = fixed
+    recording = Recording(monkeypatch)
+    rehearse = FixedDecoder.rehearse
+
+    def out_of_memory(decoder, width):
+        if recording.made:
+            raise torch.OutOfMemoryError("no room")
+        rehearse(decoder, width)
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(FixedDecoder, "rehearse", out_of_memory)
+        decoder.record()
+    assert len(recording.made) == 1 and not decoder.graphs
+    assert torch.equal(draw(model, n=40).completion_ids, expected.completion_ids)
+
+
+@pytest.mark.parametrize("program", ["fixed", "step by step", "transformers"])
+def test_nothing_is_sampled_through_the_attention_of_cudnn(monkeypatch, program):
+    """On some GPUs it is torch's first choice, and it plans anew for every length of a cache."""
+    if program == "fixed":
+        monkeypatch.setattr(FixedDecoder, "suits", lambda model: True)
+    if program == "transformers":
+        monkeypatch.setattr(GPT2Decoder, "reads", lambda model: False)
+    attention, allowed = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(*given, **settings):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attention(*given, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    draw(policy(), n=3)
+    assert allowed and not any(allowed) and torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize("T", [1, 2, 20])
 def test_the_rehearsal_of_a_recording_leaves_no_trace(fixed, T):
     model = hasty()
@@ -329,7 +445,9 @@ def test_the_fixed_program_looks_every_few_steps_whether_to_stop(monkeypatch, fi
         model.transformer.ln_f.bias += 50 * model.transformer.wte.weight[EOS]
     steps = []
     advance = FixedDecoder.advance
-    monkeypatch.setattr(FixedDecoder, "advance", lambda self: steps.append(1) or advance(self))
+    monkeypatch.setattr(
+        FixedDecoder, "advance", lambda self, width: steps.append(1) or advance(self, width)
+    )
     rollout = draw(model, n=40)
     assert rollout.completion_ids.shape[1] == 1 and rollout.finished.all()
     assert len(steps) == FixedDecoder.CHECK
