@@ -1,6 +1,6 @@
 """PPO and GRPO at GPT-2's size, 124,439,808 parameters, on two cores: letters, five seeds each.
 
-    python -m benchmarks.gpt2_live              # about 2.5 minutes a run on two idle cores, 5 GB
+    python -m benchmarks.gpt2_live              # about 4 minutes a run on two idle cores, 5 GB
     python -m benchmarks.gpt2_live --check      # assert the floors on what is recorded
 
 A run grows the shipped SFT model to GPT-2's shape, trains it against the shipped reward model, and
@@ -50,17 +50,17 @@ RATES = (1e-5, 1e-4)  # beside that of `SETTINGS`
 RATE = artifacts.RATES["gpt2"]["policy"]
 SHARED = dict(
     batch_size=64,
-    mini_batch_size=64,
-    max_steps=12,
-    beta=0.05,
+    mini_batch_size=32,
+    max_steps=15,
+    beta=0.1,
     learning_rate=RATE,
     bf16=True,
     microbatch_tokens=512,
 )
 SETTINGS = {
-    "ppo": PPOConfig(**SHARED, num_ppo_epochs=1),
+    "ppo": PPOConfig(**SHARED, num_ppo_epochs=2),
     "grpo": GRPOConfig(
-        **SHARED, num_iterations=1, kl_in="reward", scale_rewards="none", aggregate_over="tokens"
+        **SHARED, num_iterations=2, kl_in="reward", scale_rewards="none", aggregate_over="tokens"
     ),
 }
 NAMES = ("kind", "method", "seed", "learning_rate", "small")
@@ -143,7 +143,7 @@ def assert_floors(line: dict) -> None:
         return
     gain = line["after"]["gold"] - line["before"]["gold"]
     assert gain >= 0.9, f"{where}: gold is {gain:.2f} above SFT; expected 0.9"
-    assert 1 <= line["after"]["kl"] <= 6, f"{where}: the KL is {line['after']['kl']:.2f}"
+    assert 2 <= line["after"]["kl"] <= 6, f"{where}: the KL is {line['after']['kl']:.2f}"
     assert line["start_gap"] < 1e-4, f"{where}: it starts {line['start_gap']} from SFT"
     assert line["threads"] != 2 or line["seconds"] <= 300, f"{where}: {line['seconds']:.0f} s"
 
