@@ -52,7 +52,7 @@ SHARED = dict(
     batch_size=64,
     mini_batch_size=32,
     max_steps=15,
-    beta=0.1,
+    beta=0.07,
     learning_rate=RATE,
     bf16=True,
     microbatch_tokens=512,
@@ -73,7 +73,7 @@ MEASURED = ("gold", "gold_se", "reward", "reward_se", "kl", "kl_se", "length")
 
 def plan(seeds: list[int]) -> list[tuple]:
     """The runs, by `NAMES`."""
-    runs = [("seeds", method, seed, RATE, True) for seed in seeds for method in METHODS]
+    runs = [("seeds", method, seed, RATE, True) for method in METHODS for seed in seeds]
     runs += [("cost", "ppo", 1, RATE, small) for small in (True, False)]
     return runs + [("rates", method, 1, rate, True) for method in METHODS for rate in RATES]
 
