@@ -9,7 +9,8 @@ part needs (pytest, TRL) is used where it is there; where it is not, the part is
 so. Six parts, the functions of `on_a_gpu_parts.py`:
 
 - tests: `tests/gpu`, test by test.
-- letters: 124,439,808 parameters, grown from the shipped SFT model, learn by GRPO for at most 60 s.
+- letters: 124,439,808 parameters, grown from the shipped SFT model, learn by GRPO, as many seeds of
+  `gpt2_live` as 60 s of training have room for.
 - decode: a decode step against the bound that its bytes set, at the bandwidth of the same run.
 - rollouts: tokens a second, in turn with `generate` of transformers.
 - trl: a GRPO step, in turn with TRL's.
@@ -82,18 +83,24 @@ def said_of_tests(found: dict) -> list[str]:
 
 
 def said_of_letters(found: dict) -> list[str]:
-    before, after, trained = found["before"], found["after"], found["training"]
-    return [
-        f"{found['model']['parameters']:,} parameters, {trained['steps']} steps of "
-        f"{found['model']['batch_size']} completions in {trained['seconds']:.1f} s, "
-        f"{trained['median_seconds']:.3f} s a step, peak {trained['peak_bytes'] / 1e9:.2f} GB",
-        *(
-            f"{name}: {before[name]:.2f} ± {before[name + '_se']:.2f} before, "
-            f"{after[name]:.2f} ± {after[name + '_se']:.2f} after"
-            for name in ("gold", "reward")
-        ),
-        f"KL: {after['kl']:.2f} ± {after['kl_se']:.2f}",
+    rows = [
+        f"{found['parameters']:,} parameters, {found['largest_gap']:.0e} nats from the small SFT"
     ]
+    for name, made in found.items():
+        if name.startswith("seed "):
+            gold, reward = (
+                " to ".join(
+                    f"{made[when][what]:.2f} ± {made[when][f'{what}_se']:.2f}"
+                    for when in ("before", "after")
+                )
+                for what in ("gold", "reward")
+            )
+            rows.append(
+                f"{name}: gold {gold}, reward {reward}, KL {made['after']['kl']:.2f}; "
+                f"{len(made['curve'])} steps in {made['seconds']:.1f} s, "
+                f"{made['median_seconds']:.3f} s a step, peak {made['peak_bytes'] / 1e9:.2f} GB"
+            )
+    return rows
 
 
 def said_of_decode(found: dict) -> list[str]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from benchmarks.against_trl_worker import (
     share_of_a,
 )
 from benchmarks.bandwidth import copy_bandwidth, synchronize
+from benchmarks.gpt2_live import KEPT, MEASURED, SETTINGS, largest_gap
 from benchmarks.parts import LeftOut, Run
 from benchmarks.provenance import provenance
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
@@ -50,18 +52,18 @@ from rlhf_lib.machinery.memory import activation_bytes, kv_cache_bytes, model_by
 from rlhf_lib.models.policy import SCALES, count_parameters
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
-from rlhf_lib.models.tokens import token_logprobs
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters as world
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(n_embd=256, n_layer=5, n_head=8, n_positions=128, vocab_size=300)
+BRIEFLY = dict(max_steps=2, batch_size=16, mini_batch_size=16, learning_rate=1e-3)
 # by part: on a GPU, and in a rehearsal
 SIZES = {
     "letters": (
-        dict(grown=SCALES["gpt2"], steps=45, seconds=60, batch=64, rate=2e-5, held_out=200),
-        dict(grown=SMALL, steps=2, seconds=60, batch=16, rate=1e-3, held_out=8),
+        dict(grown=SCALES["gpt2"], seeds=(1, 2, 3, 4, 5), seconds=60, held_out=200, settings={}),
+        dict(grown=SMALL, seeds=(1, 2), seconds=60, held_out=8, settings=BRIEFLY),
     ),
     "decode": (
         dict(model="gpt2", batches=(64, 256, 8, 1), prompt=64, length=64, pairs=10, copied=2 << 30),
@@ -80,8 +82,6 @@ SIZES = {
         dict(model="mini", batch=16, prompt=6, length=4, microbatch=40),
     ),
 }
-KEPT = ("step", "reward", "kl", "entropy", "length", "ratio_gap", "gradient_norm", "seconds")
-MEASURED = ("gold", "gold_se", "reward", "reward_se", "kl", "kl_se", "length")
 OUTCOME = re.compile(r"^\S+?::(.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b")
 
 
@@ -165,59 +165,51 @@ def tests(run: Run) -> None:
 
 
 def letters(run: Run) -> None:
-    """The letters SFT model, grown, learns from the tiny reward model; gold before and after."""
-    s = sizes(run, "letters")
+    """The letters SFT model, grown, learns as in `gpt2_live`; gold before and after, seed by seed.
+
+    A seed is begun as long as all before it have trained for less than the seconds that are given.
+    """
+    s, spent = sizes(run, "letters"), 0.0
     sft, tokenizer = artifacts.load("letters", "sft")
-    reference = grow(sft, **s["grown"]).to(run.device)
-    config = GRPOConfig(
-        max_steps=s["steps"],
-        batch_size=s["batch"],
-        mini_batch_size=s["batch"],
-        num_generations=GROUP,
-        num_iterations=1,
-        learning_rate=s["rate"],
-        beta=0.1,
-        kl_in="reward",
-        aggregate_over="tokens",
-        bf16=True,
-    )
-    run.note("model", {"parameters": count_parameters(reference), "batch_size": s["batch"]})
-
-    held_out = prompts(s["held_out"], seed=9, held_out=True)["prompt"]
-    seed = torch.Generator().manual_seed(0)
-    drawn = sample(sft, tokenizer, held_out, world.MAX_NEW_TOKENS, generator=seed)
-    with torch.no_grad():
-        said = token_logprobs(reference, drawn.to(run.device)).cpu()
-        gap = said - token_logprobs(sft, drawn)
-    run.note("start", {"largest_gap": gap.abs().max().item()})
-
+    sft.to(run.device)
     reward = LearnedReward(artifacts.load("letters", "reward")[0].to(run.device), tokenizer)
     rewards = {"gold": world.gold_reward, "reward": reward}
-    policy = copy.deepcopy(reference)
+    held_out = prompts(s["held_out"], seed=9, held_out=True)["prompt"]
+    for seed in s["seeds"]:
+        policy = grow(sft, seed=seed, **s["grown"])
+        config = replace(SETTINGS["grpo"], seed=seed, microbatch_tokens=None, **s["settings"])
+        if seed == s["seeds"][0]:
+            run.note("parameters", count_parameters(policy))
+            run.note("largest_gap", largest_gap(policy, sft, tokenizer, held_out[:50]))
+            run.note("settings", asdict(config))
 
-    def measured(against) -> dict:
-        found = evaluate(policy, tokenizer, held_out, rewards, against, batch_size=50)
-        return {name: found[name] for name in MEASURED if name in found}
+        def measured(policy=policy, seed=seed) -> dict:
+            how = dict(seed=seed, batch_size=50, dtype=torch.bfloat16)  # as it is trained
+            found = evaluate(policy, tokenizer, held_out, rewards, sft, **how)
+            return {name: found[name] for name in MEASURED}
 
-    run.note("before", measured(None))
-    reset_peak(run.device)
-    loop = GRPO(policy, reference, tokenizer, reward, prompts(2_000, seed=100), config)
-    curve = []
-    for record in loop:
-        curve.append({name: record[name] for name in KEPT})
-        run.note("step", curve[-1])
-        spent = sum(step["seconds"] for step in curve)
-        if spent >= s["seconds"] or run.left() < 15:  # what the last measurement needs
+        before = measured()
+        reset_peak(run.device)
+        loop = GRPO(policy, sft, tokenizer, reward, prompts(2_000, seed=100 + seed), config)
+        curve = []
+        for record in loop:
+            curve.append({name: record[name] for name in KEPT if name in record})
+            run.note("step", {"seed": seed, **curve[-1]})
+        seconds = [step["seconds"] for step in curve]
+        found = {
+            "before": before,
+            "after": measured(),
+            "seconds": sum(seconds),
+            "median_seconds": statistics.median(seconds),
+            "peak_bytes": peak_memory(run.device),
+            "curve": curve,
+        }
+        run.note(f"seed {seed}", found)
+        del loop, policy
+        gc.collect()
+        spent += sum(seconds)
+        if spent >= s["seconds"] or run.left() < 1.5 * spent / (seed - s["seeds"][0] + 1):
             break
-    training = {
-        "steps": len(curve),
-        "seconds": spent,
-        "median_seconds": statistics.median(step["seconds"] for step in curve),
-        "peak_bytes": peak_memory(run.device),
-    }
-    run.note("training", training)
-    run.note("after", measured(reference))
-    run.note("curve", curve)
 
 
 def prompts(n: int, seed: int, held_out: bool = False) -> Columns:

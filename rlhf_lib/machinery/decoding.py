@@ -9,7 +9,6 @@ Chapter: gpt2-on-a-gpu.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -132,9 +131,7 @@ class GPT2Decoder(Decoder):
     def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
         self.config, self.max_new_tokens = model.config, max_new_tokens
         self.act = model.transformer.h[0].mlp.act
-        given = self.weights_of(model)
-        copies = {w.data_ptr(): w.to(dtype or model.dtype) for w in given}  # of tied tables, one
-        self.weights = [copies[w.data_ptr()] for w in given]
+        self.weights = [w.to(dtype or model.dtype) for w in self.weights_of(model)]
 
     @staticmethod
     def reads(model) -> bool:
@@ -209,23 +206,16 @@ class GPT2Decoder(Decoder):
             cache[:, :, :, start : self.used] = kv
             return cache[:, :, :, : self.used]
 
-        return self.logits_after(ids, positions, mask, remember)
+        return F.linear(self.hidden_after(ids, positions, mask, remember), self.weights[2])
 
-    def logits_after(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        remember: Callable[[Tensor, Tensor], Tensor],
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """GPT-2: (B, T) tokens to the logits after the last, (B, V), in `out` if it is given.
+    def hidden_after(self, ids: Tensor, positions: Tensor, mask: Tensor | None, remember) -> Tensor:
+        """GPT-2 but for its output layer: (B, T) tokens to the last one's hidden state, (B, E).
 
         `remember(cache, kv)` writes the keys and values of these tokens, (2, B, heads, T, ·), into
         the cache of a layer, and returns those that they may attend to.
         """
         c, (B, T) = self.config, ids.shape
-        embed, place, unembed, *weights, last_w, last_b = self.weights
+        embed, place, _, *weights, last_w, last_b = self.weights
         norm = partial(F.layer_norm, normalized_shape=(c.n_embd,), eps=c.layer_norm_epsilon)
         x = (F.embedding(ids, embed) + F.embedding(positions, place)).flatten(0, 1)
         for i, cache in enumerate(self.cache):  # x is (B·T, E): one product for all rows
@@ -239,8 +229,7 @@ class GPT2Decoder(Decoder):
             x = x + torch.addmm(join_b, seen.transpose(1, 2).reshape(B * T, -1), join)
             inner = self.act(torch.addmm(up_b, norm(x, weight=w2, bias=b2), up))
             x = x + torch.addmm(down_b, inner, down)
-        last = norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b)
-        return F.linear(last, unembed) if out is None else torch.mm(last, unembed.t(), out=out)
+        return norm(x.view(B, T, -1)[:, -1], weight=last_w, bias=last_b)
 
 
 class FixedDecoder(GPT2Decoder):
@@ -366,7 +355,8 @@ class FixedDecoder(GPT2Decoder):
             return cache.index_copy_(3, self.slot, kv)[:, :, :, :width]
 
         seen = self.mask[:, None, None, :width]
-        self.logits_after(token[:, None], self.positions, seen, remember, out=self.logits)
+        hidden = self.hidden_after(token[:, None], self.positions, seen, remember)
+        torch.mm(hidden, self.weights[2].t(), out=self.logits)
         for place in (self.slot, self.column, self.positions):
             place += 1
 
@@ -379,10 +369,9 @@ class FixedDecoder(GPT2Decoder):
                 aside.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(aside):
                     self.rehearse(width)
-                torch.cuda.current_stream().wait_stream(aside)
                 graph = graphs[width] = torch.cuda.CUDAGraph()
-                # other threads, such as NCCL's, may go on meanwhile; all graphs share what they
-                # need between the tables, as nothing of it outlives a step
+                # it waits for the rehearsal, and lets other threads go on, such as NCCL's; all
+                # graphs share a pool, as nothing that they put there outlives a step
                 with torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local"):
                     self.advance(width)
         self.graphs = graphs  # only now: one that broke off would be replayed as far as it came

@@ -84,16 +84,19 @@ def test_the_tests_are_recorded_one_by_one(rehearsal):
 
 def test_the_letters_start_where_the_small_model_is_and_move(rehearsal):
     found = by_part(rehearsal[0])["letters"]["found"]
-    assert found["model"]["parameters"] > 4e6
-    assert 0 < found["start"]["largest_gap"] < 1e-3  # rounding alone
-    before, after, training = found["before"], found["after"], found["training"]
-    assert 0 < before["gold_se"] < 3 and 0 < after["gold_se"] < 3
-    assert after["kl"] > 1e-6 and after["reward"] != before["reward"]
-    steps = [step["seconds"] for step in found["curve"]]
-    assert training["steps"] == len(steps) == 2
-    assert training["seconds"] == pytest.approx(sum(steps))
-    assert min(steps) <= training["median_seconds"] <= max(steps)
-    assert training["peak_bytes"] > 1e8
+    assert found["parameters"] > 4e6
+    assert 0 < found["largest_gap"] < 1e-3  # rounding alone
+    assert found["settings"]["kl_in"] == "reward" and found["settings"]["bf16"]
+    for seed in (1, 2):
+        made = found[f"seed {seed}"]
+        before, after = made["before"], made["after"]
+        assert 0 < before["gold_se"] < 3 and 0 < after["gold_se"] < 3
+        assert before["kl"] < 0.1 < after["kl"] and after["reward"] != before["reward"]
+        steps = [step["seconds"] for step in made["curve"]]
+        assert len(steps) == 2 and made["seconds"] == pytest.approx(sum(steps))
+        assert min(steps) <= made["median_seconds"] <= max(steps)
+        assert made["peak_bytes"] > 1e8
+    assert found["seed 1"]["curve"][0]["reward"] != found["seed 2"]["curve"][0]["reward"]
 
 
 def test_a_decode_step_is_held_against_the_bandwidth_of_the_same_run(rehearsal):
@@ -155,7 +158,8 @@ def test_memory_is_measured_for_each_part_of_a_step_beside_its_estimate(rehearsa
 
 def test_what_is_found_is_on_disk_before_its_part_ends(rehearsal):
     notes = read_log(rehearsal[0] / "on_a_gpu.notes.jsonl")
-    assert [note["step"]["step"] for note in notes if "step" in note] == [1, 2]
+    steps = [(note["step"]["seed"], note["step"]["step"]) for note in notes if "step" in note]
+    assert steps == [(1, 1), (1, 2), (2, 1), (2, 2)]
     for part in PARTS:
         seconds = [note["seconds"] for note in notes if note["part"] == part]
         assert seconds == sorted(seconds)
@@ -167,7 +171,7 @@ def test_the_report_tells_of_every_part_and_is_written(rehearsal):
     assert text == report(by_part(out)) and text in printed
     for name in PARTS:
         assert f"\n{name}: " in text
-    for said in ("gold: ", "GB/s", "tokens/s", "estimate", "times the bound", "skipped"):
+    for said in ("seed 2: gold ", "GB/s", "tokens/s", "estimate", "times the bound", "skipped"):
         assert said in text, said
 
 
