@@ -414,6 +414,8 @@ def peaks(loop: GRPO, device: str) -> dict[str, dict]:
     loop.step()
     synchronize(device)
     found = {"between": {"peak_bytes": memory_now(device)}}
+    if device == "cuda":  # what recorded steps work in is reserved for them, and not counted above
+        found["between"]["reserved_bytes"] = torch.cuda.memory_reserved()
 
     def watched(name: str, work: Callable) -> Callable:
         def wrapped(*given):
@@ -437,6 +439,7 @@ def estimates(loop: GRPO, s: dict, device: str) -> dict[str, dict[str, int]]:
     """What `machinery.memory` says of each part, and the tables of logits, which it leaves out."""
     config, c = loop.policy.config, loop.config
     parameters, size = count_parameters(loop.policy), 2 if c.bf16 else 4
+    low = parameters * size if c.bf16 and device == "cuda" else 0  # weights once more, in 16 bits
     width = s["prompt"] + s["length"]
     trained = model_bytes(parameters, "fp32")
     held = {
@@ -445,9 +448,9 @@ def estimates(loop: GRPO, s: dict, device: str) -> dict[str, dict[str, int]]:
     }
     logits = config.vocab_size * size
     cache = kv_cache_bytes(config, s["batch"], width, size)
-    if device == "cuda":  # the recorded step keeps its cache, and of bf16 a copy of the weights
-        held["sampler"] = cache + s["batch"] * config.vocab_size * (size + 4)
-        held["sampler"] += parameters * size if c.bf16 else 0
+    if device == "cuda":  # the recorded step keeps its cache, logits, noise, and weights of its own
+        held["sampler"] = cache + s["batch"] * config.vocab_size * (size + 4) + low
+        held["sampler"] += config.vocab_size * config.n_embd * size if low else 0  # the tied table
     rows = s["batch"]
     if c.microbatch_tokens:
         rows = max(1, c.microbatch_tokens // width)
@@ -458,6 +461,11 @@ def estimates(loop: GRPO, s: dict, device: str) -> dict[str, dict[str, int]]:
     return {
         "between": held,
         "sample": held | ({} if device == "cuda" else {"cache": cache}),
-        "score": {**held, "logits": tables},
-        "update": {**held, "activations": kept, "logits and their gradient": 2 * tables},
+        "score": {**held, "weights in 16 bits": low, "logits": tables},
+        "update": {
+            **held,
+            "weights in 16 bits": low,
+            "activations": kept,
+            "logits and their gradient": 2 * tables,
+        },
     }
