@@ -1,4 +1,4 @@
-"""Figures, tables of results and interactive demos.
+"""Figures, tables, drawings and interactive demos.
 
 It may import every room but running.
 """
