@@ -9,7 +9,7 @@ TRL, and for all else the packages of the Python that runs this, so torch and tr
 same), make one step in turn: ours, TRL's, ours, TRL's. A ratio is TRL's over ours of one such
 pair; medians and quartiles of the pairs are reported, and every second is kept. The first pairs
 are not counted. One line a comparison goes to `results/against_trl.jsonl`; what is there is not
-run again. Run it on an idle machine. Chapter: gpt2-on-a-gpu.
+run again. Run it on an idle machine. Chapter: what-a-step-costs.
 
 Both sides have the same saved weights (random: speed does not depend on what they say), threads,
 precision, prompts of `PROMPT_LENGTH` tokens, completions of exactly `length`

@@ -1,7 +1,7 @@
 """The bound of a decode step: the bytes that it has to move, over the bandwidth of a copy.
 
 A decode step multiplies each weight with a handful of rows, so it waits for memory and not for
-arithmetic: it can be no faster than its bytes. Chapter: gpt2-on-a-gpu.
+arithmetic: it can be no faster than its bytes. Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations

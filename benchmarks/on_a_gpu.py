@@ -1,4 +1,4 @@
-"""What one GPU shows in under eight minutes, in order of worth. Chapter: gpt2-on-a-gpu.
+"""What one GPU shows in under eight minutes, in order of worth. Chapter: what-a-step-costs.
 
     make gpu                                            # on a machine with a GPU; installs nothing
     python -m benchmarks.on_a_gpu --parts letters       # a part of it

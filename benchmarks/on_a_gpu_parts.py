@@ -1,4 +1,4 @@
-"""What `on_a_gpu.py` measures, a function for each part. Chapter: gpt2-on-a-gpu.
+"""What `on_a_gpu.py` measures, a function for each part. Chapter: what-a-step-costs.
 
 Each gets a `parts.Run`, hands over what it found by `run.note`, and comes to an end when
 `run.left()` is used up. `hardware` comes before all of them: it says where it runs, or why not.

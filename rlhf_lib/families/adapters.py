@@ -4,7 +4,7 @@
 that trains a reward model as its model. What has no gradient keeps none, a checkpoint holds the
 adapter alone, and without a reference of its own a loop takes the model with the adapter off.
 
-Source: LoRA, Hu et al. 2021, arXiv:2106.09685. Chapter: none yet.
+Source: LoRA, Hu et al. 2021, arXiv:2106.09685. Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def new_adapter(model, rank: int, seed: int = 0):
     copied.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; all linear layers: Dettmers et al. 2023,
-    arXiv:2305.14314, section 4. Chapter: none yet.
+    arXiv:2305.14314, section 4. Chapter: what-a-step-costs.
 
     Raises
     ------
@@ -147,7 +147,7 @@ class AdapterOff:
     A new adapter changes nothing, so that this is the policy as it starts. One that was trained
     before has moved it: then the reference is the model under the adapter, and not the start.
 
-    Chapter: none yet.
+    Chapter: what-a-step-costs.
 
     Examples
     --------
@@ -180,7 +180,7 @@ class AdapterOff:
 def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""):
     """π_ref: the model given; for a policy with an adapter and none given, that adapter off.
 
-    Chapter: none yet.
+    Chapter: what-a-step-costs.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Nearly all checkpoints of the hub are in bfloat16, and transformers reads them so. A step of
 training is mostly smaller than what 8 bits of precision can tell apart: weights would stay where
-they are, and nothing would say so (see `machinery.precision`). Chapter: gpt2-on-a-gpu.
+they are, and nothing would say so (see `machinery.precision`). Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def load_model(auto_class, source: str | os.PathLike):
     trained. Errors: see `load_pretrained`; and a ValueError if some weights are not there, which
     transformers would make up.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     if (Path(source) / "adapter_config.json").exists():
         return load_adapted(auto_class, source)
@@ -100,7 +100,7 @@ def tokenizer_source(source: str | os.PathLike, model) -> str | os.PathLike:
 def load_pretrained(auto_class, source: str | os.PathLike, **options):
     """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
 
     Raises
     ------

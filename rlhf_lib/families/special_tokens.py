@@ -16,7 +16,7 @@ DIALOGUES = ((False, False), (False, True), (True, False), (True, True))  # with
 def add_pad_token(model, tokenizer) -> None:
     """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
 
-    Chapters: sft, gpt2-on-a-gpu.
+    Chapters: sft, reward-model.
     """
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

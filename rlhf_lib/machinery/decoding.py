@@ -3,7 +3,7 @@
 `Decoder` serves any transformers language model. `GPT2Decoder` has GPT-2's layers written out, and
 `FixedDecoder` makes of a whole step one program, which a GPU replays by a single launch. What they
 compute is the same. Axes: B rows, P prompt slots, T new tokens, V vocabulary.
-Chapter: gpt2-on-a-gpu.
+Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Decoder:
     """Next-token logits of any transformers language model, one token a row at a time.
 
     Rows that have ended are carried along until a quarter is dead; then the cache is copied
-    without them. Chapter: gpt2-on-a-gpu.
+    without them. Chapter: what-a-step-costs.
     """
 
     def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
@@ -107,7 +107,7 @@ def plain_layers(model, rounded: bool = False):
     would be traced anew for the cache, whose length is another at every step, and cuDNN's attention
     planned anew.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     layers = [layer for layer in layers_of(model) if layer.training]
     for layer in layers:  # what is inside them, dropout above all, stays as it is
@@ -125,7 +125,7 @@ class GPT2Decoder(Decoder):
     """The same for GPT-2, its layers written out and its cache made in advance.
 
     Radford et al. 2019; the layers are those of `transformers.GPT2LMHeadModel`, whose weights
-    it reads, or copies of them in another precision. Chapter: gpt2-on-a-gpu.
+    it reads, or copies of them in another precision. Chapter: what-a-step-costs.
     """
 
     def __init__(self, model, max_new_tokens: int, dtype: torch.dtype | None = None):
@@ -241,7 +241,7 @@ class FixedDecoder(GPT2Decoder):
     replay it by a single launch. Only the slots so far are attended to, rounded up to a block;
     for each of these widths, at most eight, the step is recorded once. The host fills the noise
     and, every `CHECK` steps, asks whether a row still writes. On a CPU the same program runs as it
-    stands, which is how it is tested. Chapter: gpt2-on-a-gpu.
+    stands, which is how it is tested. Chapter: what-a-step-costs.
 
     Parameters
     ----------
@@ -409,7 +409,7 @@ class FixedDecoder(GPT2Decoder):
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     """log π of every next token at a temperature, in float32; shape as `logits`, in nats.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     logits = logits if temperature == 1.0 else logits.float() / temperature
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
@@ -424,7 +424,7 @@ def draw(
     ended. Over a small vocabulary a row takes V of them: the largest p / Exp(1) is a draw from p.
     Over a large one they would cost a processor as much as a layer, and a row takes one: where it
     falls on the cumulative sums. A GPU takes V always, as its recorded step does, which must draw
-    the same. Chapter: gpt2-on-a-gpu.
+    the same. Chapter: what-a-step-costs.
     """
     V = probabilities.shape[-1]
     if V <= SMALL_VOCABULARY or probabilities.device.type != "cpu":

@@ -4,7 +4,7 @@ An algorithm says which loss a batch has. `Machine.descend` takes one optimiser 
 that fit into memory, each counted by its share of the whole; in the precision of the settings; on
 the rows of this process, with gradients added up over all. Whatever it does, the step is that of
 the plain loss on the whole batch. From a loss to a moved weight: `descend`, which calls it;
-`backward`, which adds up gradients; `optimizer_step`, which moves. Chapter: gpt2-on-a-gpu.
+`backward`, which adds up gradients; `optimizer_step`, which moves. Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LARGEST = ("ratio_gap",)  # of what is seen: the largest over all parts, and not
 class Machine:
     """Makes models ready for a loop, and computes its tables and its optimiser steps.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
 
     Parameters
     ----------

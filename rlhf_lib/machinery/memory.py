@@ -3,7 +3,7 @@
 Exact, to the byte: parameters, gradients, optimiser state and the KV cache; `held_bytes` counts
 them in real tensors. An estimate: the activations, which depend on the kernels that run. Left out:
 the allocator's rounding, the counter of 4 bytes that PyTorch's Adam keeps for each tensor, and
-the short-lived buffers of a step. Chapter: ppo-mechanics.
+the short-lived buffers of a step. Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def parameter_count(config, head: str = "lm") -> int:
     """Number of distinct parameters of a GPT-2 or a Llama, from its sizes alone.
 
     Definition: embeddings; per layer the four matrices of attention, the two (GPT-2) or three
-    (Llama) of the MLP and two norms; a last norm; the head. Chapter: ppo-mechanics.
+    (Llama) of the MLP and two norms; a last norm; the head. Chapter: what-a-step-costs.
 
     Parameters
     ----------
@@ -62,7 +62,8 @@ def model_bytes(parameters: int, precision: str = "mixed", trained: bool = True)
     "mixed" computes in 16 bits and keeps a copy of the weights in 32 for the optimiser: 16 bytes
     a parameter, and 2 for a model that is frozen. "fp32" has 16 and 4.
 
-    Source: ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1. Chapter: ppo-mechanics.
+    Source: ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1.
+    Chapter: what-a-step-costs.
 
     Examples
     --------
@@ -84,7 +85,7 @@ def ppo_bytes(config, precision: str = "mixed") -> dict[str, dict[str, int]]:
     """The four models of PPO, each by part, in bytes: policy and critic train, two are frozen.
 
     All four have the trunk of `config`; critic and reward model carry a scalar head.
-    Chapter: ppo-mechanics.
+    Chapter: what-a-step-costs.
     """
     language, scalar = parameter_count(config), parameter_count(config, "score")
     return {
@@ -98,7 +99,7 @@ def ppo_bytes(config, precision: str = "mixed") -> dict[str, dict[str, int]]:
 def kv_cache_bytes(config, sequences: int, tokens: int, element_size: int = 2) -> int:
     """Keys and values of every token so far, in every layer, in bytes.
 
-    Definition: 2 · layers · key width · tokens · sequences. Chapter: ppo-mechanics.
+    Definition: 2 · layers · key width · tokens · sequences. Chapter: what-a-step-costs.
     """
     keys = _widths(config)[2]
     return 2 * config.num_hidden_layers * keys * tokens * sequences * element_size
@@ -111,7 +112,7 @@ def activation_bytes(config, sequences: int, tokens: int, element_size: int = 2)
     without stored attention scores (fused attention keeps none). Logits come on top.
 
     Source: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, less the dropout masks and
-    the scores. Chapter: ppo-mechanics.
+    the scores. Chapter: what-a-step-costs.
     """
     d, queries, keys, mlp = _widths(config)
     # norms' inputs, attention's input, q, k, v and its output, MLP's input and inside
@@ -123,7 +124,7 @@ def activation_bytes(config, sequences: int, tokens: int, element_size: int = 2)
 def held_bytes(*owners: torch.nn.Module | torch.optim.Optimizer) -> int:
     """Bytes of the tensors that models and optimisers hold now, each tensor once.
 
-    A model's parameters and their gradients, an optimiser's state. Chapter: ppo-mechanics.
+    A model's parameters and their gradients, an optimiser's state. Chapter: what-a-step-costs.
     """
     tensors: dict[int, Tensor] = {}
     for owner in owners:

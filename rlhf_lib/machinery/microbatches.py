@@ -3,7 +3,7 @@
 A gradient is a sum over tokens. It may be added up in parts of any size, if each part counts by
 its share of what the whole is divided by, and not by 1 / number of parts: a token must weigh the
 same wherever it falls. Like lengths go together, so that little is computed on padding.
-Chapter: gpt2-on-a-gpu.
+Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 class Batch(Protocol):
     """What is computed in parts: rows of tokens with their masks, such as `TokenBatch`.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
 
     prompt_mask: Tensor
@@ -40,7 +40,7 @@ def microbatches(batch: Batch, rows: Tensor, tokens: int | None) -> list[Tensor]
     Long rows come first: if they fit into memory, so do the others. A row that is too long by
     itself is a part by itself. Of a batch of pairs, whose tables are (B, 2, ·), a row is a pair.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def microbatches(batch: Batch, rows: Tensor, tokens: int | None) -> list[Tensor]
 def share(part: Tensor, whole: Tensor, over: str = "tokens") -> float:
     """What `aggregate` of a part counts for in that of the whole, from their masks.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
 
     Examples
     --------

@@ -9,7 +9,7 @@ it leaves activations in 16 bits, where everything but a product is slow. Here o
 in 16 bits there, forward and backward; what goes in and comes out is float32.
 
 Source: Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322, for
-bfloat16. Chapter: gpt2-on-a-gpu.
+bfloat16. Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 def computing_in(config, device: torch.device) -> AbstractContextManager:
     """The precision of a loop's forward passes: products in bfloat16 if its settings say `bf16`.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     if not config.bf16:
         return nullcontext()
@@ -39,7 +39,7 @@ def without_cudnn() -> AbstractContextManager:
     """Attention by any of torch's kernels but cuDNN's, its first choice on an H100 or H200.
 
     Given a mask, its backward pass can return nan there (pytorch#196678); and for each new length,
-    which a cache has at every step, it makes a plan first. Chapter: gpt2-on-a-gpu.
+    which a cache has at every step, it makes a plan first. Chapter: what-a-step-costs.
     """
     names = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH", "OVERRIDEABLE")
     return sdpa_kernel([getattr(SDPBackend, name) for name in names])
@@ -54,7 +54,7 @@ def _autocast(device_type: str) -> Iterator[None]:
 def sampling_dtype(config) -> torch.dtype | None:
     """What a loop samples in, if not in the weights' own type: as it learns.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     return torch.bfloat16 if config.bf16 else None
 
@@ -63,7 +63,7 @@ def products_are_rounded(dtype: torch.dtype | None, device: torch.device) -> boo
     """Whether to sample in a dtype is to round products alone, as in learning: on a processor.
 
     Then a token is drawn from the policy that scores it, up to the order of sums. A GPU has the
-    whole decoder in 16 bits instead. Chapter: gpt2-on-a-gpu.
+    whole decoder in 16 bits instead. Chapter: what-a-step-costs.
     """
     return dtype is torch.bfloat16 and device.type == "cpu"
 
@@ -71,7 +71,7 @@ def products_are_rounded(dtype: torch.dtype | None, device: torch.device) -> boo
 def check_precision(config, device: torch.device) -> None:
     """Refuse bfloat16 on a GPU that does not multiply in it, and where it would not be kept to.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     if (
         config.bf16
@@ -98,7 +98,7 @@ class BFloat16Products(TorchFunctionMode):
     With `keep` it remembers the rounded weights until it is left, as a sampler wants that
     multiplies by the same ones at every token. Nothing may move them, or ask for their gradient.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
 
     Examples
     --------

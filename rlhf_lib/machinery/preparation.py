@@ -1,6 +1,6 @@
 """Models made ready for a loop: frozen, without dropout, recomputed, compiled, and apart.
 
-Chapters: ppo-mechanics, gpt2-on-a-gpu.
+Chapters: ppo-mechanics, what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def recompute_activations(model, config) -> None:
     while it asks: what they compute, dropout above all, stays as it is in evaluation. While they
     sample they leave it, as otherwise they would take no cache (`decoding.plain_layers`).
 
-    Source: Chen et al. 2016, arXiv:1604.06174. Chapter: gpt2-on-a-gpu.
+    Source: Chen et al. 2016, arXiv:1604.06174. Chapter: what-a-step-costs.
     """
     how: dict[str, Any] = {"use_reentrant": False}
     if config.bf16 and not config.torch_compile:  # autocast is restored, what else we set is not
@@ -93,7 +93,7 @@ def compile_layers(*models) -> None:
     The layers share one compiled program, made at the first call, for any length. All around
     them, and sampling, stays as it is. Needs a C++ compiler on a CPU, Triton on a GPU.
 
-    Source: Ansel et al. 2024, doi:10.1145/3620665.3640366. Chapter: gpt2-on-a-gpu.
+    Source: Ansel et al. 2024, doi:10.1145/3620665.3640366. Chapter: what-a-step-costs.
     """
     for model in models:
         for layer in layers_of(model) if model is not None else ():
@@ -128,14 +128,14 @@ def check_apart(**models) -> None:
 
 
 def parameters_of(model) -> list[torch.nn.Parameter]:
-    """The weights of a model, none of a view of another model. Chapter: gpt2-on-a-gpu."""
+    """The weights of a model, none of a view of another model. Chapter: what-a-step-costs."""
     return list(model.parameters()) if isinstance(model, torch.nn.Module) else []
 
 
 def layers_of(model) -> list[torch.nn.Module]:
     """The layers of a transformers model: what can be computed again, or compiled, one by one.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 

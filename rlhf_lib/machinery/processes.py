@@ -7,7 +7,7 @@ tables are added up, and the weights stay equal because every process takes the 
 step. It is data parallelism, written down: what a larger engine adds is the hiding of these sums
 behind the computation, and models that do not fit on one device. With one process every function
 here returns what it was given.
-Chapter: gpt2-on-a-gpu.
+Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rows = TypeVar("Rows", Tensor, list[int])
 def rank_and_count() -> tuple[int, int]:
     """The number of this process, and how many there are.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -36,7 +36,7 @@ def rank_and_count() -> tuple[int, int]:
 def local_rows(rows: Rows, each: int = 1) -> Rows:
     """The rows of this process: a run of whole groups of `each`, as even as can be.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     rank, count = rank_and_count()
     groups = len(rows) // each
@@ -44,7 +44,7 @@ def local_rows(rows: Rows, each: int = 1) -> Rows:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in every one of them. Chapter: gpt2-on-a-gpu."""
+    """The sum of a tensor over all processes, in every one of them. Chapter: what-a-step-costs."""
     if rank_and_count()[1] > 1:
         dist.all_reduce(x)
     return x
@@ -54,7 +54,7 @@ def sum_gradients(model) -> None:
     """Add up the gradients of all processes; their losses must be shares of one loss.
 
     One message for the whole model: many small ones would wait for each other.
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     if rank_and_count()[1] == 1:
         return
@@ -67,7 +67,7 @@ def sum_gradients(model) -> None:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes, in the order of their numbers. Chapter: gpt2-on-a-gpu."""
+    """The values of all processes, in the order of their numbers. Chapter: what-a-step-costs."""
     count = rank_and_count()[1]
     if count == 1:
         return [value]
@@ -77,12 +77,15 @@ def gather(value: T) -> list[T]:
 
 
 def local_generator(device: torch.device, seed: int) -> torch.Generator:
-    """Randomness for sampling, other in each process. Chapter: gpt2-on-a-gpu."""
+    """Randomness for sampling, other in each process. Chapter: what-a-step-costs."""
     return torch.Generator(device).manual_seed(seed + 1_000_003 * rank_and_count()[0])
 
 
 def resume_sampler(sampler: torch.Generator, states: list[Tensor]) -> None:
-    """Give a sampler the state that this process put into a checkpoint. Chapter: gpt2-on-a-gpu."""
+    """Give a sampler the state that this process put into a checkpoint.
+
+    Chapter: what-a-step-costs.
+    """
     rank, count = rank_and_count()
     if len(states) != count:
         raise ValueError(
@@ -98,7 +101,7 @@ def resume_sampler(sampler: torch.Generator, states: list[Tensor]) -> None:
 
 
 def broadcast(model) -> None:
-    """Give every process the weights of the first. Chapter: gpt2-on-a-gpu."""
+    """Give every process the weights of the first. Chapter: what-a-step-costs."""
     if rank_and_count()[1] > 1:
         for p in model.parameters():
             dist.broadcast(p.data, 0)
@@ -107,7 +110,7 @@ def broadcast(model) -> None:
 def on_main_process(action: Callable[[], None]) -> None:
     """Let the first process act, and the others wait for it; if it fails, all raise.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     failed = None
     if rank_and_count()[0] == 0:
@@ -121,7 +124,7 @@ def on_main_process(action: Callable[[], None]) -> None:
 
 
 def check_shares(config, prompts: int) -> None:
-    """Refuse a batch that this number of processes cannot share. Chapter: gpt2-on-a-gpu."""
+    """Refuse a batch that this number of processes cannot share. Chapter: what-a-step-costs."""
     processes = rank_and_count()[1]
     if prompts < processes:
         raise ValueError(
@@ -131,7 +134,7 @@ def check_shares(config, prompts: int) -> None:
 
 
 def check_one_process(name: str) -> None:
-    """Refuse several processes where a loop does not share its rows. Chapter: gpt2-on-a-gpu."""
+    """Refuse several processes where a loop does not share its rows. Chapter: what-a-step-costs."""
     processes = rank_and_count()[1]
     if processes > 1:
         raise ValueError(f"{name} runs in one process; expected 1, and {processes} were started")

@@ -1,6 +1,6 @@
 """Settings of how it is computed, and checks of settings.
 
-Chapter: gpt2-on-a-gpu.
+Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_parts(config) -> None:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """How a loop computes its steps, whatever they are. Chapter: gpt2-on-a-gpu."""
+    """How a loop computes its steps, whatever they are. Chapter: what-a-step-costs."""
 
     max_grad_norm: float = 1.0  # longer gradients are clipped to it
     microbatch_tokens: int | None = None  # with padding, through a model at once; None: no limit

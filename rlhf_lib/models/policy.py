@@ -1,6 +1,6 @@
 """A policy is a causal language model: make one at a scale, or load one.
 
-Chapters: reward-model, ppo-live, gpt2-on-a-gpu.
+Chapters: reward-model, ppo-live, what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def choose_scale(scale: str | None = None) -> str:
 
     Returns `"gpt2"` where there is a GPU and `"tiny"` where there is none.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapters: ppo-live, grpo.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def new_policy(tokenizer, scale: str = "tiny", seed: int = 0):
 def load_policy(source: str | os.PathLike):
     """Load a causal language model and its tokenizer from a folder or, by name, from the hub.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: reward-model.
 
     Returns
     -------
@@ -120,6 +120,6 @@ def load_policy(source: str | os.PathLike):
 def count_parameters(model: torch.nn.Module) -> int:
     """Number of distinct parameters; tied weights count once.
 
-    Chapter: ppo-mechanics.
+    Chapter: what-a-step-costs.
     """
     return sum(parameter.numel() for parameter in model.parameters())

@@ -76,7 +76,7 @@ def join(rollouts: list[Rollout], pad_token_id: int) -> Rollout:
 def gather_rollout(rollout: Rollout, scores: Tensor, pad_token_id: int) -> tuple[Rollout, Tensor]:
     """What all processes sampled and scored, as one batch that every one of them holds.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     if rank_and_count()[1] == 1:
         return rollout, scores
@@ -103,7 +103,7 @@ def step_by_step(
     Row i of the batch continues row `rows[i]` of what the decoder has read, after
     `logits[rows[i]]`. Returns tokens, mask, log-probabilities and entropies, each (B, T), and which
     rows ended, (B,).
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     B, device = len(rows), rows.device
     eos = torch.tensor(ends, device=device)

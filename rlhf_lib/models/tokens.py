@@ -136,7 +136,7 @@ def encode_prompts(tokenizer, prompts: list[str], device="cpu") -> tuple[Tensor,
 
     What the tokenizer puts before a text by itself, such as `<s>`, is put there once.
 
-    Chapters: sft, gpt2-on-a-gpu.
+    Chapters: sft, what-a-step-costs.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
     """log softmax(logits) at the given ids: (B, T, V) and (B, T) to (B, T), in nats.
 
     The table of all log-probabilities, (B, T, V), is never made: forward needs the logarithm of a
-    sum for each token, backward one table, its gradient. Chapters: sft, gpt2-on-a-gpu.
+    sum for each token, backward one table, its gradient. Chapters: sft, what-a-step-costs.
     """
     return _SelectedLogprobs.apply(logits, ids)
 
@@ -282,7 +282,7 @@ class _SelectedLogprobs(torch.autograd.Function):
 def full_precision(x: Tensor) -> Tensor:
     """At least float32: 16 bits are too few for a sum over a vocabulary, or for a score.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: what-a-step-costs.
     """
     return x if x.dtype == torch.float64 else x.float()
 

@@ -1,6 +1,6 @@
 """Drawings of processes, boxes and arrows: SVG in the colours of the page, and a text that says it.
 
-A drawing shows what no plot can: what goes where, and in which order. Chapter: none yet.
+A drawing shows what no plot can: what goes where, and in which order. Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .plots import COLOURS
 
 @dataclass(frozen=True)
 class Drawing:
-    """Parts on a canvas, in pixels; a page may show it smaller. Chapter: none yet.
+    """Parts on a canvas, in pixels; a page may show it smaller. Chapter: what-a-step-costs.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Drawing:
 
 
 def label(x: float, y: float, text: str, anchor: str = "middle", bold: bool = False) -> str:
-    """A line of text, its middle (or "start", or "end") at a point. Chapter: none yet."""
+    """A line of text, its middle (or "start", or "end") at a point. Chapter: what-a-step-costs."""
     if anchor not in ("start", "middle", "end"):
         raise ValueError(f"anchor is {anchor!r}; expected 'start', 'middle' or 'end'")
     weight = ' font-weight="bold"' if bold else ""
@@ -69,7 +69,7 @@ def box(
 ) -> str:
     """A box with lines of text, the first one bold; colours are those of `plots.COLOURS`.
 
-    Chapter: none yet.
+    Chapter: what-a-step-costs.
     """
     if colour not in COLOURS:
         raise ValueError(f"colour is {colour!r}; expected one of {', '.join(map(repr, COLOURS))}")
@@ -83,7 +83,7 @@ def box(
 
 
 def arrow(*points: tuple[float, float]) -> str:
-    """A line through points, with a head at the last one. Chapter: none yet.
+    """A line through points, with a head at the last one. Chapter: what-a-step-costs.
 
     Examples
     --------

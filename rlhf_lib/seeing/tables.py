@@ -1,6 +1,6 @@
 """Tables of results: HTML where it can be shown, aligned text everywhere else.
 
-Chapter: none yet.
+Chapter: what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MARK = "▸ "  # before the rows that matter: bold type alone is not heard, nor 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, and how they are shown; see `table`. Chapter: none yet."""
+    """Cells as text, and how they are shown; see `table`. Chapter: what-a-step-costs."""
 
     caption: str
     head: list[str]  # a unit stands on a second line
@@ -62,7 +62,9 @@ def table(
     caption: str,
     mark: int | Iterable[int] = (),
 ) -> Table:
-    """A table that a notebook shows as HTML, and a terminal or a test as text. Chapter: none yet.
+    """A table that a notebook shows as HTML, and a terminal or a test as text.
+
+    Chapter: what-a-step-costs.
 
     Parameters
     ----------

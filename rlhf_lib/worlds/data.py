@@ -8,7 +8,7 @@ Rows that nothing can be learned from (an empty completion, no shared prompt) ar
 logged warning says how many, and which; rows are counted from 0 in the split that was asked for,
 so in `train[3:]` row 0 is the fourth of `train`. What cannot be read as text is refused by its row.
 What it leaves out: streaming; a whole split is held in memory. Real preference data holds offensive
-text: look before you print. Chapters: sft, reward-model, gpt2-on-a-gpu.
+text: look before you print. Chapters: sft, reward-model.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def load_prompts(
     `load_preferences`.
 
     Source: continuing reviews, Ziegler et al. 2019, arXiv:1909.08593, section 3.1 (there books,
-    with a classifier of reviews as the reward). Chapter: gpt2-on-a-gpu.
+    with a classifier of reviews as the reward). Chapter: none yet.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 `datasets` reads them. Around it stands what it leaves to its caller: a name with brackets in it is
 a name and no pattern, a text cell of a CSV file stays the text it is (`007`, `null`), JSON is read
 once more where a column of text was taken for something else, and what cannot be read is told by
-its line. Chapter: gpt2-on-a-gpu.
+its line. Chapter: reward-model.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Found:
 def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | None = None):
     """The rows of `source` as they are, with an error that says what is wrong with it.
 
-    Chapter: gpt2-on-a-gpu.
+    Chapter: reward-model.
 
     Parameters
     ----------

@@ -141,31 +141,6 @@ def clipped_as_a_ratio(values, old_values, returns, epsilon=0.2):
     return torch.max((values - returns) ** 2, (clipped - returns) ** 2) / 2
 
 
-# --- run_bytes ------------------------------------------------------------------------------------
-
-
-def four_times_the_weights(trained, frozen, adapters=None):
-    return 2 * (sum(trained) + sum(frozen)) + 2 * (adapters or 0) * len(trained)
-
-
-def no_32_bit_copy(trained, frozen, adapters=None):
-    if adapters is None:
-        return 12 * sum(trained) + 2 * sum(frozen)
-    return 2 * (sum(trained) + sum(frozen)) + 12 * adapters * len(trained)
-
-
-def one_adapter_for_all(trained, frozen, adapters=None):
-    if adapters is None:
-        return 16 * sum(trained) + 2 * sum(frozen)
-    return 2 * (sum(trained) + sum(frozen)) + 16 * adapters
-
-
-def base_weights_forgotten(trained, frozen, adapters=None):
-    if adapters is None:
-        return 16 * sum(trained) + 2 * sum(frozen)
-    return 2 * sum(frozen) + 16 * adapters * len(trained)
-
-
 WRONG = {
     "kl_from_sampler": [
         plain_log_ratio,
@@ -183,10 +158,4 @@ WRONG = {
     "mended_gae": [padding_still_counts, wraps_round_still, rolled_the_other_way, no_look_ahead],
     "mended_whiten": [padding_not_zero, only_the_padding_mended, row_by_row, no_mask_at_all],
     "mended_value_loss": [no_clip, clipped_only, clipped_round_the_return, clipped_as_a_ratio],
-    "run_bytes": [
-        four_times_the_weights,
-        no_32_bit_copy,
-        one_adapter_for_all,
-        base_weights_forgotten,
-    ],
 }

@@ -1,6 +1,8 @@
-"""Plausible wrong answers to the exercises of gpt2-on-a-gpu; the checks must refuse each."""
+"""Plausible wrong answers to the exercises of what-a-step-costs; the checks must refuse each."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -18,23 +20,30 @@ def flops(config, context):
     return 2 * (layers * 12 * d * d + config.vocab_size * d) + 4 * layers * d * context
 
 
-# --- decode_bound ---------------------------------------------------------------------------------
+# --- rows_to_the_roof -----------------------------------------------------------------------------
 
 
-def one_after_the_other(config, B, context, b, bandwidth, rate):
-    return moved(config, B, context, b) / bandwidth + B * flops(config, context) / rate
+def cache_forgotten(config, context, b, bandwidth, rate):
+    weights = parameter_count(config) - config.n_positions * config.n_embd
+    return math.ceil(weights * b / bandwidth / (flops(config, context) / rate))
 
 
-def bytes_alone(config, B, context, b, bandwidth, rate):
-    return moved(config, B, context, b) / bandwidth
+def first_row(config, context, b, bandwidth, rate):
+    by_bytes = moved(config, 1, context, b) / bandwidth
+    return math.ceil(by_bytes / (flops(config, context) / rate))
 
 
-def flops_of_one_row(config, B, context, b, bandwidth, rate):
-    return max(moved(config, B, context, b) / bandwidth, flops(config, context) / rate)
+def roof_without_end(config, context, b, bandwidth, rate):
+    row = moved(config, 2, context, b) - moved(config, 1, context, b)
+    weights = moved(config, 1, context, b) - row
+    return math.ceil(weights / bandwidth / (flops(config, context) / rate - row / bandwidth))
 
 
-def weights_for_each_row(config, B, context, b, bandwidth, rate):
-    return max(B * moved(config, 1, context, b) / bandwidth, B * flops(config, context) / rate)
+def rounded_down(config, context, b, bandwidth, rate):
+    row = moved(config, 2, context, b) - moved(config, 1, context, b)
+    weights = moved(config, 1, context, b) - row
+    steeper = flops(config, context) / rate - row / bandwidth
+    return int(weights / bandwidth / steeper) if steeper > 0 else None
 
 
 # --- largest_batch --------------------------------------------------------------------------------
@@ -119,49 +128,33 @@ def rate_in_bfloat16(start, gradient, rate, steps):
     return master.bfloat16()
 
 
-# --- rows_through_the_model -----------------------------------------------------------------------
+# --- run_bytes ------------------------------------------------------------------------------------
 
 
-def only_those_going(lengths, keep):
-    return sum(length - 1 for length in lengths)
+def four_times_the_weights(trained, frozen, adapters=None):
+    return 2 * (sum(trained) + sum(frozen)) + 2 * (adapters or 0) * len(trained)
 
 
-def nobody_leaves(lengths, keep):
-    return len(lengths) * (max(lengths) - 1)
+def no_32_bit_copy(trained, frozen, adapters=None):
+    if adapters is None:
+        return 12 * sum(trained) + 2 * sum(frozen)
+    return 2 * (sum(trained) + sum(frozen)) + 12 * adapters * len(trained)
 
 
-def cut_below_and_not_at(lengths, keep):
-    cached, total = len(lengths), 0
-    for written in range(1, max(lengths)):
-        going = sum(length > written for length in lengths)
-        if going < keep * cached:
-            cached = going
-        total += cached
-    return total
+def one_adapter_for_all(trained, frozen, adapters=None):
+    if adapters is None:
+        return 16 * sum(trained) + 2 * sum(frozen)
+    return 2 * (sum(trained) + sum(frozen)) + 16 * adapters
 
 
-def cut_one_step_late(lengths, keep):
-    cached, total = len(lengths), 0
-    for written in range(1, max(lengths)):
-        total += cached
-        going = sum(length > written for length in lengths)
-        if going <= keep * cached:
-            cached = going
-    return total
-
-
-def share_of_the_first_batch(lengths, keep):
-    cached, total = len(lengths), 0
-    for written in range(1, max(lengths)):
-        going = sum(length > written for length in lengths)
-        if going <= keep * len(lengths):
-            cached = going
-        total += cached
-    return total
+def base_weights_forgotten(trained, frozen, adapters=None):
+    if adapters is None:
+        return 16 * sum(trained) + 2 * sum(frozen)
+    return 2 * sum(frozen) + 16 * adapters * len(trained)
 
 
 WRONG = {
-    "decode_bound": [one_after_the_other, bytes_alone, flops_of_one_row, weights_for_each_row],
+    "rows_to_the_roof": [cache_forgotten, first_row, roof_without_end, rounded_down],
     "largest_batch": [
         weights_forgotten,
         tables_in_16_bits,
@@ -177,11 +170,10 @@ WRONG = {
         sum_in_bfloat16,
         rate_in_bfloat16,
     ],
-    "rows_through_the_model": [
-        only_those_going,
-        nobody_leaves,
-        cut_below_and_not_at,
-        cut_one_step_late,
-        share_of_the_first_batch,
+    "run_bytes": [
+        four_times_the_weights,
+        no_32_bit_copy,
+        one_adapter_for_all,
+        base_weights_forgotten,
     ],
 }
