@@ -22,69 +22,68 @@ HERE = Path(__file__).parent
 README = HERE / "README.md"
 
 
-def markdown(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table; the first column stands at the left, the others at the right.
+def markdown(head: list[str], rows: Iterable[Iterable[object]], text: int) -> str:
+    """A table, whose first columns are text; the others stand at the right.
 
-    >>> print(markdown(["run", "n"], [["a", 1]]))
+    >>> print(markdown(["run", "n"], [["a", 1]], text=1))
     | run | n |
     |---|--:|
     | a | 1 |
     """
-    head = list(head)
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    shown = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-    shown[1] = shown[1].replace(" ", "")
-    return "\n".join(shown)
+    rule = "|" + "---|" * text + "--:|" * (len(head) - text)
+    first, *others = ("| " + " | ".join(map(str, line)) + " |" for line in (head, *rows))
+    return "\n".join([first, rule, *others])
+
+
+def places(lines: list[dict], *names: str) -> list[str]:
+    """What the lines of a record say of where they were made, each value once."""
+    return ["; ".join(sorted({str(x["provenance"][name]) for x in lines})) for name in names]
 
 
 def overview() -> str:
-    """Every benchmark: what it records, for which chapter, how many runs, when and on what."""
+    """Every benchmark: what it records, for which chapter, and on what."""
     rows = []
     for results in sorted((HERE / "results").glob("*.jsonl")):
-        lines = recorded(results)
         text = ast.get_docstring(ast.parse((HERE / f"{results.stem}.py").read_text())) or ""
-        chapters = re.findall(r"Chapters?:? ([a-z-]+(?:(?:,| and) [a-z-]+)*)", text)[-1]
-        at = [line["provenance"] for line in lines]
-        rows.append(
-            [
-                f"`{results.stem}`",
-                text.splitlines()[0].rstrip("."),
-                chapters.removesuffix(" reads").removesuffix(" read"),
-                len(lines),
-                max(p["date"] for p in at),
-                *("; ".join(sorted({str(p[name]) for p in at})) for name in ("processor", "torch")),
-            ]
-        )
-    return markdown(
-        ["benchmark", "what it records", "chapter", "runs", "last", "on", "torch"], rows
-    )
+        chapter = re.findall(r"Chapters?:? ([a-z0-9-]+(?: and [a-z0-9-]+)*)", text)
+        on = places(recorded(results), "processor", "torch")
+        rows.append([f"`{results.stem}`", text.splitlines()[0].rstrip("."), chapter[-1], *on])
+    return markdown(["benchmark", "what it records", "chapter", "on", "torch"], rows, text=5)
 
 
 def against_trl() -> str:
     """Every comparison with TRL: medians of both sides, and the ratio with its quartiles."""
-    rows = []
-    for line in recorded(HERE / "results" / "against_trl.jsonl"):
+    lines, rows = recorded(HERE / "results" / "against_trl.jsonl"), []
+    for line in lines:
         what = "rollout" if line["algorithm"] == "rollout" else "step"
         low, middle, high = line["ratios"][what]
         medians = (statistics.median(line["sides"][side]["seconds"]) for side in ("ours", "trl"))
-        decode = line.get("decode")
+        d = line.get("decode")
         rows.append(
             [
                 f"{line['algorithm']}, {line['model']}, {line['precision']}",
                 line["device"],
+                line["trl"].removesuffix(".0"),
                 f"{line['batch']} × {line['length']}",
-                "–" if decode else line["epochs"],
+                "–" if d else line["epochs"],
                 *(f"{x:.3f}" for x in medians),
                 f"{middle:.2f} ({low:.2f} to {high:.2f})",
                 f"{line['ratios']['peak_memory']:.2f}",
-                f"{decode['ours_over_bound']:.1f}, {decode['trl_over_bound']:.1f}"
-                if decode
-                else "–",
-                line["trl"].removesuffix(".0"),
+                f"{d['ours_over_bound']:.1f}, {d['trl_over_bound']:.1f}" if d else "–",
             ]
         )
-    head = "what, device, rows × tokens, passes, ours (s), TRL (s), TRL over ours, peak memory"
-    return markdown([*head.split(", "), "over the bound", "TRL"], rows)
+    head = (
+        "what, device, TRL, rows × tokens, passes, ours (s), TRL (s), TRL over ours, peak memory, "
+        "over the bound"
+    )
+    date, on, torch, transformers, python = places(
+        lines, "date", "processor", "torch", "transformers", "python"
+    )
+    threads = "; ".join(sorted({str(line["threads"]) for line in lines}))
+    return (
+        f"Recorded {date} on {on}, {threads} threads, with torch {torch}, transformers "
+        f"{transformers} and Python {python}.\n\n{markdown(head.split(', '), rows, text=3)}"
+    )
 
 
 TABLES = {"overview": overview, "against_trl": against_trl}
