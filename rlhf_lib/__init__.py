@@ -26,7 +26,10 @@ skipped at first, as may the families until you bring a model of your own::
                   memory            bytes of weights, gradients, optimiser and activations
     families      support           which architectures can be trained, and the proof of each run
                   loading           weights in float32, whatever they were saved in
-                  special_tokens    what begins a prompt and ends a completion
+                  special_tokens    what begins a prompt, ends a completion and pads both
+                  hub               whether it answers, asked once and briefly
+                  gguf_files        a model in one file of llama.cpp, as an ordinary one
+                  smollm2           a real chat model, with a hub or without
                   adapters          LoRA: a small part is trained, the rest is the reference
                   growth            a small GPT-2 made a larger one that says the same
     models        tokens            text as tokens, and the log-probability of each
@@ -50,6 +53,7 @@ skipped at first, as may the families until you bring a model of your own::
     running       artifacts         shipped checkpoints, and how each is rebuilt
                   evaluation        held-out measurements with their errors
                   log               what a run leaves behind, in JSON lines
+                  model_folder      a real model as a checkpoint folder
                   command_line, commands, report
                                     python -m rlhf_lib --help
 

@@ -163,6 +163,7 @@ class AdapterOff:
 
     def __init__(self, policy):
         self.policy, self.config = policy, policy.config
+        self.get_input_embeddings = policy.get_input_embeddings
 
     @property
     def device(self) -> torch.device:

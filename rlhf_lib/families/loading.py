@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+
+from ..machinery.checkpoints import no_progress_bars
+from ..machinery.memory import free_bytes
+from .hub import hub_absence, without_hub
 
 
 def load_model(auto_class, source: str | os.PathLike):
@@ -25,6 +30,7 @@ def load_model(auto_class, source: str | os.PathLike):
     """
     if (Path(source) / "adapter_config.json").exists():
         return load_adapted(auto_class, source)
+    check_memory(source)
     how = {"dtype": torch.float32, "output_loading_info": True}
     model, found = load_pretrained(auto_class, source, **how)
     here, kind = f"source is {str(source)!r}", type(model).__name__
@@ -45,6 +51,26 @@ def load_model(auto_class, source: str | os.PathLike):
             f"no place for: {', '.join(sorted(odd)[:4])}"
         )
     return model.eval()
+
+
+def check_memory(source: str | os.PathLike) -> None:
+    """Refuse a folder whose weights, in float32, are more than the memory that is free.
+
+    Chapter: none yet.
+    """
+    folder, free = Path(source), free_bytes()
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    config = folder / "config.json"
+    if stored and free is not None and config.exists():
+        halved = re.search(
+            r'"(torch_)?dtype"\s*:\s*"b?float16"', config.read_text(encoding="utf-8")
+        )
+        needed = stored * (2 if halved else 1)
+        if needed > free:
+            raise ValueError(
+                f"source is {str(source)!r}, whose weights take {needed / 1e6:,.0f} MB in float32; "
+                f"expected as much free memory, and {free / 1e6:,.0f} MB are free"
+            )
 
 
 def load_adapted(auto_class, source: str | os.PathLike):
@@ -100,7 +126,8 @@ def tokenizer_source(source: str | os.PathLike, model) -> str | os.PathLike:
 def load_pretrained(auto_class, source: str | os.PathLike, **options):
     """`auto_class.from_pretrained(source)`, with an error that says what is wrong with `source`.
 
-    Chapter: what-a-step-costs.
+    Where the hub does not answer, a name is looked for in its cache alone, so that it is known in
+    seconds whether it can be had. Chapter: what-a-step-costs.
 
     Raises
     ------
@@ -118,17 +145,13 @@ def load_pretrained(auto_class, source: str | os.PathLike, **options):
             f"source is {str(source)!r}; expected a checkpoint folder with "
             "config.json and model.safetensors, and found none there"
         )
-    from transformers.utils import logging
-
-    progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # these files load in a blink; a bar would stay in the notebook
-    try:
-        return auto_class.from_pretrained(source, **options)
+    absence = None if found else hub_absence()
+    try:  # these files load in a blink; a bar would stay in the notebook
+        with no_progress_bars(), without_hub() if absence else nullcontext():
+            return auto_class.from_pretrained(source, **options)
     except Exception as error:  # transformers and safetensors raise many kinds; all mean this
+        asked = f" ({absence}, so only what it left in the cache was looked for)" if absence else ""
         raise ValueError(
             f"source is {str(source)!r}; expected a readable checkpoint, and reading "
-            f"it failed: {error}"
+            f"it failed: {error}{asked}"
         ) from error
-    finally:
-        if progress:
-            logging.enable_progress_bar()

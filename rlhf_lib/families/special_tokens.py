@@ -7,23 +7,67 @@ far as that leaves the prompt's alone. Chapter: sft.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 CANARY = "zebra"  # a word that no template writes
 DIALOGUES = ((False, False), (False, True), (True, False), (True, True))  # with system, in parts
+PADDING, RESERVED, MEDIA = (  # special tokens, by their names
+    re.compile(names, re.IGNORECASE)
+    for names in ("pad", "reserved|unused|control|extra", "image|video|vision|audio")
+)
 
 
 def add_pad_token(model, tokenizer) -> None:
-    """Pad on the left, by a token of its own: where there is none, or it is the end token, add it.
+    """Pad on the left, by a token that ends nothing: where there is none, or it is the end token.
+
+    A special token that the tokenizer has and no text needs is taken first (`spare_token`), so that
+    the model's tables keep their size. Where there is none, `<pad>` is added. If that needs a new
+    row, the row is the mean of the others, and so is its logit: the same each time, and no likelier
+    than a token is on average.
 
     Chapters: sft, reward-model.
     """
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    spare = spare_token(model, tokenizer)
+    if spare is None:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer))
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    else:
+        tokenizer.pad_token = spare
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id >= rows:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tables = (model.get_input_embeddings(), model.get_output_embeddings())
+        for table in [x for layer in tables if layer is not None for x in layer.parameters()]:
+            table.data[rows:] = table.data[:rows].mean(dim=0)
+    for config in (model.config.get_text_config(), getattr(model, "generation_config", None)):
+        if config is not None:
+            config.pad_token_id = tokenizer.pad_token_id
+
+
+def spare_token(model, tokenizer) -> str | None:
+    """A special token to pad with: one that has a row, and that no text of the model needs.
+
+    Not one that begins or ends a text, stands for unknown words or for pictures and sound, or is
+    written by the chat template. Of several, one whose name says that it is for padding, or for
+    nothing yet, comes first; else the last in the vocabulary.
+
+    Chapter: none yet.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    needed = {*end_tokens(tokenizer, model), *begin_tokens(tokenizer)}
+    needed |= {tokenizer.bos_token_id, tokenizer.unk_token_id}
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    spare = [
+        (token.content, i)
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if token.special and i < rows and i not in needed and token.content not in template
+    ]
+    spare = [each for each in spare if not MEDIA.search(each[0])]
+    order = {name: (not PADDING.search(name), not RESERVED.search(name), -i) for name, i in spare}
+    return min(order, key=order.__getitem__, default=None)
 
 
 def begin_tokens(tokenizer) -> list[int]:

@@ -92,7 +92,7 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
         if folder.exists() and old.exists():  # one that died before it could tidy up
             shutil.rmtree(old)
         fresh.mkdir(parents=True)
-        with _no_progress_bars():  # one for each checkpoint would drown the log of the run
+        with no_progress_bars():  # one for each checkpoint would drown the log of the run
             for name, model in models.items():
                 model.save_pretrained(fresh / name)
         under = {name: _under(model) for name, model in _adapted(models).items()}
@@ -115,7 +115,8 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
 
 
 @contextmanager
-def _no_progress_bars():
+def no_progress_bars():
+    """Of transformers: they would stay in a notebook and in a log. Chapter: none yet."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()
@@ -224,7 +225,7 @@ def _read(folder: Path, model) -> dict[str, torch.Tensor]:
         return load_peft_weights(str(folder), device="cpu")
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} has no config.json")
-    with _no_progress_bars():
+    with no_progress_bars():
         fresh, found = type(model).from_pretrained(folder, output_loading_info=True)
     odd = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
     if odd:

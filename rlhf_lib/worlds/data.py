@@ -294,6 +294,7 @@ class _Rows:
         self.part = f" of the split {split!r}" if part else ""
         self.found = find(source, split, data_dir)
         self.write = Writer(tokenizer)
+        self.spoken = 0  # rows of messages
         self.texts: dict[int, tuple[str, ...]] = {}  # of each row that is kept
         self.dropped: dict[str, list[int]] = {}  # row numbers, by what is wrong with them
 
@@ -334,6 +335,7 @@ class _Rows:
             raise _Dropped(flaw)
         more = {}
         if isinstance(parts[0], list):
+            self.spoken += 1
             kwargs = "chat_template_kwargs"
             more["tools"] = parsed("tools", row.get("tools"), list)
             more["options"] = parsed(kwargs, row.get(kwargs), dict)
@@ -396,6 +398,19 @@ class _Rows:
             )
         if self.dropped:
             log.warning("%s: dropped %s", self.source, told)
+        if self.spoken and self.write.tokenizer is not None:
+            log.info("%s: the chat template writes the messages", self.source)
+        elif self.spoken and self.tokenizer is not None:
+            log.warning(
+                "%s: the tokenizer has no chat template, so messages are written in plain text, as "
+                "Human: and Assistant:",
+                self.source,
+            )
+        elif self.write.tokenizer is not None:
+            log.info(
+                "%s: text stays as it is; the chat template writes nothing but messages",
+                self.source,
+            )
         if self.write.reopened:
             log.warning(
                 "%s: the chat template asks for an answer in another way than it writes one that "

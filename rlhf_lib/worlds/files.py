@@ -19,9 +19,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from ..families.hub import hub_absence, without_hub
 
 KINDS = {
     ".json": "json",
@@ -122,15 +125,17 @@ def find(source: str | os.PathLike, split: str = "train", data_dir: str | None =
     quiet = path is not None and not datasets.are_progress_bars_disabled()
     if quiet:  # local files load in a blink; a bar would stay in the notebook
         datasets.disable_progress_bars()
+    absence = hub_absence() if path is None else None
     try:
-        if path is None:
-            return Found(_again({"path": str(source), "data_dir": data_dir}, split))
-        return _local(path, split, data_dir)
+        with without_hub() if path is not None or absence else nullcontext():
+            if path is None:
+                return Found(_again({"path": str(source), "data_dir": data_dir}, split))
+            return _local(path, split, data_dir)
     except ConnectionError as error:
         raise ConnectionError(
             f"{here}: there is no such file or folder here, and the hub could not be reached "
-            f"({error}). Without a network, give the path of a local copy: a folder laid out like "
-            "the one on the hub, or one of its files"
+            f"({absence or error}). Without a network, give the path of a local copy: a folder "
+            "laid out like the one on the hub, or one of its files"
         ) from error
     except Exception as error:  # datasets, pyarrow and gzip raise many kinds; all mean this
         while error.__cause__ is not None:  # older versions of datasets wrap what went wrong

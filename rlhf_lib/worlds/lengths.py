@@ -1,4 +1,4 @@
-"""Which rows fit: their tokens against the context of the models that will read them.
+"""Which rows fit: their tokens against the context and the rows of the models that read them.
 
 A loop draws its rows over many steps, so a row that is too long would stop it long after it began.
 Every loop therefore looks at all rows when it is made, and refuses those that do not fit by their
@@ -104,6 +104,12 @@ def misfits(
             length += extra
             if length > limit:
                 found[row] = f"takes {length} tokens{new}; expected at most {limit}, {whose}"
+    for name, model in models.items():
+        for row, token, rows in _without_row(model, tokenizer, texts):
+            said = f"has {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer"
+            found.setdefault(
+                row, f"{said}; expected one of the {rows} that the {name} has rows for"
+            )
     blank = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
     bare = tokenizer([prompts[row] for row in blank], add_special_tokens=False) if blank else {}
     for row, ids in zip(blank, bare.get("input_ids", ())):
@@ -229,6 +235,21 @@ def _at_most(tokenizer, texts: Sequence[Sequence[str]], extra: int) -> Iterable[
     for prompt, *rest in zip(*texts, strict=True):
         size = _bytes(prompt) + max(map(_bytes, rest), default=0)
         yield growth * size + 2 * MARKS + extra
+
+
+def _without_row(model, tokenizer, texts: Sequence[Sequence[str]]) -> Iterable[tuple]:
+    """Rows of the data with a token that a model has no row for: (row, token, rows of the model).
+
+    Nothing is tokenized for it where the model has a row for whatever the tokenizer has.
+    """
+    table = getattr(model, "get_input_embeddings", lambda: None)()  # a view of a model has none
+    rows = len(tokenizer) if table is None else table.weight.shape[0]
+    for column in texts if rows < len(tokenizer) else ():
+        for i in range(0, len(column), AT_ONCE):
+            ids = tokenizer(column[i : i + AT_ONCE], add_special_tokens=False)["input_ids"]
+            for row, tokens in enumerate(ids, start=i):
+                if tokens and max(tokens) >= rows:
+                    yield row, max(tokens), rows
 
 
 def _bytes(text: str) -> int:

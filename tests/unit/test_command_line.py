@@ -265,6 +265,8 @@ def test_without_flags_a_run_starts_from_the_shipped_models(tmp_path):
 def test_the_table_that_a_run_prints_is_that_of_its_report(models, tmp_path, capsys):
     assert main(line("sft", models, tmp_path / "run")) == 0
     printed, noise = capsys.readouterr()
+    about, _, printed = printed.partition("\n")
+    assert about.startswith(f"--policy is {models['policy']}: a GPT2LMHeadModel of 12,112 param")
     assert printed.partition("\n\nreport:")[0] in (tmp_path / "run" / "report.md").read_text()
     assert noise == ""  # no bar where nobody watches
 
@@ -1110,7 +1112,7 @@ def test_prompts_without_room_to_sample_are_neither_measured_nor_standardised_on
         told = capsys.readouterr().err
         whose = "to standardise on" if command == "reward-model" else "to measure"
         of = 8 if command == "reward-model" else 4
-        assert told.startswith(f"{whose}, left out: 1 of {of} prompts, of which one takes ")
+        assert f"\n{whose}, left out: 1 of {of} prompts, of which one takes " in f"\n{told}"
         assert (tmp_path / command / "model").exists()
     assert len(read_run(tmp_path / "dpo")["evaluation"]["after"]["prompts"]) == 3
 

@@ -29,6 +29,7 @@ from rlhf_lib.algorithms import (
     SFTConfig,
     SharedTrunkPPO,
 )
+from rlhf_lib.families import loading
 from rlhf_lib.families.support import FAMILIES, check_sampler, check_supported
 from rlhf_lib.models.policy import load_policy
 from rlhf_lib.models.reward_model import (
@@ -215,6 +216,21 @@ def test_a_checkpoint_is_read_in_float32(family, saved, tmp_path):
 def test_a_reward_model_is_read_in_float32(tmp_path):
     new_reward_model(families.frozen("llama")).to(torch.bfloat16).save_pretrained(tmp_path)
     assert {p.dtype for p in load_reward_model(tmp_path).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("saved, share", [(torch.float32, 1), (torch.bfloat16, 2)])
+def test_weights_that_do_not_fit_into_the_memory_are_not_begun_with(
+    saved, share, tmp_path, monkeypatch
+):
+    families.model("llama").to(saved).save_pretrained(tmp_path)
+    families.PLAIN.save_pretrained(tmp_path)
+    needed = share * (tmp_path / "model.safetensors").stat().st_size
+    monkeypatch.setattr(loading, "free_bytes", lambda: needed - 1)
+    with pytest.raises(ValueError, match="whose weights take 0 MB in float32; expected as much fr"):
+        load_policy(tmp_path)
+    for free in (needed, None):
+        monkeypatch.setattr(loading, "free_bytes", lambda free=free: free)
+        load_policy(tmp_path)
 
 
 def pairs(n: int = 8) -> Dataset:

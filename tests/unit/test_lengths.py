@@ -21,10 +21,12 @@ from rlhf_lib.algorithms import (
     SFTConfig,
 )
 from rlhf_lib.models.rewards import LearnedReward, length_penalty, weighted_sum
-from rlhf_lib.models.tokens import context_of, encode, encode_prompts
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import context_of, encode, encode_prompts, token_logprobs
 from rlhf_lib.worlds import lengths
 from rlhf_lib.worlds.data import load_prompts
 from rlhf_lib.worlds.lengths import check_lengths, fitting, misfits, row_lengths, told, without
+from tests.unit import families
 from tests.unit.loops import grpo, ppo
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer
 
@@ -109,6 +111,9 @@ def test_texts_are_tokenized_in_parts_and_none_is_lost(monkeypatch):
     class Counting:
         def __getattr__(self, name):
             return getattr(tokenizer(), name)
+
+        def __len__(self):
+            return len(tokenizer())
 
         def __call__(self, texts, **options):
             asked.extend([len(texts)] if isinstance(texts, list) else [])
@@ -443,3 +448,33 @@ def test_lengths_in_order_stand_together_where_a_batch_is_taken_in_parts():
     (batch,) = loop.collect()
     assert batch.rows.completion_mask.sum(dim=1)[:4].tolist() == [3, 5, 8, 10]
     assert torch.equal(batch.prompt_mask, torch.ones_like(batch.prompt_mask))
+
+
+# ------------------------------------------------------------------ rows of the tables
+
+
+def test_a_token_that_a_model_has_no_row_for_is_known_before_the_first_step():
+    """As where a tokenizer was given words and the table was not."""
+    grown = families.tokenizer()
+    grown.add_tokens(["llama", "alpaca"])
+    model = families.model("llama", vocab_size=len(grown) - 1)
+    rows = Dataset.from_dict(
+        {"prompt": ["the llama", "the cat", "a dog"], "completion": ["sat", "an alpaca", "ran"]}
+    )
+    told = "1 of 3 rows do not fit: 1. Row 1 has 'alpaca', token 46 of the tokenizer; expected one "
+    with pytest.raises(ValueError, match=told + "of the 46 that the model has rows for"):
+        SFT(model, grown, rows, SFTConfig(max_steps=1, batch_size=2))
+    assert fitting(model, grown, rows)["prompt"][:] == ["the llama", "a dog"]
+    assert fitting(model, grown, rows, max_new_tokens=4) is rows  # it reads the prompts alone
+
+
+def test_a_table_with_more_rows_than_the_tokenizer_is_sampled_and_read():
+    """Rows are often padded to a round number; such a token has no text."""
+    model = families.model("llama", vocab_size=families.V + 60)
+    with torch.no_grad():
+        model.lm_head.weight[families.V :] = model.lm_head.weight[families.V :].abs() * 3
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample(model, families.PLAIN, ["the cat", "hello"] * 8, 9, generator=generator)
+    assert (rollout.completion_ids >= families.V).any()
+    assert all(isinstance(text, str) for text in rollout.completions)
+    assert torch.allclose(token_logprobs(model, rollout), rollout.logprobs, atol=1e-4)

