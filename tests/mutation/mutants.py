@@ -2207,7 +2207,7 @@ MUTANTS = [
         "digits-split-lost",
         "families/gguf_files.py",
         "_tokenizer",
-        'if SPLITS[settings["tokenizer.ggml.pre"]] == "digits":',
+        'if SPLITS[own["pre"]] == "digits":',
         "if False:",
         "the model reads other tokens than it was trained on",
         GGUF,
