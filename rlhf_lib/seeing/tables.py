@@ -44,7 +44,8 @@ class Table:
         body = ""
         for number, (first, *others) in enumerate(self.cells):
             bold = ' class="marked" style="font-weight:bold"' if number in self.marked else ""
-            body += f'<tr{bold}><th scope="row"{styles[0]}>{MARK * bool(bold)}{escape(first)}</th>'
+            mark = MARK.replace(" ", "&nbsp;") if bold else ""
+            body += f'<tr{bold}><th scope="row"{styles[0]}>{mark}{escape(first)}</th>'
             body += "".join(f"<td{s}>{escape(t)}</td>" for t, s in zip(others, styles[1:]))
             body += "</tr>\n"
         caption = escape(self.caption)

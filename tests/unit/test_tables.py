@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -62,7 +63,7 @@ def test_the_html_is_a_table_with_heads_caption_and_alignment():
 
 def test_both_forms_hold_the_same_cells():
     shown = table([["a", (1.25, 0.5)], ["b", -3]], {"run": "{}", "gold": "{:.2f}"}, "Gold", mark=1)
-    words = re.sub(r"<[^>]*>", " ", shown._repr_html_()).split()
+    words = unescape(re.sub(r"<[^>]*>", " ", shown._repr_html_())).split()
     assert words == repr(shown).split() == "Gold run gold a 1.25 ± 0.50 ▸ b -3.00".split()
 
 
@@ -71,7 +72,7 @@ def test_marked_rows_are_bold_and_begin_with_a_sign(mark, marked):
     shown = table([[name, 1] for name in "abc"], {"run": "{}", "n": "{}"}, "Runs", mark)
     lines = [line for line in repr(shown).splitlines() if line.startswith("▸ ")]
     assert "".join(line.split()[1] for line in lines) == marked
-    bold = re.findall(r'<tr class="marked"[^>]*><th[^>]*>▸ (\w)<', shown._repr_html_())
+    bold = re.findall(r'<tr class="marked"[^>]*><th[^>]*>▸&nbsp;(\w)<', shown._repr_html_())
     assert "".join(bold) == marked
 
 
