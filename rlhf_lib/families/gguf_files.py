@@ -16,6 +16,7 @@ Chapter: none yet.
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import tempfile
@@ -99,8 +100,8 @@ def read_gguf(source: str | os.PathLike):
     settings, shapes = _contents(path, here)
     _check_settings(settings, here)
     _check_tensors(settings, shapes, here)
-    weights = 4 * sum(shape[0] * (shape[1] if shape[1:] else 1) for shape in shapes.values())
-    free, needed = free_bytes(), weights * 3 // 2
+    weights = 4 * sum(map(math.prod, shapes.values()))
+    free, needed = free_bytes(), weights * 9 // 4  # twice on the way, and a table in blocks
     if free is not None and free < needed:
         raise ValueError(
             f"{here}, whose weights take {weights / 1e6:,.0f} MB in float32; expected about "
@@ -208,7 +209,7 @@ def _model(folder: str, name: str):
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
     config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")  # as in float32: 9.99999975e-06
-    model = type(unpacked)(type(unpacked.config).from_dict(config)).to(torch.float32)
+    model = type(unpacked)(type(unpacked.config).from_dict(config)).to(dtype=torch.float32)
     model.load_state_dict(unpacked.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = unpacked.generation_config

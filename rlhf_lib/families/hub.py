@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 
 SECONDS = 5.0  # how long an answer may take
 
@@ -53,7 +54,7 @@ def without_hub() -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    owners = [constants]
+    owners: list[Any] = [constants]
     if "datasets" in sys.modules:  # it has a setting of its own
         owners.append(sys.modules["datasets"].config)
     before = [owner.HF_HUB_OFFLINE for owner in owners]

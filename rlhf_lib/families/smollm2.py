@@ -15,7 +15,7 @@ import base64
 import hashlib
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .gguf_files import read_gguf
 from .hub import hub_absence
@@ -30,13 +30,13 @@ ORIGINS = ("hub", "package")
 class Unpacked(NamedTuple):
     """A model with its tokenizer, and in words where they came from. Chapter: none yet."""
 
-    model: object
-    tokenizer: object
+    model: Any
+    tokenizer: Any
     origin: str
 
 
 def load_smollm2(origin: str | None = None) -> Unpacked:
-    """SmolLM2-135M-Instruct from the hub where it answers, else from the package.
+    """SmolLM2-135M-Instruct from the hub, or from its copy in the hub's cache; else the package's.
 
     Chapter: none yet.
 
@@ -52,18 +52,22 @@ def load_smollm2(origin: str | None = None) -> Unpacked:
     FileNotFoundError, ImportError
         If the package is not installed, or what reads its file; the message says how to get it.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     if origin not in (None, *ORIGINS):
         raise ValueError(f"origin is {origin!r}; expected one of {', '.join(map(repr, ORIGINS))}")
     problem = None
     if origin != "package":
-        problem = hub_absence()
+        absence = hub_absence()
         try:
-            if origin == "hub" or not problem:
-                return _from_hub()
+            model = load_model(AutoModelForCausalLM, NAME)
+            tokenizer = load_pretrained(AutoTokenizer, NAME)
+            kept = f", as it is kept here ({absence})" if absence else ""
+            return Unpacked(model, tokenizer, f"{NAME} of the hub{kept}")
         except ValueError as error:
             if origin == "hub":
                 raise
-            problem = f"the hub did not give it: {error}"
+            problem = absence or f"the hub did not give it: {error}"
     try:
         file = packaged_file()
         model, tokenizer = read_gguf(file)
@@ -73,13 +77,6 @@ def load_smollm2(origin: str | None = None) -> Unpacked:
         raise type(error)(f"{problem}; and without the hub, {error}") from error
     said = f"{file.name} of the package {PACKAGE} {metadata.version(PACKAGE)}, 4 bits a weight"
     return Unpacked(model, tokenizer, said + (f", as {problem}" if problem else ""))
-
-
-def _from_hub() -> Unpacked:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = load_model(AutoModelForCausalLM, NAME)
-    return Unpacked(model, load_pretrained(AutoTokenizer, NAME), f"{NAME} of the hub")
 
 
 def packaged_file() -> Path:
@@ -98,12 +95,12 @@ def packaged_file() -> Path:
         listed = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
         listed = []
-    found = [entry for entry in listed if entry.suffix == ".gguf" and entry.locate().exists()]
-    if not found:
+    found = [entry for entry in listed if entry.suffix == ".gguf"]
+    path = Path(str(found[0].locate())) if found else None
+    if path is None or not path.exists():
         raise FileNotFoundError(
             f"{PACKAGE} is not installed; expected it for the weights (93 MB: {INSTALL})"
         )
-    path = Path(str(found[0].locate()))
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     known = found[0].hash

@@ -82,12 +82,9 @@ def write_folder(folder: Path, unpacked: Unpacked) -> None:
             unpacked.model.save_pretrained(fresh)
             unpacked.tokenizer.save_pretrained(fresh)
             Path(fresh, "README.md").write_text(f"Made from {unpacked.origin}.\n", encoding="utf-8")
-            check_vacant(folder)  # it took a while
             if folder.exists():
-                folder.rmdir()
+                folder.rmdir()  # which fails if it is empty no more
             fresh.rename(folder)
-    except FileExistsError:
-        raise
     except Exception as error:  # of the disk, in the words of safetensors or the system
         raise OSError(
             f"out is {str(folder)!r}; expected to write a model there, and writing failed: "

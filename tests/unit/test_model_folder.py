@@ -55,6 +55,10 @@ def test_a_file_becomes_a_folder_that_transformers_loads(file, tmp_path, capsys)
 
 
 def test_smollm2_comes_from_the_package_where_the_hub_is_away(file, tmp_path, capsys, monkeypatch):
+    def load(kind, name):
+        raise ValueError("there is no copy of it here")
+
+    monkeypatch.setattr(smollm2, "load_model", load)
     monkeypatch.setattr(smollm2, "hub_absence", lambda: "the hub is on the moon")
     monkeypatch.setattr(smollm2, "packaged_file", lambda: file)
     monkeypatch.setattr(smollm2.metadata, "version", lambda name: "9")

@@ -32,10 +32,20 @@ AWAY = "the hub at http://hub does not answer (no answer in 5 seconds)"
 # ---------------------------------------------------------------------------------- from where
 
 
+def not_kept(monkeypatch):
+    """No copy in the hub's cache, whatever this machine has."""
+
+    def load(kind, name):
+        raise ValueError(f"source is {name!r}; expected a readable checkpoint")
+
+    monkeypatch.setattr(smollm2, "load_model", load)
+
+
 @pytest.fixture
 def there(monkeypatch, tmp_path):
     """A hub that is away, and a package with a small file."""
     made = ggufs.write(tmp_path / "small.gguf")
+    not_kept(monkeypatch)
     monkeypatch.setattr(smollm2, "hub_absence", lambda: AWAY)
     monkeypatch.setattr(smollm2, "packaged_file", lambda: made)
     monkeypatch.setattr(metadata, "version", lambda name: "9")
@@ -79,18 +89,23 @@ def test_a_hub_that_answers_and_does_not_give_it_is_told(answering):
         load_smollm2("hub")
 
 
-def test_what_is_asked_for_is_what_is_given(there, monkeypatch):
-    def load(kind, name):
-        raise ValueError("the hub itself was asked")
+def test_a_copy_that_the_hub_left_here_is_better_than_few_bits(answering, monkeypatch):
+    monkeypatch.setattr(smollm2, "hub_absence", lambda: AWAY)
+    answering.append(families.model("llama"))
+    found = load_smollm2()
+    assert found.model is answering[0]
+    assert found.origin == f"{NAME} of the hub, as it is kept here ({AWAY})"
 
-    monkeypatch.setattr(smollm2, "load_model", load)
-    with pytest.raises(ValueError, match="the hub itself was asked"):
+
+def test_what_is_asked_for_is_what_is_given(there):
+    with pytest.raises(ValueError, match=f"source is '{NAME}'; expected a readable checkpoint"):
         load_smollm2("hub")
     with pytest.raises(ValueError, match="origin is 'disk'; expected one of 'hub', 'package'"):
         load_smollm2("disk")
 
 
 def test_a_package_that_is_not_there_is_told_with_the_one_line_that_helps(monkeypatch):
+    not_kept(monkeypatch)
     monkeypatch.setattr(smollm2, "hub_absence", lambda: AWAY)
     monkeypatch.setattr(smollm2, "PACKAGE", "no-such-package")
     with pytest.raises(FileNotFoundError) as told:
