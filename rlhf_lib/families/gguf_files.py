@@ -209,7 +209,7 @@ def _model(folder: str, name: str):
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
     config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")  # as in float32: 9.99999975e-06
-    model = type(unpacked)(type(unpacked.config).from_dict(config)).to(dtype=torch.float32)
+    model = type(unpacked)(type(unpacked.config).from_dict(config)).float()
     model.load_state_dict(unpacked.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = unpacked.generation_config

@@ -40,7 +40,7 @@ def _problem(endpoint: str) -> str | None:
     from huggingface_hub.utils import get_session
 
     try:
-        status = get_session().head(endpoint, timeout=SECONDS).status_code
+        status = get_session().head(endpoint, timeout=2 * SECONDS).status_code
     except Exception as error:  # of sockets, names, certificates and proxies; all mean the same
         return str(error) or type(error).__name__
     return None if status < 500 else f"it says {status}"

@@ -2236,7 +2236,7 @@ MUTANTS = [
         "_by_itself",
         "yield folder, name",
         "yield str(path.parent), path.name",
-        "a file takes the template of another model that lies beside it",
+        "a file is taken for a part of what lies beside it, such as an adapter",
         GGUF,
     ),
     Mutant(

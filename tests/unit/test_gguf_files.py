@@ -126,6 +126,8 @@ def test_what_is_saved_is_an_ordinary_checkpoint(path, tmp_path):
 def test_what_lies_beside_a_file_is_no_part_of_its_model(path):
     (path.parent / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1}')
     (path.parent / "chat_template.jinja").write_text("another template")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "nobody/nothing"}
+    (path.parent / "adapter_config.json").write_text(json.dumps(adapter))
     (path.parent / "tokenizer_config.json").write_text('{"eos_token": "<|begin|>"}')
     model, tokenizer = read_gguf(path)
     assert model.config.model_type == "llama" and tokenizer.eos_token == "<|end|>"
