@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def grow(model, noise: float = 0.5, seed: int = 0, initializer_range: float = 0.
 
 def _larger(model, sizes: dict[str, int]):
     """The configuration of the grown model; refuses what cannot be grown into."""
-    small = getattr(model, "config", None)
+    small: Any = getattr(model, "config", None)
     if getattr(small, "model_type", None) != "gpt2" or not hasattr(model, "transformer"):
         raise ValueError(f"model is a {type(model).__name__}; expected a GPT-2 of transformers")
     config = copy.deepcopy(small)
