@@ -113,7 +113,7 @@ def plain_layers(model, rounded: bool = False):
     for layer in layers:  # what is inside them, dropout above all, stays as it is
         layer.training = False
     try:
-        products = BFloat16Products(keep=True) if rounded else nullcontext()
+        products = BFloat16Products({}) if rounded else nullcontext()
         with torch.compiler.set_stance("force_eager"), without_cudnn(), products:
             yield
     finally:

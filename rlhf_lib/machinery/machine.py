@@ -130,6 +130,7 @@ class Machine:
             If the gradient is not finite. The weights are those before.
         """
         records: list[dict] = []
+        kept: dict = {}  # weights rounded, which stand still until the end
         largest = 0
 
         def one_by_one() -> Iterator[Tensor]:
@@ -139,7 +140,7 @@ class Machine:
             for name, (function, batch, *weight) in losses.items():
                 for part in self._cut(batch):
                     largest = max(largest, part.attention_mask.numel())
-                    with computing_in(self.config, self.device):
+                    with computing_in(self.config, self.device, kept):
                         loss, seen = function(part)
                     masks = part.completion_mask, batch.completion_mask
                     of_loss = share(*masks, over)  # in what the whole is averaged over
@@ -165,6 +166,7 @@ class Machine:
                 stacklevel=5,
             )
             total = backward(optimizer, one_by_one())
+        kept.clear()
         norm = optimizer_step(model, optimizer, total, self.config.max_grad_norm)
         parts: dict[str, list] = {}
         for record in (record for several in gather(records) for record in several):

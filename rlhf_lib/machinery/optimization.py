@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .processes import sum_gradients
 
+CACHED = 10_000_000  # weights which, with their moments, a processor's cache may hold
+
 
 def adam(
     model,
@@ -28,8 +30,14 @@ def adam(
     Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
     """
     moved = [p for p in model.parameters() if p.requires_grad]
+    in_memory = sum(p.numel() for p in moved) > CACHED and moved[0].device.type == "cpu"
     return torch.optim.AdamW(
-        moved, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay
+        moved,
+        lr=learning_rate,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        fused=True if in_memory else None,  # one pass over weights and moments, not eight
     )
 
 

@@ -24,15 +24,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 
-def computing_in(config, device: torch.device) -> AbstractContextManager:
+def computing_in(config, device: torch.device, kept: dict | None = None) -> AbstractContextManager:
     """The precision of a loop's forward passes: products in bfloat16 if its settings say `bf16`.
 
-    Chapter: what-a-step-costs.
+    `kept` is that of `BFloat16Products`. Chapter: what-a-step-costs.
     """
     if not config.bf16:
         return nullcontext()
     rounded = products_are_rounded(torch.bfloat16, device)
-    return BFloat16Products() if rounded else _autocast(device.type)
+    return BFloat16Products(kept) if rounded else _autocast(device.type)
 
 
 def without_cudnn() -> AbstractContextManager:
@@ -95,8 +95,9 @@ def check_precision(config, device: torch.device) -> None:
 class BFloat16Products(TorchFunctionMode):
     """Within it, the linear layers of any model multiply in bfloat16 and return float32.
 
-    With `keep` it remembers the rounded weights until it is left, as a sampler wants that
-    multiplies by the same ones at every token. Nothing may move them, or ask for their gradient.
+    To round the weights takes as long as to multiply a few hundred rows by them. A dict `kept`
+    remembers them rounded, for several passes over weights that stand still: the tokens of a
+    sample, or the parts of one update. With it goes what was remembered.
 
     Chapter: what-a-step-costs.
 
@@ -110,14 +111,9 @@ class BFloat16Products(TorchFunctionMode):
     (True, torch.float32)
     """
 
-    def __init__(self, keep: bool = False):
+    def __init__(self, kept: dict[tuple, tuple[Tensor, Tensor]] | None = None):
         super().__init__()
-        self.kept: dict[int, Tensor] | None = {} if keep else None
-
-    def __exit__(self, *error):
-        if self.kept is not None:
-            self.kept.clear()
-        return super().__exit__(*error)
+        self.kept = kept
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -132,32 +128,34 @@ class BFloat16Products(TorchFunctionMode):
 
     def product(self, x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
         """(n, k) times a weight (k, m), or transposed (m, k)."""
+        return _Product.apply(x, weight, self.rounded(weight), transposed)
+
+    def rounded(self, weight: Tensor) -> Tensor:
         if self.kept is None:
-            return _Product.apply(x, weight, transposed)
-        if weight.data_ptr() not in self.kept:
-            self.kept[weight.data_ptr()] = weight.bfloat16()
-        low = self.kept[weight.data_ptr()]
-        return (x.bfloat16() @ (low.t() if transposed else low)).to(x.dtype)
+            return weight.detach().bfloat16()
+        place = weight.data_ptr(), weight.shape
+        if place not in self.kept:  # the weight too, so that nothing else comes to that place
+            self.kept[place] = weight, weight.detach().bfloat16()
+        return self.kept[place][1]
 
 
 class _Product(torch.autograd.Function):
     """A product in bfloat16; so are the two of its gradient.
 
-    To round the weights once more on the way back takes less than to keep them rounded. The
-    gradient comes as the weight lies, so that a table with two uses adds it up in place.
+    The gradient comes as the weight lies, so that a table with two uses adds it up in place.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-        low, w = x.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(low, weight)
+    def forward(ctx, x: Tensor, weight: Tensor, rounded: Tensor, transposed: bool) -> Tensor:
+        low = x.bfloat16()
+        ctx.save_for_backward(low, rounded)
         ctx.transposed = transposed
-        return (low @ (w.t() if transposed else w)).to(x.dtype)
+        return (low @ (rounded.t() if transposed else rounded)).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        (x, weight), (gradient,) = ctx.saved_tensors, gradients
-        low, w = gradient.bfloat16(), weight.bfloat16()
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (x, w), (gradient,) = ctx.saved_tensors, gradients
+        low = gradient.bfloat16()
         to_x = low @ (w if ctx.transposed else w.t())
         to_weight = low.t() @ x if ctx.transposed else x.t() @ low
-        return to_x.to(gradient.dtype), to_weight.to(gradient.dtype), None
+        return to_x.to(gradient.dtype), to_weight.to(gradient.dtype), None, None

@@ -1501,12 +1501,12 @@ MUTANTS = [
     ),
     Mutant(
         "bf16-weights-kept-too-long",
-        "machinery/precision.py",
-        "BFloat16Products.__exit__",
-        "self.kept.clear()",
-        "pass",
-        "the next samples are drawn from the weights of an earlier step",
-        SCORER,
+        "machinery/machine.py",
+        "Machine.descend",
+        "computing_in(self.config, self.device, kept)",
+        "computing_in(self.config, self.device, self.__dict__)",
+        "an update computes with the weights of an earlier one",
+        MICROBATCHES,
     ),
     Mutant(
         "bf16-sampler-in-float32",

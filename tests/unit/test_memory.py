@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from rlhf_lib.algorithms.sft import SFT
-from rlhf_lib.machinery import memory
+from rlhf_lib.machinery import memory, optimization
 from rlhf_lib.machinery.memory import (
     activation_bytes,
     free_bytes,
@@ -225,3 +225,19 @@ def test_a_loop_says_what_it_takes_where_it_is_not_free(free, warns, monkeypatch
         SFT(policy(), tokenizer(), letters.demonstrations(4, seed=0))
     told = [str(w.message) for w in found if "of memory are free" in str(w.message)]
     assert len(told) == warns and all("to train model takes 0.0 GB" in text for text in told)
+
+
+def test_a_large_model_takes_one_pass_over_memory_and_the_same_step(monkeypatch):
+    def moved(cached):
+        monkeypatch.setattr(optimization, "CACHED", cached)
+        model = policy()
+        optimizer = adam(model, 1e-3, weight_decay=0.1)
+        for factor in (1.0, 2.0, -1.0):
+            for p in model.parameters():
+                p.grad = factor * torch.ones_like(p) / (1 + p.detach().abs())
+            optimizer.step()
+        return optimizer.defaults["fused"], torch.nn.utils.parameters_to_vector(model.parameters())
+
+    (plain, many), (fused, one) = moved(10**9), moved(0)
+    assert (plain, fused) == (None, True)
+    assert torch.allclose(one, many, rtol=0, atol=1e-6)

@@ -361,6 +361,20 @@ def test_products_in_bfloat16_are_those_of_autocast_with_float32_between():
 
 
 @pytest.mark.parametrize("make", [ppo, grpo])
+def test_weights_rounded_once_an_update_are_those_of_that_update(make, monkeypatch):
+    def run():
+        loop = make(bf16=True, microbatch_tokens=40, max_steps=3, learning_rate=1e-2)
+        return [r["gradient_norm"] for r in loop], loop.policy.state_dict()
+
+    norms, weights = run()
+    monkeypatch.setattr(
+        BFloat16Products, "rounded", lambda self, weight: weight.detach().bfloat16()
+    )
+    again, anew = run()
+    assert norms == again and all(torch.equal(x, anew[name]) for name, x in weights.items())
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
 def test_bfloat16_goes_with_checkpointed_activations(make):
     def run(**settings):
         loop = make(bf16=True, **settings)

@@ -64,18 +64,37 @@ def test_in_bfloat16_a_token_is_drawn_from_what_scores_it(make, greedy):
     assert (same - rollout.logprobs).abs().mean() < 1e-4 < (exact - rollout.logprobs).abs().mean()
 
 
-def test_rounded_weights_are_forgotten_when_sampling_ends():
-    model, batch = policy(), draw(policy())
-    products = BFloat16Products(keep=True)
-    found = []
-    for factor in (1.0, 1.1):
+def test_rounded_weights_are_kept_as_long_as_their_place():
+    """Until then a weight that moves is not seen to move; without a place it is rounded anew."""
+    model, batch, kept = policy(), draw(policy()), {}
+    logprobs = []
+    for products in (BFloat16Products(kept), BFloat16Products(kept), BFloat16Products({})):
         with torch.no_grad(), products:
+            logprobs.append(token_logprobs(model, batch))
+            for block in model.transformer.h:
+                block.mlp.c_fc.weight.mul_(1.1)
+    assert torch.equal(*logprobs[:2]) and not torch.equal(*logprobs[1:])
+    of_layers = 4 * len(model.transformer.h)
+    assert len(kept) == of_layers + 1  # the tied table, once
+
+
+def test_samples_in_bfloat16_come_from_the_weights_of_their_time():
+    model, seen = policy(), []
+    for factor in (1.0, 1.3):
+        with torch.no_grad():
             for p in model.parameters():
                 p.mul_(factor)
-            found.append(token_logprobs(model, batch))
-        with torch.no_grad(), BFloat16Products():
-            assert torch.equal(found[-1], token_logprobs(model, batch))
-    assert not torch.equal(*found)
+            rollout = sample(
+                model,
+                tokenizer(),
+                RAGGED,
+                8,
+                generator=torch.Generator().manual_seed(0),
+                dtype=torch.bfloat16,
+            )
+            with BFloat16Products():
+                seen.append((token_logprobs(model, rollout) - rollout.logprobs).abs().mean())
+    assert max(seen) < 1e-4
 
 
 def test_over_a_large_vocabulary_a_row_takes_one_random_number():
