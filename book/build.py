@@ -60,21 +60,29 @@ def notebooks() -> list[Path]:
     return [page for page in pages() if page.suffix == ".ipynb"]
 
 
-def kernel_environment() -> dict[str, str]:
+# How glibc deals with freed tensors. By itself it keeps them, and gigabytes become unused holes.
+SMALL = {  # all of a megabyte go back at once; Binder, with 1 GB, does the same (binder/start)
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_TRIM_THRESHOLD_": "33554432",
+    "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "",
+}
+LARGE = {  # for models of GPT-2's size: the large ones go back, and come in pages of 2 MB
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+    "MALLOC_TRIM_THRESHOLD_": "134217728",
+    "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+def kernel_environment(allocator: dict[str, str] = SMALL) -> dict[str, str]:
     """Return the environment in which a chapter runs: this library, and nothing from a network."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
     offline = {
         name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
     }
     kept = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-    # glibc keeps freed tensors for itself; Binder, with 1 GB, gives them back the same way
-    # (binder/start).
-    lean = {
-        "MALLOC_MMAP_THRESHOLD_": "1048576",
-        "MALLOC_TRIM_THRESHOLD_": "33554432",
-        "MALLOC_ARENA_MAX": "1",
-    }
-    return {**kept, **offline, **lean, "PYTHONPATH": path}
+    return {**kept, **offline, **allocator, "PYTHONPATH": path}
 
 
 # --- build ---------------------------------------------------------------------------------------
@@ -170,18 +178,19 @@ def execute(path: Path) -> None:
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
-    }
+    } | {name: kept for name, kept in notebook.metadata.items() if name == "budget"}
     started = time.monotonic()
     client = NotebookClient(
         notebook,
-        timeout=600,
+        timeout=1800,
         record_timing=False,
         store_widget_state=True,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     with tempfile.TemporaryDirectory() as profile:  # nobody's own IPython settings
-        client.execute(env={**kernel_environment(), "IPYTHONDIR": profile})
+        allocator = LARGE if "budget" in notebook.metadata else SMALL
+        client.execute(env={**kernel_environment(allocator), "IPYTHONDIR": profile})
     notebook.metadata.language_info.pop("version", None)  # differs from machine to machine
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
