@@ -1,6 +1,7 @@
 """How fast the loops are, measured side by side with TRL's: GRPO 1.16, and PPO 1.12, its last.
 
     python -m benchmarks.against_trl                  # on a CPU with two threads: about 10 minutes
+    python -m benchmarks.against_trl --gpt2           # one point alone, at GPT-2's size, on a CPU
     python -m benchmarks.against_trl --device cuda    # GPT-2 124M in bf16
     python -m benchmarks.against_trl --check          # assert the floors on what is recorded
 
@@ -14,8 +15,9 @@ run again. Run it on an idle machine. Chapter: what-a-step-costs.
 Both sides have the same saved weights (random: speed does not depend on what they say), threads,
 precision, prompts of `PROMPT_LENGTH` tokens, completions of exactly `length`
 tokens (the end token is no row of the model, so it is watched for and never drawn), temperature
-1, groups of `GROUP`, one minibatch that is the whole batch, `epochs` passes over it, AdamW with
-one learning rate, and a reward that costs nothing. A step contains, on both sides:
+1, groups of `GROUP`, one minibatch that is the whole batch (but for `--gpt2`), `epochs` passes
+over it, AdamW with one learning rate, and a reward that costs nothing. A step contains, on both
+sides:
 
 - grpo: sample, decode, reward, compare within groups, `epochs` clipped updates with β = 0. One
   minibatch and one epoch are TRL's defaults, and its cheapest: it then needs no second scoring
@@ -23,6 +25,13 @@ one learning rate, and a reward that costs nothing. A step contains, on both sid
 - ppo: sample, reward, score with the reference, value, GAE, `epochs` updates of policy and critic.
   TRL's default is 4 epochs, which leaves both sides mostly matrix products; 1 is the issue here.
 - rollout: sample one batch, in groups, as the trainer would.
+
+`--gpt2` is the step of `gpt2_live.py` where TRL can be set to the same: GRPO at 124,439,808
+parameters, its batch, minibatches, passes and lengths, in bf16 over weights in fp32, β = 0 without
+a reference. A minibatch goes through the model in `microbatch` rows at a time on both sides, as
+many of `gpt2_live.py`'s tokens as divide it evenly; TRL calls that its batch of a device and
+gradient accumulation. TRL scores the old policy here, as it does with more than one update a step.
+Both sides count their updates, and a step that has too few or too many is refused.
 
 TRL's logging, saving, evaluation, progress bars, gradient checkpointing (its default) and sample
 completions are off. What is left, as it has no switch: its metrics, in PPO the log of each step
@@ -69,6 +78,7 @@ SIZES = {
 }
 WORDS, GROUP, PROMPT_LENGTH, PROMPTS = 256, 8, {"cpu": 16, "cuda": 64}, 4096
 MADE_FOR = f"{sys.prefix} {sys.version}"  # the Python that environments are made for
+PAIRS = dict(pairs=20, warmup=3)
 ALGORITHMS = ("grpo", "ppo", "rollout")
 NAMES = ("device", "threads", "algorithm", "model", "batch", "length", "epochs", "precision")
 CENTRE = {"cpu": ("tiny", 64, 32, 1, "fp32"), "cuda": ("gpt2", 256, 64, 1, "mixed")}
@@ -76,6 +86,9 @@ SWEEP = {
     "cpu": (("mini", "6M"), (16, 128), (16, 64), (4,), ("mixed",)),  # as in the centre
     "cuda": ((), (64, 128), (32, 128), (4,), ("bf16",)),
 }
+# `--gpt2`: a point of its own, how a batch is cut there, in rows, and how many pairs are made
+GPT2 = ("cpu", "grpo", "gpt2", 64, 32, 2, "mixed")
+GPT2_PARTS, GPT2_PAIRS = dict(minibatch=32, microbatch=8), dict(pairs=4, warmup=1)
 # (device, algorithm, what, precision) -> the ratio at the centre, at least. Everywhere a step is no
 # slower. On a CPU a PPO step was to be 3 times as fast as TRL's. It is not, in fp32: over half of
 # it are products near the processor's peak, which both sides have to make.
@@ -254,13 +267,17 @@ class Worker:
             self.process.stdin.flush()
         return self.answer()
 
-    def step(self, tokens: int, **arguments) -> dict:
-        """One timed step; `tokens` is how many it must have sampled."""
+    def step(self, tokens: int, updates: int | None = None, **arguments) -> dict:
+        """One timed step; it must have sampled so many tokens and, if given, made the updates."""
         made = self.ask("step", **arguments)
+        same = "so that both sides do the same work"
         if made["tokens"] != tokens:
             raise RuntimeError(
-                f"{self.name} sampled {made['tokens']} tokens in a step; expected "
-                f"{tokens}, so that both sides do the same work"
+                f"{self.name} sampled {made['tokens']} tokens in a step; expected {tokens}, {same}"
+            )
+        if updates is not None and made["updates"] != updates:
+            raise RuntimeError(
+                f"{self.name} made {made['updates']} updates in a step; expected {updates}, {same}"
             )
         return made
 
@@ -286,14 +303,30 @@ def compare(
     seed: int = 0,
     prompt_length: int | None = None,
     python: Path | str | None = None,
+    minibatch: int | None = None,
+    microbatch: int | None = None,
 ) -> dict:
     """Make steps in turn, ours and TRL's; one line of the results.
 
-    `python` has a TRL; if it is not given, an environment is made for the one in `VERSIONS`.
+    `python` has a TRL; if it is not given, an environment is made for the one in `VERSIONS`. Of
+    GRPO, `minibatch` rows of the batch are one update, computed `microbatch` rows at a time; if
+    they are not given, all rows.
     """
+    minibatch = minibatch or batch
+    microbatch = microbatch or minibatch
+    if batch % minibatch or minibatch % microbatch:
+        raise ValueError(
+            f"microbatch is {microbatch}, minibatch {minibatch} and batch {batch}; expected each "
+            "to divide the next"
+        )
+    if algorithm != "grpo" and microbatch != batch:
+        raise ValueError(f"microbatch is {microbatch} in {algorithm}; expected a whole batch")
+    updates = epochs * batch // minibatch if algorithm == "grpo" else None  # ours of PPO are two
     point = dict(zip(NAMES, (device, threads, algorithm, model, batch, length, epochs, precision)))
     spec = {
         **point,
+        "minibatch": minibatch,
+        "microbatch": microbatch,
         "group": GROUP,
         "prompt_length": prompt_length or PROMPT_LENGTH[device],
         "seed": seed,
@@ -313,7 +346,7 @@ def compare(
                 for tokens in lengths:
                     arguments = {"new_tokens": tokens} if algorithm == "rollout" else {}
                     for side, worker in workers.items():
-                        step = worker.step(batch * tokens, **arguments)
+                        step = worker.step(batch * tokens, updates, **arguments)
                         if pair >= 0:
                             made[side][tokens].append(step)
             for side, worker in workers.items():
@@ -461,9 +494,11 @@ def growth(lines: list[dict]) -> str:
         )
         if start is None or point == middle:
             continue
-        changed = next(
+        changed, *others = (
             f"{name} {new}" for name, new, old in zip(NAMES[3:], point, middle) if new != old
         )
+        if others:  # of several things none can be said to cost that
+            continue
         times = [
             statistics.median(line["sides"][side]["seconds"])
             / statistics.median(start["sides"][side]["seconds"])
@@ -505,11 +540,19 @@ def main() -> None:
     parser = command_line(__doc__, seeds=(0,))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
-    parser.add_argument("--pairs", type=int, default=20, help="counted steps of each side")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before, not counted")
+    parser.add_argument("--pairs", type=int, help="counted steps of each side: 20, or 4 at --gpt2")
+    parser.add_argument("--warmup", type=int, help="steps before, not counted: 3, or 1 at --gpt2")
     parser.add_argument("--points", type=int, help="only the first of each algorithm's points")
+    parser.add_argument(
+        "--gpt2", action="store_true", help="only the GRPO step at GPT-2's size on a CPU"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.gpt2 and options.device != GPT2[0]:
+        parser.error(f"--gpt2 is a point on a CPU; expected no --device {options.device}")
+    for name, times in (GPT2_PAIRS if options.gpt2 else PAIRS).items():
+        if getattr(options, name) is None:
+            setattr(options, name, times)
     if options.pairs < 2:
         parser.error(f"--pairs is {options.pairs}; expected at least 2")
     torch.set_num_threads(options.threads)
@@ -519,11 +562,15 @@ def main() -> None:
             for algorithm in options.algorithms
             for point in plan(options.device, options.threads, algorithm)[: options.points]
         ]
+        if options.gpt2:
+            todo = [(GPT2[0], options.threads, *GPT2[1:])]
         record(
             options.results,
             NAMES,
             todo,
-            lambda *point: compare(*point, options.pairs, options.warmup),
+            lambda *point: compare(
+                *point, options.pairs, options.warmup, **(GPT2_PARTS if options.gpt2 else {})
+            ),
         )
     for line in recorded(options.results):
         print(summary(line))

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.bandwidth import copy_bandwidth, synchronize
 
@@ -119,6 +120,20 @@ def reset_peak(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the kernel's own high-water mark
 
 
+class UpdateCount:
+    """Counts the steps of every optimizer since the last `reset`."""
+
+    def __init__(self):
+        self.reset()
+        register_optimizer_step_post_hook(self)
+
+    def reset(self) -> None:
+        self.made = 0
+
+    def __call__(self, *of_the_hook) -> None:
+        self.made += 1
+
+
 # ---------------------------------------------------------------------------------- the sides
 
 
@@ -149,10 +164,12 @@ def ours(spec: dict) -> tuple[Callable, RolloutClock]:
 
     batch, device = spec["batch"], spec["device"]
     model, critic, tokenizer, prompts = load(spec)
+    rows, whole = spec["microbatch"], spec["microbatch"] == spec["minibatch"]
     shared = dict(
         max_steps=FOREVER,
         batch_size=batch,
-        mini_batch_size=batch,
+        mini_batch_size=spec["minibatch"],
+        microbatch_tokens=None if whole else rows * (spec["prompt_length"] + spec["length"]),
         max_new_tokens=spec["length"],
         epsilon=EPSILON,
         missing_eos_penalty=0.0,
@@ -221,7 +238,7 @@ def trl(spec: dict):
     settings = dict(
         output_dir=f"{spec['folder']}/trl",
         seed=spec["seed"],
-        per_device_train_batch_size=spec["batch"],
+        per_device_train_batch_size=spec["microbatch"],
         learning_rate=LEARNING_RATE,
         warmup_steps=0,
         lr_scheduler_type="constant",
@@ -272,7 +289,8 @@ def grpo_trainer(spec: dict, settings: dict, policy, tokenizer, prompts):
         args=GRPOConfig(
             **settings,
             max_steps=FOREVER,
-            steps_per_generation=1,
+            steps_per_generation=spec["batch"] // spec["microbatch"],
+            gradient_accumulation_steps=spec["minibatch"] // spec["microbatch"],
             num_generations=spec["group"],
             num_iterations=spec["epochs"],
             max_completion_length=spec["length"],
@@ -323,7 +341,8 @@ class Answers:
 
     def __init__(self, spec: dict, clock: RolloutClock, requests, replies):
         self.spec, self.clock, self.requests, self.replies = spec, clock, requests, replies
-        self.device, self.collections = spec["device"], CollectionClock()
+        self.device = spec["device"]
+        self.collections, self.updates = CollectionClock(), UpdateCount()
 
     def ready(self) -> None:
         import transformers
@@ -358,6 +377,7 @@ class Answers:
             if request["do"] == "step":
                 self.clock.made = 0
                 self.collections.reset()
+                self.updates.reset()
                 synchronize(self.device)
                 self.begun = time.perf_counter()
                 return request
@@ -375,6 +395,7 @@ class Answers:
             {
                 "seconds": time.perf_counter() - self.begun,
                 "tokens": self.clock.made,
+                "updates": self.updates.made,
                 "rollout_seconds": self.clock.seconds,
                 "collecting_seconds": self.collections.seconds,
             }
@@ -403,11 +424,12 @@ def train_on_demand(trainer, answers: Answers) -> None:
     """Run TRL's own `train()`, held at the end of each step until the next is asked for.
 
     Everything between the ends of two steps is in the time: fetching prompts, the scheduler,
-    garbage collections. GRPO counts each pass over a batch as a step of its own.
+    garbage collections. GRPO counts each update as a step of its own.
     """
     import transformers
 
-    passes = answers.spec["epochs"] if answers.spec["algorithm"] == "grpo" else 1
+    s = answers.spec
+    updates = s["epochs"] * s["batch"] // s["minibatch"] if s["algorithm"] == "grpo" else 1
 
     class OnDemand(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
@@ -415,7 +437,7 @@ def train_on_demand(trainer, answers: Answers) -> None:
             self.wait()
 
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step % passes == 0:
+            if state.global_step % updates == 0:
                 answers.step_ended()
                 self.wait()
 

@@ -11,22 +11,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer, GPT2Config
 
 import rlhf_lib.algorithms.loop
-from benchmarks import against_trl_worker
+from benchmarks import against_trl, against_trl_worker
 from benchmarks.against_trl import (
     ALGORITHMS,
     CENTRE,
     FLOOR_THREADS,
     FLOORS,
+    GPT2,
+    GPT2_PARTS,
     GROUP,
     NAMES,
     RESULTS,
+    SIZES,
     VERSIONS,
     Worker,
     assert_floors,
     centre,
+    compare,
     decode,
     environment,
     environment_mark,
@@ -37,6 +42,7 @@ from benchmarks.against_trl import (
     ratios,
     summary,
 )
+from benchmarks.against_trl import PROMPT_LENGTH as PROMPT_LENGTHS
 from benchmarks.against_trl_worker import (
     CollectionClock,
     RolloutClock,
@@ -46,9 +52,12 @@ from benchmarks.against_trl_worker import (
     trl,
 )
 from benchmarks.bandwidth import decode_bytes
+from benchmarks.gpt2_live import SETTINGS
 from benchmarks.recording import check, recorded
+from rlhf_lib.machinery.memory import parameter_count
 
 BATCH, LENGTH, PROMPT_LENGTH = 16, 5, 6
+PARTS, UPDATES = dict(minibatch=8, microbatch=4), 4  # of two passes over a batch
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +67,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def spec(folder, side: str, algorithm: str, epochs: int = 1) -> dict:
+def spec(folder, side: str, algorithm: str, epochs: int = 1, **parts) -> dict:
     return {
+        "minibatch": BATCH,
+        "microbatch": BATCH,
+        **parts,
         "side": side,
         "algorithm": algorithm,
         "folder": str(folder),
@@ -76,15 +88,17 @@ def spec(folder, side: str, algorithm: str, epochs: int = 1) -> dict:
     }
 
 
-def worker(folder, side: str, algorithm: str, python=sys.executable, epochs: int = 1) -> Worker:
-    return Worker(python, spec(folder, side, algorithm, epochs))
+def worker(
+    folder, side: str, algorithm: str, python=sys.executable, epochs: int = 1, **parts
+) -> Worker:
+    return Worker(python, spec(folder, side, algorithm, epochs, **parts))
 
 
-def steps(made: Worker) -> list[dict]:
-    """Two steps that sampled as many tokens as they should, else `Worker.step` raises."""
+def steps(made: Worker, updates: int | None = None) -> list[dict]:
+    """Two steps that sampled and updated as often as they should, else `Worker.step` raises."""
     try:
         assert made.answer()["threads"] == 1
-        found = [made.step(BATCH * LENGTH) for _ in range(2)]
+        found = [made.step(BATCH * LENGTH, updates) for _ in range(2)]
         assert made.ask("peak")["peak_bytes"] > 1e8
         return found
     finally:
@@ -124,7 +138,7 @@ def test_our_steps(folder, algorithm, monkeypatch):
 
 
 def test_our_worker_makes_steps(folder):
-    for step in steps(worker(folder, "ours", "grpo", epochs=2)):
+    for step in steps(worker(folder, "ours", "grpo", epochs=2, **PARTS), UPDATES):
         assert 0 < step["rollout_seconds"] < step["seconds"]
 
 
@@ -137,8 +151,47 @@ def has_trl() -> bool:
 
 @pytest.mark.skipif(not has_trl(), reason=f"needs TRL {VERSIONS['grpo']}")
 def test_the_worker_of_trl_makes_steps(folder):
-    for step in steps(worker(folder, "trl", "grpo", epochs=2)):
+    for step in steps(worker(folder, "trl", "grpo", epochs=2, **PARTS), UPDATES):
         assert 0 < step["rollout_seconds"] < step["seconds"]
+
+
+def learnt_from(model, spec: dict, train) -> list[list[int]]:
+    """How many rows went through the model at once, with gradients, before each update."""
+    found: list[list[int]] = [[]]
+
+    def watch(module, args, kwargs):
+        if torch.is_grad_enabled():
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            assert ids.shape[1] == spec["prompt_length"] + spec["length"]
+            found[-1].append(len(ids))
+
+    hooks = (
+        model.register_forward_pre_hook(watch, with_kwargs=True),
+        register_optimizer_step_post_hook(lambda *of_the_hook: found.append([])),
+    )
+    try:
+        train()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert found.pop() == []  # nothing is computed after the last update
+    return found
+
+
+@pytest.mark.parametrize("side", ["ours", "trl"])
+def test_both_sides_cut_a_batch_alike(folder, side, monkeypatch):
+    if side == "trl" and not has_trl():
+        pytest.skip(f"needs TRL {VERSIONS['grpo']}")
+    monkeypatch.setattr(rlhf_lib.algorithms.loop, "sample", rlhf_lib.algorithms.loop.sample)
+    s = spec(folder, side, "grpo", epochs=2, **PARTS)
+    work, clock = {"ours": ours, "trl": trl}[side](s)
+    if side == "ours":
+        model, train = work.__self__.policy, work
+    else:
+        work.args.max_steps = UPDATES  # one step of ours
+        model, train = work.model, work.train
+    assert learnt_from(model, s, train) == [[4, 4]] * UPDATES
+    assert clock.made == BATCH * LENGTH  # sampled in one go
 
 
 @pytest.mark.skipif(not has_trl(), reason=f"needs TRL {VERSIONS['rollout']}")
@@ -177,6 +230,27 @@ def test_a_step_that_sampled_less_is_refused():
     made.name, made.ask = "ours, grpo", lambda do: {"tokens": 79}
     with pytest.raises(RuntimeError, match="ours, grpo sampled 79 tokens in a step; expected 80"):
         made.step(80)
+
+
+def test_a_step_with_other_updates_is_refused():
+    made = Worker.__new__(Worker)
+    made.name, made.ask = "trl, grpo", lambda do: {"tokens": 80, "updates": 2}
+    assert made.step(80)["updates"] == made.step(80, 2)["updates"] == 2
+    with pytest.raises(RuntimeError, match="trl, grpo made 2 updates in a step; expected 4"):
+        made.step(80, 4)
+
+
+@pytest.mark.parametrize(
+    "algorithm, parts, told",
+    [
+        ("grpo", dict(minibatch=10), "minibatch 10 and batch 64; expected each to divide"),
+        ("grpo", dict(minibatch=32, microbatch=10), "microbatch is 10, minibatch 32 and batch 64"),
+        ("ppo", dict(minibatch=32), "microbatch is 32 in ppo; expected a whole batch"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_so_is_refused(algorithm, parts, told):
+    with pytest.raises(ValueError, match=told):
+        compare("cpu", 1, algorithm, "mini", 64, 5, 1, "fp32", pairs=2, warmup=0, **parts)
 
 
 @pytest.fixture
@@ -231,6 +305,41 @@ def test_the_plan_changes_one_thing_at_a_time():
             for point in others:
                 assert sum(a != b for a, b in zip(point, first, strict=True)) == 1
                 assert algorithm != "rollout" or point[-2:] == first[-2:]
+
+
+def test_the_point_at_the_size_of_gpt2_is_the_setting_of_the_live_run():
+    point, c = dict(zip((NAMES[0], *NAMES[2:]), GPT2, strict=True)), SETTINGS["grpo"]
+    assert (point["batch"], point["length"]) == (c.batch_size, c.max_new_tokens)
+    assert (point["epochs"], GPT2_PARTS["minibatch"]) == (c.num_iterations, c.mini_batch_size)
+    assert (point["precision"] == "mixed") == c.bf16 and c.num_generations == GROUP
+    width = PROMPT_LENGTHS["cpu"] + point["length"]
+    fit = [n for n in range(1, 1 + c.mini_batch_size) if n * width <= c.microbatch_tokens]
+    assert GPT2_PARTS["microbatch"] == max(n for n in fit if c.mini_batch_size % n == 0)
+    assert parameter_count(GPT2Config(**SIZES[point["model"]])) == 124_439_808
+
+
+def test_one_flag_makes_the_point_at_the_size_of_gpt2_alone(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def compared(*point, **parts):
+        made.append((point, parts))
+        return line("cpu", "grpo", 1.0, GPT2[2:]) | GPT2_PARTS
+
+    results = tmp_path / "results.jsonl"
+    monkeypatch.setattr(against_trl, "compare", compared)
+    monkeypatch.setattr(sys, "argv", ["", "--gpt2", "--threads", "2", "--results", str(results)])
+    threads = torch.get_num_threads()
+    try:
+        for _ in range(2):  # the second time it is there
+            against_trl.main()
+    finally:
+        torch.set_num_threads(threads)
+    assert made == [(("cpu", 2, *GPT2[1:], 4, 1), GPT2_PARTS)]
+    assert "1 comparisons, every floor cleared" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["", "--gpt2", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        against_trl.main()
+    assert "--gpt2 is a point on a CPU" in capsys.readouterr().err
 
 
 def test_bytes_of_a_decode_step_by_hand():
@@ -312,6 +421,12 @@ def test_the_floor_everywhere_else_is_not_to_be_slower():
         assert_floors(line("cpu", "ppo", 0.99, point))
 
 
+def test_the_floor_at_the_size_of_gpt2_is_not_to_be_slower():
+    assert_floors(line("cpu", "grpo", 1.0, GPT2[2:]))
+    with pytest.raises(AssertionError, match="model gpt2, .*TRL over ours 0.99"):
+        assert_floors(line("cpu", "grpo", 0.99, GPT2[2:]))
+
+
 def test_ratios_that_are_not_those_of_the_seconds_are_refused():
     found = line("cpu", "grpo", 1.5)
     found["ratios"]["step"][1] = 9.0
@@ -336,6 +451,8 @@ def test_what_is_printed():
         side["seconds"] = [3 * x for x in side["seconds"]]
     assert growth([found, larger]).split()[2:7] == ["rollout", "batch", "128", "ours", "×"]
     assert growth([larger]) == ""
+    several = [line("cpu", "grpo", 2.0), line("cpu", "grpo", 2.0, GPT2[2:])]
+    assert growth(several) == ""  # it differs from the centre in more than its size
 
 
 def test_quartiles():
