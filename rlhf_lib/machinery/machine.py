@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .memory import free_bytes
+from .memory import free_bytes, short_of_memory
 from .microbatches import Batch, microbatches, share
 from .optimization import backward, optimizer_step
 from .precision import check_precision, computing_in, sampling_dtype
@@ -34,6 +34,7 @@ from .processes import broadcast, gather, local_generator, local_rows, sum_over_
 
 BatchT = TypeVar("BatchT", bound=Batch)
 LARGEST = ("ratio_gap",)  # of what is seen: the largest over all parts, and not the mean
+UNSAID = ". The system may end this process without a word; an adapter (LoRA) takes less"
 
 
 class Machine:
@@ -66,8 +67,8 @@ class Machine:
             broadcast(model)
         if config.torch_compile:
             compile_layers(*trained.values(), *frozen.values())
-        if self.device.type == "cpu":
-            warn_of_memory(trained)
+        if self.device.type == "cpu" and (short := short_of_memory(trained, free_bytes())):
+            warnings.warn(short + UNSAID, RuntimeWarning, stacklevel=3)
         self.sampler = local_generator(self.device, config.seed)
         self.sampling_dtype = sampling_dtype(config)
 
@@ -203,23 +204,6 @@ class Machine:
                 f"gradient_checkpointing=True; {sampling if len(sizes) > 2 else ''}"
                 f"bf16=True halves activations and cache. PyTorch says: {error}"
             ) from error
-
-
-def warn_of_memory(trained: dict) -> None:
-    """Say so if what Adam needs is not there: a system that runs out ends a process without a word.
-
-    Chapter: none yet.
-    """
-    moved = sum(p.nbytes for m in trained.values() for p in m.parameters() if p.requires_grad)
-    free = free_bytes()
-    if free is not None and free < 3 * moved:  # a gradient and two moments, each as large
-        warnings.warn(
-            f"to train {' and '.join(trained)} takes {3 * moved / 1e9:.1f} GB for gradients and "
-            f"Adam's moments, and {free / 1e9:.1f} GB of memory are free. The system may end this "
-            "process without a word; an adapter (LoRA) or a smaller model takes less",
-            RuntimeWarning,
-            stacklevel=4,
-        )
 
 
 def _shared(name: str, x, share: float):

@@ -175,6 +175,29 @@ def free_bytes() -> int | None:
     return min(free) if free else None
 
 
+def short_of_memory(trained: dict, free: int | None) -> str:
+    """What it takes to train models by Adam, said if fewer bytes are free; else an empty string.
+
+    Each weight that is trained gets a gradient and two moments. What a step computes on the way
+    comes on top, and is not counted. Chapter: none yet.
+
+    Parameters
+    ----------
+    trained : dict of str to model
+        By their roles. No two share weights.
+    free : int or None
+        In bytes, as `free_bytes` tells. None: nobody knows, and nothing is said.
+    """
+    moved = sum(p.nbytes for m in trained.values() for p in m.parameters() if p.requires_grad)
+    if free is None or free >= 3 * moved:
+        return ""
+    return (
+        f"training {' and '.join(trained)} takes at least {3 * moved / 1e6:,.0f} MB beside the "
+        "weights, for gradients and the two moments of Adam; expected as much free memory, and "
+        f"{free / 1e6:,.0f} MB are free"
+    )
+
+
 def _number(file: Path, name: str) -> int:
     """What stands behind a name at the beginning of a line."""
     lines = map(str.split, file.read_text().splitlines())

@@ -742,26 +742,15 @@ def check_room(loop, out: Path, save_every: int) -> None:
 
 
 def check_memory(loop, device: str) -> None:
-    """Refuse a memory that the first steps would fill, as far as that is sure before them.
-
-    Each weight that is trained gets a gradient and Adam's two moments. What a step computes on the
-    way comes on top, and is not counted.
-    """
+    """Refuse a memory that the first steps would fill, as far as that is sure before them."""
     import torch
 
-    from ..machinery.memory import free_bytes
+    from ..machinery.memory import free_bytes, short_of_memory
 
-    models = getattr(loop, "trained", {}).values()
-    moved = {id(p): p for model in models for p in model.parameters() if p.requires_grad}
-    beside = 3 * sum(p.numel() * p.element_size() for p in moved.values())
     on_gpu = device.startswith("cuda")
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_bytes()
-    if free is not None and free < beside:
-        raise ValueError(
-            f"training takes at least {beside / 1e6:,.0f} MB beside the weights, for gradients and "
-            f"the two moments of Adam; expected as much free memory, and {free / 1e6:,.0f} MB are "
-            "free (--lora trains a small part of the weights)"
-        )
+    if short := short_of_memory(getattr(loop, "trained", {}), free):
+        raise ValueError(f"{short} (--lora trains a small part of the weights)")
 
 
 class Halves:

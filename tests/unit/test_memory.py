@@ -24,6 +24,7 @@ from rlhf_lib.machinery.memory import (
     model_bytes,
     parameter_count,
     ppo_bytes,
+    short_of_memory,
 )
 from rlhf_lib.machinery.optimization import adam
 from rlhf_lib.models.policy import count_parameters, new_policy
@@ -223,8 +224,21 @@ def test_a_loop_says_what_it_takes_where_it_is_not_free(free, warns, monkeypatch
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         SFT(policy(), tokenizer(), letters.demonstrations(4, seed=0))
-    told = [str(w.message) for w in found if "of memory are free" in str(w.message)]
-    assert len(told) == warns and all("to train model takes 0.0 GB" in text for text in told)
+    told = [str(w.message) for w in found if "expected as much free memory" in str(w.message)]
+    assert len(told) == warns
+    for text in told:
+        assert text.startswith("training model takes at least ") and "without a word" in text
+
+
+def test_training_takes_three_numbers_for_each_weight_that_moves():
+    models = {"policy": torch.nn.Linear(10, 100_000, bias=False), "critic": torch.nn.Linear(1, 1)}
+    models["policy"].bias = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    needed = 3 * 4 * (1_000_000 + 2)  # a gradient and two moments, of four bytes
+    assert short_of_memory(models, needed) == short_of_memory(models, None) == ""
+    assert short_of_memory(models, needed - 1) == (
+        "training policy and critic takes at least 12 MB beside the weights, for gradients and the "
+        "two moments of Adam; expected as much free memory, and 12 MB are free"
+    )
 
 
 def test_a_large_model_takes_one_pass_over_memory_and_the_same_step(monkeypatch):
