@@ -11,10 +11,13 @@ where a run is to show what they cost when they are grown. Three kinds of runs:
 - seeds: both methods, five seeds, `SETTINGS`;
 - cost: three steps of PPO with reference, reward model and critic small, and with all of them
   grown;
-- rates: both methods, seed 1, at other learning rates.
+- rates: PPO, seed 1, at other learning rates.
 
-Each run has a process of its own, so that its peak memory is its own. One line a run goes to
-`results/gpt2_live.jsonl`, with settings, hardware and versions; what is there is not run again.
+Each run has a process of its own, so that its peak memory is its own; there the allocator of Linux
+is told to give large tensors back (`book.build.LARGE`), as in the chapter. Beside the seconds of a
+clock stand those that the processor worked, which other work on it does not change much. One line a
+run goes to `results/gpt2_live.jsonl`, with settings, hardware and versions; what is there is not
+run again.
 Chapter: gpt2-live.
 """
 
@@ -23,6 +26,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -33,6 +37,7 @@ import torch
 from benchmarks.against_trl_worker import peak_memory
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
+from book.build import LARGE
 from rlhf_lib.algorithms import GRPO, PPO, GRPOConfig, PPOConfig
 from rlhf_lib.families.growth import grow
 from rlhf_lib.models.policy import SCALES, count_parameters
@@ -50,17 +55,17 @@ RATES = (1e-5, 1e-4)  # beside that of `SETTINGS`
 RATE = artifacts.RATES["gpt2"]["policy"]
 SHARED = dict(
     batch_size=64,
-    mini_batch_size=32,
-    max_steps=15,
-    beta=0.07,
+    mini_batch_size=16,
+    max_steps=18,
+    beta=0.08,
     learning_rate=RATE,
     bf16=True,
     microbatch_tokens=512,
 )
 SETTINGS = {
-    "ppo": PPOConfig(**SHARED, num_ppo_epochs=2),
+    "ppo": PPOConfig(**SHARED, num_ppo_epochs=1),
     "grpo": GRPOConfig(
-        **SHARED, num_iterations=2, kl_in="reward", scale_rewards="none", aggregate_over="tokens"
+        **SHARED, num_iterations=1, kl_in="reward", scale_rewards="none", aggregate_over="tokens"
     ),
 }
 NAMES = ("kind", "method", "seed", "learning_rate", "small")
@@ -73,9 +78,9 @@ MEASURED = ("gold", "gold_se", "reward", "reward_se", "kl", "kl_se", "length")
 
 def plan(seeds: list[int]) -> list[tuple]:
     """The runs, by `NAMES`."""
-    runs = [("seeds", method, seed, RATE, True) for method in METHODS for seed in seeds]
+    runs = [("seeds", method, seed, RATE, True) for seed in seeds for method in METHODS]
     runs += [("cost", "ppo", 1, RATE, small) for small in (True, False)]
-    return runs + [("rates", method, 1, rate, True) for method in METHODS for rate in RATES]
+    return runs + [("rates", "ppo", 1, rate, True) for rate in RATES]
 
 
 @torch.no_grad()
@@ -122,9 +127,10 @@ def run(kind: str, method: str, seed: int, learning_rate: float, small: bool, th
         "parameters": count_parameters(policy),
         "settings": dataclasses.asdict(config),
     }
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     line["history"] = [{name: r[name] for name in KEPT if name in r} for r in loop]
     line["seconds"] = time.perf_counter() - begun
+    line["cpu_seconds"] = time.process_time() - worked
     line["peak_bytes"] = peak_memory("cpu")
     if kind != "cost":
         rewards = {"gold": letters.gold_reward, "reward": reward}
@@ -145,12 +151,13 @@ def assert_floors(line: dict) -> None:
     assert gain >= 0.9, f"{where}: gold is {gain:.2f} above SFT; expected 0.9"
     assert 2 <= line["after"]["kl"] <= 6, f"{where}: the KL is {line['after']['kl']:.2f}"
     assert line["start_gap"] < 1e-4, f"{where}: it starts {line['start_gap']} from SFT"
-    assert line["threads"] != 2 or line["seconds"] <= 300, f"{where}: {line['seconds']:.0f} s"
+    assert line["cpu_seconds"] <= 600, f"{where}: {line['cpu_seconds']:.0f} s; two cores' 5 minutes"
 
 
 def main() -> None:
     options = command_line(__doc__).parse_args()
     if not options.check:
+        os.environ.update(LARGE)
         spawned = multiprocessing.get_context("spawn")
 
         def alone(*values) -> dict:
