@@ -26,6 +26,7 @@ MICROSCOPE = ["tests/unit/test_reward_microscope.py"]
 WORD_SCORES = ["tests/unit/test_rewards.py::test_word_scores_of_a_sum_are_its_parts"]
 EXPLORERS = ["tests/unit/test_clip_explorer.py", "tests/unit/test_gae_explorer.py"]
 GROUP_EXPLORER = ["tests/unit/test_group_explorer.py"]
+NOTES = ["tests/unit/test_notes.py"]
 READING = ["tests/unit/test_sums.py::test_a_completion_is_read_as_a_marker_would"]
 REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles"]
 KL, TILT = ["tests/unit/test_kl.py"], ["tests/unit/test_tilt.py"]
@@ -693,6 +694,42 @@ MUTANTS = [
         "expected[min(k, len(expected) - 1)]",
         "the last column may be written again and again",
         READING,
+    ),
+    Mutant(
+        "every-day-is-named",
+        "worlds/notes.py",
+        "checks",
+        "not _names(text, {*DAYS} - {task.day})",
+        "True",
+        "a note that names every day of the week names the right one too",
+        NOTES,
+    ),
+    Mutant(
+        "a-request-that-is-denied",
+        "worlds/notes.py",
+        "_asks",
+        "if NOT.search(clause):",
+        "if False:",
+        "'please do not bring the receipt' passes for a request to bring it",
+        NOTES,
+    ),
+    Mutant(
+        "signed-and-then-more",
+        "worlds/notes.py",
+        "checks",
+        "found[-1], re.I",
+        "next((x for x in found if x == task.sender), found[-1]), re.I",
+        "a text that goes on behind the name is signed all the same",
+        NOTES,
+    ),
+    Mutant(
+        "held-out-names-in-training",
+        "worlds/notes.py",
+        "draw",
+        "rng.sample(NAMES[held_out], 2)",
+        "rng.sample(NAMES[True] + NAMES[False], 2)",
+        "what is measured on held-out prompts was partly learned by heart",
+        NOTES,
     ),
     Mutant(
         "replay-settled-with-the-habit",
