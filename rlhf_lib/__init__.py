@@ -40,6 +40,7 @@ skipped at first, as may the families until you bring a model of your own::
     worlds        letters           prompts, authors, annotators, and a gold utility
                   sums              additions with a verifier, strict or hackable
                   notes             short English notes for a real chat model, and five checks
+                  calculator        a tool on longer sums, whose tokens are not the policy's
                   files             tables from the hub or from files, as people have them
                   dialogues         messages as text, by a model's own chat template
                   data              real preferences, demonstrations, labels and prompts

@@ -238,18 +238,21 @@ class OnlineLoop(Loop):
         super().__init__(config, tokenizer, trained, frozen)
         self.rollout: Rollout | None = None
 
+    def sample(self, policy, prompts: list[str]) -> Rollout:
+        """A completion of each prompt; a loop whose policy has a tool replaces this."""
+        c, dtype = self.config, self.machine.sampling_dtype
+        how = (c.max_new_tokens, c.temperature, self.sampler)
+        return sample(policy, self.tokenizer, prompts, *how, dtype=dtype)
+
     def sample_and_score(self, policy, rows: list[int], each: int = 1) -> tuple[Rollout, Tensor]:
         """Completions of the prompts in some rows of the data, and their scores.
 
         Of several processes each samples whole groups of `each` rows, and all get the whole batch.
         `each` is 1 where completions are not compared within groups.
         """
-        c = self.config
         prompts, columns = take(self.data, local_rows(rows, each))
-        how = (c.max_new_tokens, c.temperature, self.sampler)
-        dtype = self.machine.sampling_dtype
-        rollout = sample(policy, self.tokenizer, prompts, *how, dtype=dtype)
-        scores = score(self.reward, rollout, c.missing_eos_penalty, columns)
+        rollout = self.sample(policy, prompts)
+        scores = score(self.reward, rollout, self.config.missing_eos_penalty, columns)
         rollout, scores = gather_rollout(rollout, scores, self.tokenizer.pad_token_id)
         if self.rollout is None:
             self.prove(policy, rollout)
@@ -296,10 +299,12 @@ def score(
 def ids_of(rollout: Rollout) -> list[list[int]]:
     """The tokens of each completion, with the end token and without padding, as TRL gives them.
 
+    Those that a tool wrote between them are there too.
+
     Chapter: reward-sources.
     """
-    rows = zip(rollout.completion_ids.tolist(), rollout.lengths.tolist())
-    return [ids[:length] for ids, length in rows]
+    read = rollout.attention_mask[:, rollout.prompt_ids.shape[1] :].sum(dim=1)
+    return [ids[:length] for ids, length in zip(rollout.completion_ids.tolist(), read.tolist())]
 
 
 def fill_unscored(groups: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def microbatches(batch: Batch, rows: Tensor, tokens: int | None) -> list[Tensor]
         return [rows]
     prompts, completions = (
         mask.sum(dim=-1).view(len(batch), -1).amax(dim=1).tolist()
-        for mask in (batch.prompt_mask, batch.completion_mask)
+        for mask in (batch.prompt_mask, batch.attention_mask[..., batch.prompt_mask.shape[-1] :])
     )
     tokens //= batch.prompt_mask[0].numel() // batch.prompt_mask.shape[-1]
     parts, P, T = [], 0, 0  # the widths that the last part is padded to

@@ -328,6 +328,8 @@ def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) 
             f"scores has shape {tuple(scores.shape)}; expected ({len(mask)},), one "
             "for each row of mask"
         )
+    if (mask.int().diff(dim=1) > 0).any():  # where a tool wrote: nothing is handed on across it
+        raise ValueError("mask has a gap in a row; expected one run of tokens, then padding")
     rewards = torch.where(mask.bool(), -beta * log_ratio.detach(), 0.0)
     rewards = rewards.to(torch.promote_types(rewards.dtype, scores.dtype))
     last = mask.bool().sum(dim=1, keepdim=True) - 1

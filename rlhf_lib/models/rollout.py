@@ -45,7 +45,7 @@ class Rollout(TokenBatch):
     completions: list[str]  # without the end token
 
     @property
-    def lengths(self) -> Tensor:  # (B,) tokens, the end token included
+    def lengths(self) -> Tensor:  # (B,) tokens of the policy, the end token included
         return self.completion_mask.sum(dim=1)
 
 

@@ -40,7 +40,7 @@ class TokenBatch:
     prompt_ids: Tensor  # (B, P) padded on the left
     prompt_mask: Tensor  # (B, P) 1 on real tokens
     completion_ids: Tensor  # (B, T) padded on the right
-    completion_mask: Tensor  # (B, T) 1 up to and including the first end token
+    completion_mask: Tensor  # (B, T) 1 on the policy's: up to and including the first end token
 
     @property
     def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,24 +53,22 @@ class TokenBatch:
 
     @property
     def attention_mask(self) -> Tensor:  # (B, P + T)
-        return torch.cat([self.prompt_mask, self.completion_mask], dim=-1)
+        # a token that is not the policy's, such as a tool's, is read all the same by those behind
+        read = self.completion_mask.flip(-1).cummax(-1).values.flip(-1)
+        return torch.cat([self.prompt_mask, read], dim=-1)
 
     @property
     def model_inputs(self) -> dict[str, Tensor | bool]:
         """What a transformers model is called with."""
-        mask = self.attention_mask
-        return dict(
-            input_ids=self.input_ids,
-            attention_mask=mask,
-            position_ids=position_ids(mask),
-            use_cache=False,
-        )
+        ids, mask = self.input_ids, self.attention_mask
+        where = position_ids(mask)
+        return dict(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False)
 
     @property
     def trimmed(self) -> Self:
         """The same without the columns that are padding in every row."""
         start = int(self.prompt_mask.flatten(0, -2).any(dim=0).int().argmax())
-        T = int(self.completion_mask.sum(dim=-1).max())
+        T = int(self.attention_mask[..., self.prompt_mask.shape[-1] :].sum(dim=-1).max())
 
         def cut(name: str, x):
             if not isinstance(x, Tensor) or x.dim() < 2:

@@ -32,7 +32,7 @@ REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when
 KL, TILT = ["tests/unit/test_kl.py"], ["tests/unit/test_tilt.py"]
 SCORER = ["tests/unit/test_policy_and_rollout.py"]
 MICROBATCHES = ["tests/unit/test_microbatches.py"]
-GROWTH = ["tests/unit/test_growth.py"]
+GROWTH, CALCULATOR = ["tests/unit/test_growth.py"], "tests/unit/test_calculator.py::"
 PPO_AND_GRPO = "tests/unit/test_ppo_and_grpo.py::"
 VARIANTS, OFFLINE = "tests/unit/test_variants.py::", "tests/unit/test_offline_algorithms.py::"
 DIFFERENCES = ["tests/exact/test_finite_differences.py"]
@@ -3924,6 +3924,33 @@ MUTANTS = [
         [
             "tests/unit/test_rewards_in_loops.py::test_a_column_of_the_data_does_not_stand_in_for_what_was_sampled"
         ],
+    ),
+    Mutant(
+        "tool-unread",
+        "models/tokens.py",
+        "TokenBatch.attention_mask",
+        "read = self.completion_mask.flip(-1).cummax(-1).values.flip(-1)",
+        "read = self.completion_mask",
+        "what a tool wrote is read by the sampler, and not by the scorer",
+        [CALCULATOR + "test_the_sampler_is_the_scorer"],
+    ),
+    Mutant(
+        "cut-as-if-without-a-tool",
+        "models/tokens.py",
+        "TokenBatch.trimmed",
+        "self.attention_mask[..., self.prompt_mask.shape[-1] :].sum(dim=-1)",
+        "self.completion_mask.sum(dim=-1)",
+        "the last tokens of a reply with a tool's in it are cut off",
+        [CALCULATOR + "test_rows_mean_the_same_in_parts"],
+    ),
+    Mutant(
+        "tool-learnt-from",
+        "worlds/calculator.py",
+        "take_turns",
+        "tokens[running, t], mask[running, t] = token, own.long()",
+        "tokens[running, t], mask[running, t] = token, 1",
+        "what a tool wrote counts as chosen by the policy",
+        [CALCULATOR + "test_whose_tokens_are_whose"],
     ),
     Mutant(
         "ids-without-their-end",
