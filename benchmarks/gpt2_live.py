@@ -13,22 +13,17 @@ where a run is to show what they cost when they are grown. Three kinds of runs:
   grown;
 - rates: PPO, seed 1, at other learning rates.
 
-Each run has a process of its own, so that its peak memory is its own; there the allocator of Linux
-is told to give large tensors back (`book.build.LARGE`), as in the chapter. Beside the seconds of a
-clock stand those that the processor worked, which other work on it does not change much. One line a
-run goes to `results/gpt2_live.jsonl`, with settings, hardware and versions; what is there is not
-run again.
-Chapter: gpt2-live.
+Each run has a process of its own, so that its peak memory is its own. Beside the seconds of a clock
+stand those that the processor worked, which other work on it does not change much. One line a run
+goes to `results/gpt2_live.jsonl`, with settings, hardware and versions; what is there is not run
+again. Chapter: gpt2-live.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import multiprocessing
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +31,7 @@ import torch
 
 from benchmarks.against_trl_worker import peak_memory
 from benchmarks.provenance import provenance
-from benchmarks.recording import check, command_line, record
-from book.build import LARGE
+from benchmarks.recording import alone, check, command_line, record
 from rlhf_lib.algorithms import GRPO, PPO, GRPOConfig, PPOConfig
 from rlhf_lib.families.growth import grow
 from rlhf_lib.models.policy import SCALES, count_parameters
@@ -157,14 +151,7 @@ def assert_floors(line: dict) -> None:
 def main() -> None:
     options = command_line(__doc__).parse_args()
     if not options.check:
-        os.environ.update(LARGE)
-        spawned = multiprocessing.get_context("spawn")
-
-        def alone(*values) -> dict:
-            with ProcessPoolExecutor(1, mp_context=spawned) as process:
-                return process.submit(run, *values, options.threads).result()
-
-        record(RESULTS, NAMES, plan(options.seeds), alone)
+        record(RESULTS, NAMES, plan(options.seeds), alone(run, options.threads))
     check(RESULTS, assert_floors)
 
 

@@ -22,11 +22,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import multiprocessing
 import shutil
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +32,7 @@ import torch
 
 from benchmarks.against_trl_worker import peak_memory
 from benchmarks.provenance import provenance
-from benchmarks.recording import check, command_line, record
+from benchmarks.recording import alone, check, command_line, record
 from rlhf_lib.algorithms import GRPO, PPO, SFT, GRPOConfig, PPOConfig, SFTConfig
 from rlhf_lib.families.smollm2 import Unpacked
 from rlhf_lib.mathematics.intervals import Z
@@ -231,9 +229,10 @@ def run_online(method: str, config, models: Path) -> dict:
         loop = PPO(policy, reference, new_reward_model(policy, seed=seed), *how)
     else:
         loop = GRPO(policy, reference, *how)
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     line = {"parameters": count_parameters(policy), "history": list(loop)}
     line |= {"seconds": time.perf_counter() - begun, "peak_bytes": peak_memory("cpu")}
+    line["cpu_seconds"] = time.process_time() - worked
     line["before"] = measured(reference, None, tokenizer, seed)
     return line | {"after": measured(policy, reference, tokenizer, seed)}
 
@@ -253,13 +252,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of unpacked models")
     options = parser.parse_args()
     if not options.check:
-        spawned = multiprocessing.get_context("spawn")
-
-        def alone(*values) -> dict:
-            with ProcessPoolExecutor(1, mp_context=spawned) as process:
-                return process.submit(run, *values, options.threads, options.models).result()
-
-        record(RESULTS, NAMES, plan(options.seeds), alone)
+        runs = alone(run, options.threads, options.models)
+        record(RESULTS, NAMES, plan(options.seeds), runs)
     check(RESULTS, assert_floors)
 
 

@@ -30,11 +30,9 @@ import copy
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +54,7 @@ from benchmarks.human_pairs import (
     words_margins,
 )
 from benchmarks.provenance import provenance
-from benchmarks.recording import check, command_line, record
+from benchmarks.recording import alone, check, command_line, record
 from rlhf_lib.algorithms import GRPO, GRPOConfig
 from rlhf_lib.algorithms.best_of_n import best_of_n
 from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining, standardise
@@ -513,13 +511,7 @@ def main() -> None:
             read_pairs(place.data)
         except FileNotFoundError as error:
             parser.error(str(error))
-        spawned = multiprocessing.get_context("spawn")
-
-        def alone(*values) -> dict:
-            with ProcessPoolExecutor(1, mp_context=spawned) as process:
-                return process.submit(run, *values, place).result()
-
-        record(RESULTS, NAMES, plan(options.seeds, options.kinds), alone)
+        record(RESULTS, NAMES, plan(options.seeds, options.kinds), alone(run, place))
     check(RESULTS, assert_floors)
 
 

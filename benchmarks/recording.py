@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import torch
 
+from book.build import LARGE
 from rlhf_lib.running.log import RunLog, read_log
 
 
@@ -56,6 +59,21 @@ def record(
             with RunLog(results) as log:
                 log.write(line)
             print(f"{', '.join(map(str, values))}: {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def alone(run: Callable[..., dict], *settings) -> Callable[..., dict]:
+    """`run(*values, *settings)`, each time in a new process, so that its peak memory is its own.
+
+    There the allocator of Linux gives large tensors back, as it does where the chapters run.
+    """
+    os.environ.update(LARGE)
+    spawned = multiprocessing.get_context("spawn")
+
+    def call(*values) -> dict:
+        with ProcessPoolExecutor(1, mp_context=spawned) as process:
+            return process.submit(run, *values, *settings).result()
+
+    return call
 
 
 def record_runs(
