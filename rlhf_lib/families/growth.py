@@ -17,7 +17,7 @@ watched at that size from a policy that already writes letters, without a downlo
 Sources: Net2Net, Chen, Goodfellow and Shlens 2016, arXiv:1511.05641, widens layers by copies that
 share out and deepens by identities; LEMON, Wang et al. 2024, arXiv:2310.07999, brings that to
 transformers, LayerNorm included, and parts copies by unequal shares. Here the noise has another
-direction in each copy: Adam would divide out shares that differ in size alone. Chapter: none yet.
+direction in each copy: Adam would divide out shares that differ in size alone. Chapter: gpt2-live.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZES = ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size")
 def grow(model, noise: float = 0.5, seed: int = 0, initializer_range: float = 0.02, **sizes):
     """A larger GPT-2 that says what this one says: `grow(model, **SCALES["gpt2"])`.
 
-    Chapter: none yet.
+    Chapter: gpt2-live.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def grow(model, noise: float = 0.5, seed: int = 0, initializer_range: float = 0.
         With any head: a policy, a reward model or a critic. It is not changed.
     noise : float
         Standard deviation of the noise that parts the copies, over that of the matrix that it is
-        put on. With 0 they stay equal for ever.
+        put on. With 0 the copies of heads and of hidden units stay equal for ever.
     seed : int
         Seeds the noise, and the weights of new layers.
     initializer_range : float

@@ -159,7 +159,7 @@ def free_bytes() -> int | None:
 
     What the machine has free, or what is left of a container's limit if that is less: a container
     sees all memory of its machine, and is stopped when it takes more than its own part. Files that
-    are only kept in memory to be read again count as free. Chapter: none yet.
+    are only kept in memory to be read again count as free. Chapter: gpt2-live.
     """
     free: list[int] = []
     with suppress(OSError, ValueError, StopIteration):
@@ -179,7 +179,7 @@ def short_of_memory(trained: dict, free: int | None) -> str:
     """What it takes to train models by Adam, said if fewer bytes are free; else an empty string.
 
     Each weight that is trained gets a gradient and two moments. What a step computes on the way
-    comes on top, and is not counted. Chapter: none yet.
+    comes on top, and is not counted. Chapter: gpt2-live.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def load(world: str, name: str):
 def grown(world: str, name: str, seed: int = SEED):
     """A shipped checkpoint grown to GPT-2's shape: (model, tokenizer). It says the same.
 
-    Chapter: none yet.
+    Chapter: gpt2-live.
 
     Raises
     ------
