@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict] = {
     ),  # Ahmadian et al. 2024, arXiv:2402.14740
     "reinforce++": dict(
         advantage="return_to_go", num_generations=1, aggregate_over="tokens", kl_in="reward"
-    ),  # Hu 2025, arXiv:2501.03262
+    ),  # Hu et al. 2025, arXiv:2501.03262
 }
 
 

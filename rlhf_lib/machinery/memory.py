@@ -62,7 +62,7 @@ def model_bytes(parameters: int, precision: str = "mixed", trained: bool = True)
     "mixed" computes in 16 bits and keeps a copy of the weights in 32 for the optimiser: 16 bytes
     a parameter, and 2 for a model that is frozen. "fp32" has 16 and 4.
 
-    Source: ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1.
+    Source: ZeRO, Rajbhandari et al. 2019, arXiv:1910.02054, section 3.1.
     Chapter: what-a-step-costs.
 
     Examples

@@ -8,7 +8,7 @@ A GPU does this by `torch.autocast`. On a processor with products in bfloat16 au
 it leaves activations in 16 bits, where everything but a product is slow. Here only the products are
 in 16 bits there, forward and backward; what goes in and comes out is float32.
 
-Source: Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322, for
+Source: Micikevicius et al. 2017, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322, for
 bfloat16. Chapter: what-a-step-costs.
 """
 

@@ -120,7 +120,7 @@ def masked_whiten(
 def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """What is still to come from each token on: Σ_{s ≥ t} γ^(s−t) r_s.
 
-    Source: REINFORCE++, Hu 2025, arXiv:2501.03262, uses it whitened over the batch.
+    Source: REINFORCE++, Hu et al. 2025, arXiv:2501.03262, uses it whitened over the batch.
     Chapters: policy-gradients, grpo-variants.
 
     Parameters

@@ -161,7 +161,7 @@ def cispo_loss(
     PPO's clip silences a token whose ratio has gone too far; here the token goes on speaking, with
     a bounded voice.
 
-    Source: MiniMax-M1, Chen et al. 2025, arXiv:2506.13585, eq. 4 and 5. Chapter: grpo-variants.
+    Source: MiniMax-M1, MiniMax 2025, arXiv:2506.13585, eq. 4 and 5. Chapter: grpo-variants.
 
     Parameters
     ----------
