@@ -14,7 +14,7 @@ watched at that size from a policy that already writes letters, without a downlo
   one. Noise on the shares parts them. It sums to 0 over the copies of a feature, and so it changes
   nothing as long as they are equal.
 
-Sources: Net2Net, Chen, Goodfellow and Shlens 2015, arXiv:1511.05641, widens layers by copies that
+Sources: Net2Net, Chen et al. 2015, arXiv:1511.05641, widens layers by copies that
 share out and deepens by identities; LEMON, Wang et al. 2023, arXiv:2310.07999, brings that to
 transformers, LayerNorm included, and parts copies by unequal shares. Here the noise has another
 direction in each copy: Adam would divide out shares that differ in size alone. Chapter: gpt2-live.
