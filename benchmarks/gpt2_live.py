@@ -1,6 +1,6 @@
-"""PPO and GRPO at GPT-2's size, 124,439,808 parameters, on two cores: letters, five seeds each.
+"""PPO and GRPO at GPT-2's size, 124,439,808 parameters, on two cores: letters, a run a seed.
 
-    python -m benchmarks.gpt2_live              # about 4 minutes a run on two idle cores, 5 GB
+    python -m benchmarks.gpt2_live              # about 6 minutes a run on two idle cores, 5 GB
     python -m benchmarks.gpt2_live --check      # assert the floors on what is recorded
 
 A run grows the shipped SFT model to GPT-2's shape, trains it against the shipped reward model, and
