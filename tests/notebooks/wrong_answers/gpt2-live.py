@@ -6,6 +6,12 @@ import math
 
 import torch
 
+def share_out(weight, k, noise, draws):
+    n, m = weight.shape
+    drawn = noise * torch.randn(n, k, m, generator=draws)
+    return (weight[:, None] / k + drawn - drawn.mean(dim=1, keepdim=True)).flatten(0, 1)
+
+
 # --- share_out ------------------------------------------------------------------------------------
 
 
@@ -45,6 +51,38 @@ def copies_far_apart(weight, k, noise, draws):
     return (weight[:, None] / k + drawn).transpose(0, 1).flatten(0, 1)
 
 
+def not_flattened(weight, k, noise, draws):
+    n, m = weight.shape
+    drawn = noise * torch.randn(n, k, m, generator=draws)
+    return weight[:, None] / k + drawn - drawn.mean(dim=1, keepdim=True)
+
+
+def half_the_noise(weight, k, noise, draws):
+    return share_out(weight, k, noise / 2, draws)
+
+
+def noise_of_its_own(weight, k, noise, draws):
+    """The generator is not used."""
+    return share_out(weight, k, noise, None)
+
+
+def two_copies_alone(weight, k, noise, draws):
+    """Noise on the first copy, taken off the second."""
+    n, m = weight.shape
+    drawn = torch.zeros(n, k, m)
+    drawn[:, 0] = noise * torch.randn(n, m, generator=draws)
+    drawn[:, 1] = -drawn[:, 0]
+    return (weight[:, None] / k + drawn).flatten(0, 1)
+
+
+def one_noise_for_all(weight, k, noise, draws):
+    """All inputs have the same noise."""
+    n, m = weight.shape
+    drawn = noise * torch.randn(1, k, m, generator=draws)
+    drawn = drawn - drawn.mean(dim=1, keepdim=True)
+    return (weight[:, None] / k + drawn).flatten(0, 1)
+
+
 # --- constant_row ---------------------------------------------------------------------------------
 
 
@@ -82,6 +120,11 @@ WRONG = {
         noise_over_outputs,
         whole_weights,
         copies_far_apart,
+        not_flattened,
+        half_the_noise,
+        noise_of_its_own,
+        two_copies_alone,
+        one_noise_for_all,
     ],
     "constant_row": [without_scale, without_bias, along_w],
     "query_factor": [by_the_sum, by_the_divisor, unchanged],
