@@ -6,6 +6,7 @@ import math
 
 import torch
 
+
 def share_out(weight, k, noise, draws):
     n, m = weight.shape
     drawn = noise * torch.randn(n, k, m, generator=draws)
