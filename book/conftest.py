@@ -14,13 +14,14 @@ import ast
 import os
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbval.plugin import IPyNbFile
 
-from book.build import LARGE, SMALL, kernel_environment, notebooks
+from book.build import allocator_of, kernel_environment, notebooks
 
 SECONDS = 120  # of wall time on two cores: what a reader is promised
 MEGABYTES = 750  # of resident memory: Binder's machine has 1 GB
@@ -69,9 +70,13 @@ class Notebook(IPyNbFile):
             measure=lambda: evaluate(self.kernel, PEAK_MEMORY),
         )
 
+    @cached_property
+    def notebook(self) -> nbformat.NotebookNode:
+        return nbformat.read(self.path, as_version=4)
+
     @property
     def budget(self) -> dict[str, float]:
-        own = nbformat.read(self.path, as_version=4).metadata.get("budget", {})
+        own = self.notebook.metadata.get("budget", {})
         return {"seconds": SECONDS, "megabytes": MEGABYTES} | own
 
     def setup(self) -> None:
@@ -79,8 +84,7 @@ class Notebook(IPyNbFile):
         options.nbval_current_env = True  # the kernel of this environment, whatever else there is
         options.nbval_cell_timeout = 2.5 * self.budget["seconds"]
         self.skip_compare += ("text/html",)  # a table is compared by its text
-        allocator = LARGE if self.budget["megabytes"] > MEGABYTES else SMALL
-        os.environ.update(kernel_environment(allocator))
+        os.environ.update(kernel_environment(allocator_of(self.notebook)))
         os.environ.pop("MPLBACKEND", None)  # figures are drawn inline, as a reader sees them
         self.profile = tempfile.TemporaryDirectory()  # nobody's own IPython settings or history
         os.environ["IPYTHONDIR"] = self.profile.name
