@@ -83,8 +83,7 @@ class Unmasked(WithCalculator):
 @torch.no_grad()
 def taken_for_chosen(rollout: Rollout, policy, temperature: float = 1.0) -> Rollout:
     """The rollout as if the policy had drawn every token that it read."""
-    read = rollout.attention_mask[:, rollout.prompt_ids.shape[1] :]
-    taken = dataclasses.replace(rollout, completion_mask=read)
+    taken = dataclasses.replace(rollout, completion_mask=rollout.read_mask)
     return dataclasses.replace(taken, logprobs=token_logprobs(policy, taken, temperature))
 
 

@@ -303,8 +303,8 @@ def ids_of(rollout: Rollout) -> list[list[int]]:
 
     Chapter: reward-sources.
     """
-    read = rollout.attention_mask[:, rollout.prompt_ids.shape[1] :].sum(dim=1)
-    return [ids[:length] for ids, length in zip(rollout.completion_ids.tolist(), read.tolist())]
+    rows = zip(rollout.completion_ids.tolist(), rollout.read_mask.sum(dim=1).tolist())
+    return [ids[:length] for ids, length in rows]
 
 
 def fill_unscored(groups: Tensor) -> Tensor:

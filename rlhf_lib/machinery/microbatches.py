@@ -27,6 +27,9 @@ class Batch(Protocol):
     def attention_mask(self) -> Tensor: ...
 
     @property
+    def read_mask(self) -> Tensor: ...
+
+    @property
     def trimmed(self) -> Self: ...
 
     def __len__(self) -> int: ...
@@ -63,7 +66,7 @@ def microbatches(batch: Batch, rows: Tensor, tokens: int | None) -> list[Tensor]
         return [rows]
     prompts, completions = (
         mask.sum(dim=-1).view(len(batch), -1).amax(dim=1).tolist()
-        for mask in (batch.prompt_mask, batch.attention_mask[..., batch.prompt_mask.shape[-1] :])
+        for mask in (batch.prompt_mask, batch.read_mask)
     )
     tokens //= batch.prompt_mask[0].numel() // batch.prompt_mask.shape[-1]
     parts, P, T = [], 0, 0  # the widths that the last part is padded to

@@ -129,11 +129,8 @@ def step_by_step(
         logits = decoder.step(token, going)
     finished = torch.ones(B, dtype=torch.bool, device=device)
     finished[running] = False
-    used = int(mask.any(dim=0).sum())
-    tokens, mask, logprobs, entropies = (
-        table[:, :used] for table in (tokens, mask, logprobs, entropies)
-    )
-    return tokens, mask, logprobs, entropies, finished
+    used = slice(int(mask.any(dim=0).sum()))
+    return tokens[:, used], mask[:, used], logprobs[:, used], entropies[:, used], finished
 
 
 @torch.no_grad()

@@ -52,10 +52,12 @@ class TokenBatch:
         return torch.cat([self.prompt_ids, self.completion_ids], dim=-1)
 
     @property
+    def read_mask(self) -> Tensor:  # (B, T) 1 also on what is not the policy's, such as a tool's
+        return self.completion_mask.flip(-1).cummax(-1).values.flip(-1)
+
+    @property
     def attention_mask(self) -> Tensor:  # (B, P + T)
-        # a token that is not the policy's, such as a tool's, is read all the same by those behind
-        read = self.completion_mask.flip(-1).cummax(-1).values.flip(-1)
-        return torch.cat([self.prompt_mask, read], dim=-1)
+        return torch.cat([self.prompt_mask, self.read_mask], dim=-1)
 
     @property
     def model_inputs(self) -> dict[str, Tensor | bool]:
@@ -68,7 +70,7 @@ class TokenBatch:
     def trimmed(self) -> Self:
         """The same without the columns that are padding in every row."""
         start = int(self.prompt_mask.flatten(0, -2).any(dim=0).int().argmax())
-        T = int(self.attention_mask[..., self.prompt_mask.shape[-1] :].sum(dim=-1).max())
+        T = int(self.read_mask.sum(dim=-1).max())
 
         def cut(name: str, x):
             if not isinstance(x, Tensor) or x.dim() < 2:

@@ -128,7 +128,7 @@ def sample(
             decoder, logits, T, temperature, greedy, ends, tokenizer, generator, tool
         )
     made = Rollout(prompt_ids, prompt_mask, *tables, prompts, [])
-    read = made.attention_mask[:, prompt_ids.shape[1] :].sum(dim=1) - made.finished.long()
+    read = made.read_mask.sum(dim=1) - made.finished.long()
     written = [ids[:length] for ids, length in zip(made.completion_ids.tolist(), read.tolist())]
     completions = decoded(tokenizer, prompt_ids.tolist(), written)
     return replace(made, completions=completions).trimmed
