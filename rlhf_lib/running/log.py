@@ -99,6 +99,17 @@ def read_log(path: str | os.PathLike) -> list[dict]:
     return [record for _, record in _records(Path(path))]
 
 
+def recorded(name: str) -> list[dict]:
+    """The lines of a recorded benchmark of the book; none where only the library is installed.
+
+    They are looked for in `benchmarks/results` of the working folder and of those above it.
+    Chapter: real-model.
+    """
+    place = Path("benchmarks", "results", f"{name}.jsonl")
+    found = [f / place for f in (Path.cwd(), *Path.cwd().parents) if (f / place).exists()]
+    return read_log(found[0]) if found else []
+
+
 def read_steps(path: Path, needed: Sequence[str] = ("step",)) -> list[dict]:
     """The same, of a log whose records have what is needed; a ValueError names one that has not.
 

@@ -22,7 +22,7 @@ from rlhf_lib.machinery.checkpoints import check_writable, load_checkpoint, save
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.running.log import RunLog, read_json, read_log, read_steps, write_whole
+from rlhf_lib.running.log import RunLog, read_json, read_log, read_steps, recorded, write_whole
 from rlhf_lib.worlds import letters
 from rlhf_lib.worlds.tables import rows_of_step
 from tests.unit.loops import RAGGED_PROMPTS, grpo, ppo, with_settings
@@ -46,6 +46,20 @@ def test_a_log_is_continued_and_never_overwritten(tmp_path):
         with RunLog(path) as log:
             log.write({"step": step})
     assert read_log(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_record_of_the_book_is_found_from_below_it_and_nowhere_else(tmp_path, monkeypatch):
+    lines = [{"seed": 1}, {"seed": 2}]
+    place = tmp_path / "benchmarks" / "results" / "some.jsonl"
+    place.parent.mkdir(parents=True)
+    place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    below = tmp_path / "book" / "practice"
+    below.mkdir(parents=True)
+    for folder in (tmp_path, below):
+        monkeypatch.chdir(folder)
+        assert recorded("some") == lines and recorded("other") == []
+    monkeypatch.chdir(tmp_path.parent)
+    assert recorded("some") == []
 
 
 def test_a_torn_last_line_is_cut_off_before_the_log_goes_on(tmp_path):
