@@ -10,18 +10,17 @@ each digit by itself "\\n\\n1" would have three tokens and not two, and a vocabu
 `<|endoftext|>` would get it, as a token that the model has no row for.
 
 Source: the format, docs/gguf.md of ggml; splits by their names, src/llama-vocab.cpp of llama.cpp.
-Chapter: none yet.
+Chapter: real-model.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +58,7 @@ SHOWN = 4  # names that a message lists
 
 
 def gguf():
-    """The package, which is optional; an ImportError says how to get it. Chapter: none yet."""
+    """The package, which is optional; an ImportError says how to get it. Chapter: real-model."""
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
         raise ImportError(
@@ -72,7 +71,7 @@ def gguf():
 def read_gguf(source: str | os.PathLike):
     """The model in a GGUF file and its tokenizer, as transformers' ordinary ones.
 
-    Chapter: none yet.
+    Chapter: real-model.
 
     Parameters
     ----------
@@ -107,8 +106,7 @@ def read_gguf(source: str | os.PathLike):
             f"{here}, whose weights take {weights / 1e6:,.0f} MB in float32; expected about "
             f"{needed / 1e6:,.0f} MB of free memory to unpack it, and {free / 1e6:,.0f} MB are free"
         )
-    silence = redirect_stderr(io.StringIO())  # a bar of transformers that knows no other way
-    with _by_itself(path) as (folder, name), without_hub(), no_progress_bars(), silence:
+    with _by_itself(path) as (folder, name), without_hub(), no_progress_bars(), _no_bar():
         try:
             return _model(folder, name), _tokenizer(settings)
         except Exception as error:  # transformers and gguf raise many kinds; all mean this
@@ -117,8 +115,21 @@ def read_gguf(source: str | os.PathLike):
             ) from error
 
 
+@contextmanager
+def _no_bar():
+    """The bar of this part of transformers heeds no setting, and is a widget in a notebook."""
+    from transformers import modeling_gguf_pytorch_utils as unpacking
+
+    bar = unpacking.tqdm
+    unpacking.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        unpacking.tqdm = bar
+
+
 def check_file(path: Path, here: str) -> None:
-    """Refuse what is no GGUF file, by its first bytes. Chapter: none yet."""
+    """Refuse what is no GGUF file, by its first bytes. Chapter: real-model."""
     if not path.exists():
         raise FileNotFoundError(f"{here}; expected a GGUF file, and there is none")
     if path.is_dir():

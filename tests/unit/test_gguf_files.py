@@ -225,3 +225,15 @@ def test_a_package_that_is_missing_is_named(path, monkeypatch, missing):
     told = rf"{' and '.join(missing)} not installed; .*\(pip install {' '.join(missing)}\)"
     with pytest.raises(ImportError, match=told):
         read_gguf(path)
+
+
+def test_nothing_is_shown_while_a_file_is_unpacked(tmp_path, monkeypatch):
+    """Not even the bar of transformers, which is a widget in a notebook; and it is put back."""
+    from transformers import modeling_gguf_pytorch_utils as unpacking
+
+    def bar(*args, **kwargs):
+        raise AssertionError("a bar is shown")
+
+    monkeypatch.setattr(unpacking, "tqdm", bar)
+    read_gguf(ggufs.write(tmp_path / "small.gguf"))
+    assert unpacking.tqdm is bar
