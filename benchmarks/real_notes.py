@@ -10,7 +10,8 @@ short English notes, five checks each. Every measurement is on the same held-out
 names, items, requests and wordings no training has seen. Three kinds of runs:
 
 - sft: one, on the demonstrations that were written by hand, but for `LEFT_OUT` of them;
-- grpo, ppo: a run a seed, from the SFT model and paid by the rubric alone.
+- grpo, ppo: a run a seed, from the SFT model and paid by the rubric alone; PPO's critic has the
+  lowest layers of that model.
 
 Each run has a process of its own, so that its peak memory is its own. One line a run goes to
 `results/real_notes.jsonl`, with settings, hardware and versions; what is there is not run again.
@@ -29,6 +30,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn import ModuleList
 
 from benchmarks.against_trl_worker import peak_memory
 from benchmarks.provenance import provenance
@@ -36,10 +38,12 @@ from benchmarks.recording import alone, check, command_line, record
 from rlhf_lib.algorithms import GRPO, PPO, SFT, GRPOConfig, PPOConfig, SFTConfig
 from rlhf_lib.families.smollm2 import Unpacked
 from rlhf_lib.mathematics.intervals import Z
+from rlhf_lib.mathematics.kl import exact_kl, k1, k2, k3
 from rlhf_lib.mathematics.losses import sft_loss
 from rlhf_lib.models.policy import count_parameters, load_policy
 from rlhf_lib.models.reward_model import new_reward_model
-from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.models.tokens import completion_logits, encode, selected_logprobs, token_logprobs
 from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.running.model_folder import make_folder, write_folder
 from rlhf_lib.worlds import notes
@@ -49,6 +53,7 @@ MODELS = Path(__file__).parent / ".models"
 PARAMETERS = 134_515_008
 PROMPTS, SHOWN, METHODS = 100, 12, ("grpo", "ppo")
 LEFT_OUT = 16  # demonstrations that SFT does not see
+CRITIC_LAYERS = 6  # of the policy's 30
 MAX_NEW_TOKENS = 56  # the longest demonstration has 51, and the end token
 MACHINE = dict(bf16=True, microbatch_tokens=1024)
 SHARED = dict(
@@ -135,6 +140,15 @@ def origin(models: Path) -> str:
     return told.strip().removeprefix("Made from ").removesuffix(".")
 
 
+def small_critic(policy, seed: int):
+    """A critic of the policy's lowest layers: where the policy is large, it need not be."""
+    critic = new_reward_model(policy, seed=seed)
+    (name,) = (x for x, part in critic.base_model.named_children() if isinstance(part, ModuleList))
+    setattr(critic.base_model, name, getattr(critic.base_model, name)[:CRITIC_LAYERS])
+    critic.config.num_hidden_layers = CRITIC_LAYERS
+    return critic
+
+
 # ---------------------------------------------------------------------------------- measuring
 
 
@@ -160,6 +174,26 @@ def measured(policy, reference, tokenizer, seed: int) -> dict:
     ]
     numbers = {name: x for name, x in found.items() if isinstance(x, float)}
     return {**numbers, "rubrics": found["values"]["rubric"], "shown": shown}
+
+
+@torch.no_grad()
+def estimated(policy, reference, tokenizer, seed: int) -> dict:
+    """Per token of replies to held-out prompts: mean and standard deviation of k1, k2, k3 and the
+    exact KL of its distribution, in nats, and how many tokens these are."""
+    held_out = list(notes.prompts(PROMPTS, 9, held_out=True, tokenizer=tokenizer)["prompt"])
+    generator, found = torch.Generator().manual_seed(seed), []
+    for i in range(0, PROMPTS, 10):  # few, as logits are many
+        rollout = sample(
+            policy, tokenizer, held_out[i : i + 10], MAX_NEW_TOKENS, generator=generator
+        )
+        logits, ref_logits = (completion_logits(model, rollout) for model in (policy, reference))
+        ids, real = rollout.completion_ids, rollout.completion_mask.bool()
+        log_ratio = selected_logprobs(logits, ids) - selected_logprobs(ref_logits, ids)
+        each = (k1(log_ratio), k2(log_ratio), k3(log_ratio), exact_kl(logits, ref_logits))
+        found.append(torch.stack([values[real] for values in each]))
+    values = torch.cat(found, dim=1)
+    table = zip(values.mean(dim=1).tolist(), values.std(dim=1).tolist())
+    return {**dict(zip(("k1", "k2", "k3", "exact"), table)), "tokens": values.shape[1]}
 
 
 def paired(before: list[float], after: list[float]) -> dict:
@@ -226,15 +260,18 @@ def run_online(method: str, config, models: Path) -> dict:
     data = notes.prompts(2_000, seed=seed + 100, tokenizer=tokenizer)
     how = (tokenizer, notes.rubric_reward, data, config)
     if method == "ppo":
-        loop = PPO(policy, reference, new_reward_model(policy, seed=seed), *how)
+        critic = small_critic(policy, seed)
+        line = {"critic_parameters": count_parameters(critic)}
+        loop = PPO(policy, reference, critic, *how)
     else:
-        loop = GRPO(policy, reference, *how)
+        line, loop = {}, GRPO(policy, reference, *how)
     begun, worked = time.perf_counter(), time.process_time()
-    line = {"parameters": count_parameters(policy), "history": list(loop)}
+    line |= {"parameters": count_parameters(policy), "history": list(loop)}
     line |= {"seconds": time.perf_counter() - begun, "peak_bytes": peak_memory("cpu")}
     line["cpu_seconds"] = time.process_time() - worked
     line["before"] = measured(reference, None, tokenizer, seed)
-    return line | {"after": measured(policy, reference, tokenizer, seed)}
+    line["after"] = measured(policy, reference, tokenizer, seed)
+    return line | {"estimators": estimated(policy, reference, tokenizer, seed)}
 
 
 def assert_floors(line: dict) -> None:

@@ -10,8 +10,8 @@ none of it, and no reply to it, but numbers, and replies to `QUESTIONS`. Pairs a
 dialogues, and those that are too long lose their oldest turns. Kinds of runs:
 
 - words: what a bag of words, and length alone, foresee of the held-out choices;
-- reward: SmolLM2 with a scalar head on all other pairs, three seeds; and once without the chat
-  template;
+- reward: SmolLM2 with a scalar head on all other pairs, its lowest layers frozen; three seeds, and
+  once without the chat template;
 - proxy, gold: two such models, on halves of those pairs that share no dialogue. Scores of each are
   scaled to a standard deviation of 1 on replies of the start;
 - over: GRPO against the proxy, measured on held-out prompts as it goes, by proxy and gold;
@@ -21,7 +21,7 @@ No reply is punished for being cut off at `max_new_tokens`, as most are. Proxy a
 in the folder `--models`, which git ignores, beside the start. Each run has a process of its own, so
 that its peak memory is its own; one line a run goes to `results/real_preferences.jsonl`, with
 settings, hardware and versions; what is there is not run again. Source of proxy and gold: Gao et
-al. 2022, arXiv:2210.10760. Chapter: none yet.
+al. 2022, arXiv:2210.10760. Chapter: real-model.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from rlhf_lib.algorithms import GRPO, GRPOConfig
 from rlhf_lib.algorithms.best_of_n import best_of_n
 from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining, standardise
 from rlhf_lib.machinery.precision import computing_in
+from rlhf_lib.machinery.preparation import layers_of
 from rlhf_lib.mathematics.overoptimization import best_of_n_curve
 from rlhf_lib.mathematics.tilt import best_of_n_kl_bound
 from rlhf_lib.models.policy import count_parameters, load_policy
@@ -102,8 +103,9 @@ class Setup:
     max_length: int = 256  # tokens of a dialogue with its longer reply, by the chat template
     held_out: int = 520  # pairs at least
     epochs: int = 1
+    frozen_layers: int = 20  # the lowest of a reward model's 30, and its embeddings
     reward: RewardConfig = RewardConfig(
-        batch_size=32, learning_rate=3e-5, warmup_steps=5, microbatch_tokens=2048, bf16=True
+        batch_size=32, learning_rate=5e-5, warmup_steps=5, microbatch_tokens=1024, bf16=True
     )
     prompt_length: int = 96  # tokens of a prompt that is sampled for, at most
     prompts: int = 64  # held out, of those
@@ -235,6 +237,14 @@ class Material:
 # ---------------------------------------------------------------------------------- reward models
 
 
+def freeze(model, layers: int):
+    """The model with its embeddings and lowest layers as they are: what is below them costs one
+    forward pass and no optimiser."""
+    for part in (model.get_input_embeddings(), *layers_of(model)[:layers]):
+        part.requires_grad_(False)
+    return model
+
+
 def train_reward(own: Material, kind: str, seed: int):
     """A reward model on the pairs that its kind may see, and what its training was like."""
     train = [pair for part in PARTS[kind] for pair in own.parts[part]]
@@ -242,7 +252,7 @@ def train_reward(own: Material, kind: str, seed: int):
     texts, c = own.texts(train), own.setup.reward
     steps = max(1, own.setup.epochs * len(train) // c.batch_size)
     config = dataclasses.replace(c, max_steps=steps, seed=head)
-    model = new_reward_model(own.start, head)
+    model = freeze(new_reward_model(own.start, head), own.setup.frozen_layers)
     both = (row_lengths(own.tokenizer, texts["prompt"], texts[x]) for x in ("chosen", "rejected"))
     tokens = sum(map(sum, both))
     loop = RewardTraining(model, own.tokenizer, Dataset.from_dict(texts), config)
@@ -250,6 +260,7 @@ def train_reward(own: Material, kind: str, seed: int):
     history = [{k: x[k] for k in ("step", "loss", "accuracy", "seconds")} for x in loop]
     return model, {
         "parameters": count_parameters(model),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "settings": dataclasses.asdict(config),
         "train_pairs": len(train),
         "train_tokens": tokens,  # of both replies, each with its prompt
@@ -329,7 +340,7 @@ def write(own: Material, policy, prompts: list[str], seed: int, greedy: bool = F
 def made_from(own: Material, kind: str, seed: int) -> dict:
     """What a kept reward model depends on."""
     settings = dataclasses.asdict(own.setup)
-    names = ("max_length", "held_out", "epochs", "reward", "prompt_length")
+    names = ("max_length", "held_out", "epochs", "frozen_layers", "reward", "prompt_length")
     return {"kind": kind, "seed": seed, "data": own.told} | {name: settings[name] for name in names}
 
 

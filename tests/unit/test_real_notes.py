@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -11,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks import real_notes
 from rlhf_lib.families.smollm2 import Unpacked
+from rlhf_lib.models.reward_model import token_values
 from rlhf_lib.running.model_folder import write_folder
 from rlhf_lib.worlds import letters, notes
 
@@ -20,7 +22,7 @@ def models(tmp_path, monkeypatch):
     """A folder with a small model in place of the real one, and settings as small."""
     tokenizer = letters.tokenizer()
     ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    size = dict(n_embd=16, n_layer=1, n_head=2, n_positions=192)
+    size = dict(n_embd=16, n_layer=2, n_head=2, n_positions=192)
     config = GPT2Config(vocab_size=len(tokenizer), **size, **ids, bos_token_id=None)
     torch.manual_seed(0)
     small = GPT2LMHeadModel(config).eval()
@@ -33,6 +35,7 @@ def models(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(real_notes, "SETTINGS", settings)
     monkeypatch.setattr(real_notes, "PROMPTS", 8)
+    monkeypatch.setattr(real_notes, "CRITIC_LAYERS", 1)
     monkeypatch.setattr(real_notes, "MAX_NEW_TOKENS", 6)
     return tmp_path
 
@@ -56,6 +59,38 @@ def test_every_kind_of_run_gives_a_line_that_json_can_hold(models):
     for line in online:  # from the SFT model, and not from the untouched one
         assert {"ratio_gap", "kl", "entropy", "length", "seconds"} <= line["history"][0].keys()
         assert line["before"]["shown"] == sft["after"]["shown"]
+        assert line["estimators"].keys() == {"k1", "k2", "k3", "exact", "tokens"}
+
+
+def test_the_estimators_are_of_the_policys_own_tokens(models, monkeypatch):
+    """0 for two models that are one; else k1 and k3 are near the exact KL, and none is below 0."""
+    policy, tokenizer = real_notes.tuned(models)
+    same = real_notes.estimated(policy, policy, tokenizer, 1)
+    assert all(same[name] == [0.0, 0.0] or same[name] == (0.0, 0.0) for name in ("k1", "k3"))
+    monkeypatch.setattr(real_notes, "PROMPTS", 200)
+    other = copy.deepcopy(policy)
+    with torch.no_grad():
+        noise = torch.Generator().manual_seed(0)
+        weight = other.transformer.h[0].mlp.c_proj.weight
+        weight += 0.3 * torch.randn(weight.shape, generator=noise)
+    found = real_notes.estimated(policy, other, tokenizer, 1)
+    exact = found["exact"][0]
+    for name in ("k1", "k3"):
+        mean, spread = found[name]
+        assert abs(mean - exact) < 5 * spread / found["tokens"] ** 0.5
+    assert exact > 0.001 and found["k3"][1] < found["k1"][1] and found["tokens"] > 800
+
+
+def test_the_critic_has_the_lowest_layers_and_computes_by_them_alone(models):
+    policy, tokenizer = real_notes.tuned(models)
+    critic = real_notes.small_critic(policy, 1)
+    batch = real_notes.encode(tokenizer, ["ab"], ["cd"])
+    values = token_values(critic, batch)
+    with torch.no_grad():
+        policy.transformer.h[0].mlp.c_proj.weight.mul_(3)  # it is a copy
+        critic.transformer.h[0].mlp.c_proj.weight.mul_(3)
+    assert not torch.equal(values, token_values(critic, batch))
+    assert len(critic.transformer.h) == critic.config.num_hidden_layers == 1
 
 
 def test_other_settings_of_sft_train_it_anew(models, monkeypatch):
