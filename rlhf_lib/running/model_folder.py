@@ -3,7 +3,7 @@
     python -m rlhf_lib model smollm2 --out models/smollm2
     python -m rlhf_lib sft --policy models/smollm2 --data dialogues.jsonl --out runs/sft
 
-Chapter: none yet.
+Chapter: real-model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..machinery.checkpoints import no_progress_bars
 def make_folder(out: str | os.PathLike, source: str = "smollm2", origin: str | None = None):
     """Write a model and its tokenizer as a checkpoint that transformers loads by itself.
 
-    Chapter: none yet.
+    Chapter: real-model.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def make_folder(out: str | os.PathLike, source: str = "smollm2", origin: str | N
 
 
 def check_vacant(folder: Path) -> None:
-    """Refuse a place where anything is. Chapter: none yet."""
+    """Refuse a place where anything is. Chapter: real-model."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         kind = "a folder with something in it" if folder.is_dir() else "a file"
         raise FileExistsError(f"out is {str(folder)!r}, {kind}; expected a new or empty folder")
@@ -68,7 +68,7 @@ def check_vacant(folder: Path) -> None:
 def write_folder(folder: Path, unpacked: Unpacked) -> None:
     """Write the files beside their place, and move them there when they are whole.
 
-    Chapter: none yet.
+    Chapter: real-model.
     """
     weights = sum(p.numel() * p.element_size() for p in unpacked.model.parameters())
     try:

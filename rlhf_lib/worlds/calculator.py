@@ -12,7 +12,7 @@ gap out. The answer counts, as for `sums.split`, when it stands behind the last 
 has to write it itself. What is no call, such as ``<12+>``, gets no answer, and nothing is said.
 
 Source: tools in a reply, with the calls in the text, are those of Schick et al. 2023,
-arXiv:2302.04761; the mask is TRL's `tool_mask`. Chapter: none yet.
+arXiv:2302.04761; the mask is TRL's `tool_mask`. Chapter: real-model.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Anthropic/hh-rlhf::
 
 Messages have `role` and `content`, or `from` and `value`, as ShareGPT writes them. Their text may
 stand in parts; pictures and sound are refused. A call of a tool needs a template that writes it.
-Chapters: sft, reward-model.
+Chapters: sft, reward-model, real-model.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Writer:
 
     What is text already stays as it is. `reopened` counts the rows whose answers the template
     opens in another way than it asks for them: some ask for thoughts, and take them out later.
-    Chapter: none yet.
+    Chapter: real-model.
     """
 
     def __init__(self, tokenizer=None):

@@ -13,7 +13,7 @@ function needs nothing else.
 
 Held-out tasks have other names, items, requests and wordings than all other data of this world;
 they share the days, and what may be said of an item. The demonstrations were written one by one,
-with no template behind them. Chapter: none yet.
+with no template behind them. Chapter: real-model.
 """
 
 from __future__ import annotations
