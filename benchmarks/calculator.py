@@ -185,7 +185,7 @@ def assert_floors(found: dict) -> None:
     if found["treatment"] == "masked":
         parts = found["gradient"]
         assert parts["theirs"] >= 3 * parts["own"], f"{where}: gradients {parts}"
-    else:  # it learns to foretell what it will be told
+    else:  # it learns to expect what it will be told
         assert last["nats_theirs"] <= first["nats_theirs"] - 1, f"{where}: {last['nats_theirs']}"
 
 

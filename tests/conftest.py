@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from book.build import kernel_environment
 
 os.environ.update(kernel_environment())  # processes that tests start inherit it too
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs behind it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C would wait for ever
