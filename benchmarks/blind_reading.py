@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.provenance import provenance
@@ -24,6 +24,7 @@ from benchmarks.recording import check, recorded
 from rlhf_lib.running.log import RunLog
 
 RESULTS = Path(__file__).parent / "results" / "blind_reading.jsonl"
+NAMES = ("kind", "seed", "order", "reader")
 SIDES = ("A", "B")
 
 
@@ -53,10 +54,16 @@ def read(seen: list[dict], ask: Callable[[str], str] | None = None) -> list[str]
     return answers
 
 
+def rightly(run: dict, order: int, answers: Iterable[str]) -> list[bool]:
+    """Which of the answers, one a pair, name the side that was written after."""
+    seen = pairs(run, order)
+    return [answer == pair["after"] for answer, pair in zip(answers, seen, strict=True)]
+
+
 def line(run: dict, order: int, reader: str, answers: list[str]) -> dict:
     """What is recorded of a reading."""
-    right = [answer == pair["after"] for answer, pair in zip(answers, pairs(run, order))]
-    told = {"kind": run["kind"], "seed": run["seed"], "order": order, "reader": reader}
+    right = rightly(run, order, answers)
+    told = dict(zip(NAMES, (run["kind"], run["seed"], order, reader)))
     said = {"answers": "".join(answers), "right": sum(right), "pairs": len(right)}
     return told | said | {"provenance": provenance()}
 
@@ -72,11 +79,11 @@ def known(kind: str, seed: int) -> dict:
 
 def assert_floors(reading: dict) -> None:
     """The answers fit the notes of the run, and the count is theirs."""
-    seen = pairs(known(reading["kind"], reading["seed"]), reading["order"])
-    right = sum(a == pair["after"] for a, pair in zip(reading["answers"], seen, strict=True))
+    run = known(reading["kind"], reading["seed"])
+    right = rightly(run, reading["order"], reading["answers"])
     where = f"{reading['reader']}, {reading['kind']} {reading['seed']}"
-    assert reading["right"] == right, f"{where}: {right} are right, recorded {reading['right']}"
-    assert reading["pairs"] == len(seen), f"{where}: {len(seen)} pairs"
+    assert reading["right"] == sum(right), f"{where}: {sum(right)} right, not {reading['right']}"
+    assert reading["pairs"] == len(right), f"{where}: {len(right)} pairs"
 
 
 def main() -> None:
@@ -95,10 +102,8 @@ def main() -> None:
             run = known(options.run[0], int(options.run[1]))
         except ValueError as error:
             parser.error(str(error))
-        mine = [x for x in recorded(RESULTS) if x["reader"] == options.reader]
-        if (run["kind"], run["seed"], options.order) in [
-            (x["kind"], x["seed"], x["order"]) for x in mine
-        ]:
+        told = (run["kind"], run["seed"], options.order, options.reader)
+        if told in [tuple(x[name] for name in NAMES) for x in recorded(RESULTS)]:
             parser.error(f"{options.reader} has read it in order {options.order}; take another")
         reading = line(run, options.order, options.reader, read(pairs(run, options.order)))
         with RunLog(RESULTS) as log:

@@ -157,9 +157,14 @@ def one_check(name: str, prompts, completions, **columns) -> list[float]:
     return [float(notes.checks(*row)[name]) for row in zip(prompts, completions, strict=True)]
 
 
+def held_out_prompts(tokenizer) -> list[str]:
+    """The same for every measurement of every run."""
+    return list(notes.prompts(PROMPTS, 9, held_out=True, tokenizer=tokenizer)["prompt"])
+
+
 def measured(policy, reference, tokenizer, seed: int) -> dict:
     """Held-out rubric, the share of each check, KL and length; the values of each prompt."""
-    held_out = list(notes.prompts(PROMPTS, 9, held_out=True, tokenizer=tokenizer)["prompt"])
+    held_out = held_out_prompts(tokenizer)
     rewards = {"rubric": notes.rubric_reward}
     rewards |= {name: partial(one_check, name) for name in notes.CHECKS}
     how = dict(max_new_tokens=MAX_NEW_TOKENS, seed=seed, batch_size=25, dtype=torch.bfloat16)
@@ -180,7 +185,7 @@ def measured(policy, reference, tokenizer, seed: int) -> dict:
 def estimated(policy, reference, tokenizer, seed: int) -> dict:
     """Per token of replies to held-out prompts: mean and standard deviation of k1, k2, k3 and the
     exact KL of its distribution, in nats, and how many tokens these are."""
-    held_out = list(notes.prompts(PROMPTS, 9, held_out=True, tokenizer=tokenizer)["prompt"])
+    held_out = held_out_prompts(tokenizer)
     generator, found = torch.Generator().manual_seed(seed), []
     for i in range(0, PROMPTS, 10):  # few, as logits are many
         rollout = sample(

@@ -6,6 +6,7 @@ The tokenizer is SmolLM2's own, from the package that `make test` installs.
 from __future__ import annotations
 
 import copy
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def tokenizer():
 @cache
 def chapter() -> dict:
     """What the chapter's cells on templates define: they run here as they stand there."""
-    names: dict = {"tokenizer": tokenizer(), "textwrap": __import__("textwrap")}
+    names: dict = {"tokenizer": tokenizer(), "textwrap": textwrap}
     for cell in nbformat.read(CHAPTER, as_version=4).cells:
         wanted = ("def written(", "def assistant_mask(", "MARKED = ")
         if cell.cell_type == "code" and any(x in cell.source for x in wanted):
