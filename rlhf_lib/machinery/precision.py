@@ -6,7 +6,10 @@ of .1 would be rounded away. So weights, gradients and optimiser stay as they ar
 
 A GPU does this by `torch.autocast`. On a processor with products in bfloat16 autocast wins little:
 it leaves activations in 16 bits, where everything but a product is slow. Here only the products are
-in 16 bits there, forward and backward; what goes in and comes out is float32.
+in 16 bits there, forward and backward; what goes in and comes out is float32. On a processor that
+has no such products, torch takes several times as long for them as for those of float32. There the
+numbers are rounded to 16 bits and multiplied in 32: the same results up to the order of sums, no
+time saved, and little lost.
 
 Source: Micikevicius et al. 2017, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322, for
 bfloat16. Chapter: what-a-step-costs.
@@ -14,8 +17,10 @@ bfloat16. Chapter: what-a-step-costs.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +73,18 @@ def products_are_rounded(dtype: torch.dtype | None, device: torch.device) -> boo
     return dtype is torch.bfloat16 and device.type == "cpu"
 
 
+@cache
+def multiplies_in_bfloat16() -> bool:
+    """Whether this machine's processor has products in bfloat16.
+
+    On x86 they came with AVX512-BF16 (Intel since 2020, AMD since 2022) and AMX; elsewhere oneDNN
+    says. Chapter: what-a-step-costs.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def check_precision(config, device: torch.device) -> None:
     """Refuse bfloat16 on a GPU that does not multiply in it, and where it would not be kept to.
 
@@ -95,9 +112,10 @@ def check_precision(config, device: torch.device) -> None:
 class BFloat16Products(TorchFunctionMode):
     """Within it, the linear layers of any model multiply in bfloat16 and return float32.
 
-    To round the weights takes as long as to multiply a few hundred rows by them. A dict `kept`
-    remembers them rounded, for several passes over weights that stand still: the tokens of a
-    sample, or the parts of one update. With it goes what was remembered.
+    What goes into a product and what comes out is rounded; sums are kept in float32. To round the
+    weights takes as long as to multiply a few hundred rows by them. A dict `kept` remembers them
+    rounded, for several passes over weights that stand still: the tokens of a sample, or the parts
+    of one update. With it goes what was remembered.
 
     Chapter: what-a-step-costs.
 
@@ -132,11 +150,17 @@ class BFloat16Products(TorchFunctionMode):
 
     def rounded(self, weight: Tensor) -> Tensor:
         if self.kept is None:
-            return weight.detach().bfloat16()
+            return _rounded(weight.detach())
         place = weight.data_ptr(), weight.shape
         if place not in self.kept:  # the weight too, so that nothing else comes to that place
-            self.kept[place] = weight, weight.detach().bfloat16()
+            self.kept[place] = weight, _rounded(weight.detach())
         return self.kept[place][1]
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """What is multiplied: x in bfloat16, or its rounded numbers in float32 if that is faster."""
+    low = x.bfloat16()
+    return low if multiplies_in_bfloat16() else low.float()
 
 
 class _Product(torch.autograd.Function):
@@ -147,15 +171,15 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, rounded: Tensor, transposed: bool) -> Tensor:
-        low = x.bfloat16()
-        ctx.save_for_backward(low, rounded)
+        low = _rounded(x)
+        ctx.save_for_backward(low.bfloat16(), rounded)
         ctx.transposed = transposed
-        return (low @ (rounded.t() if transposed else rounded)).to(x.dtype)
+        return (low @ (rounded.t() if transposed else rounded)).bfloat16().to(x.dtype)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (x, w), (gradient,) = ctx.saved_tensors, gradients
-        low = gradient.bfloat16()
+        (kept, w), (gradient,) = ctx.saved_tensors, gradients
+        low, x = _rounded(gradient), kept.to(w.dtype)
         to_x = low @ (w if ctx.transposed else w.t())
         to_weight = low.t() @ x if ctx.transposed else x.t() @ low
-        return to_x.to(gradient.dtype), to_weight.to(gradient.dtype), None, None
+        return *(y.bfloat16().to(gradient.dtype) for y in (to_x, to_weight)), None, None

@@ -1546,6 +1546,15 @@ MUTANTS = [
         MICROBATCHES,
     ),
     Mutant(
+        "bf16-where-the-processor-has-none",
+        "machinery/precision.py",
+        "_rounded",
+        "return low if multiplies_in_bfloat16() else low.float()",
+        "return low",
+        "many processors take ten times as long as in float32",
+        MICROBATCHES,
+    ),
+    Mutant(
         "bf16-sampler-in-float32",
         "machinery/precision.py",
         "products_are_rounded",

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf_lib.algorithms.grpo import GRPOConfig
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.algorithms.variants import VARIANTS
+from rlhf_lib.machinery import precision
 from rlhf_lib.machinery.decoding import GPT2Decoder
 from rlhf_lib.machinery.machine import Machine
 from rlhf_lib.machinery.microbatches import microbatches, share
@@ -360,6 +361,38 @@ def test_products_in_bfloat16_are_those_of_autocast_with_float32_between():
     assert (torch.nn.functional.linear(x, weight, bias) - y).abs().max() > 1e-3  # outside: exact
 
 
+def test_a_processor_without_such_products_multiplies_the_rounded_numbers(monkeypatch):
+    """torch's own products in bfloat16 take several times as long there as those in float32."""
+    torch.manual_seed(0)
+    x, weight, g = torch.randn(40, 70), torch.randn(30, 70), torch.randn(40, 30)
+    found = {}
+    for has, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision, "multiplies_in_bfloat16", lambda has=has: has)
+        leaves, kept = [t.clone().requires_grad_() for t in (x, weight)], {}
+        with BFloat16Products(kept):
+            y = torch.nn.functional.linear(*leaves)
+        y.backward(g)
+        assert {low.dtype for _, low in kept.values()} == {kind}
+        found[has] = [y.detach(), *(leaf.grad for leaf in leaves)]
+    for one, other in zip(found[True], found[False]):
+        assert torch.equal(other, other.bfloat16().float())  # what comes out is rounded too
+        assert torch.allclose(one, other, rtol=0.01, atol=0.05)
+    exact = torch.nn.functional.linear(x, weight)
+    assert (found[False][0] - exact).abs().max() > 1e-3
+
+
+def test_a_processor_is_asked_once_whether_it_has_such_products(monkeypatch):
+    precision.multiplies_in_bfloat16.cache_clear()
+    for avx, amx in ((False, False), (True, False), (False, True)):
+        monkeypatch.setattr(precision.platform, "machine", lambda: "AMD64")
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert precision.multiplies_in_bfloat16() is (avx or amx)
+        monkeypatch.undo()
+        assert precision.multiplies_in_bfloat16() is (avx or amx)
+        precision.multiplies_in_bfloat16.cache_clear()
+
+
 @pytest.mark.parametrize("make", [ppo, grpo])
 def test_weights_rounded_once_an_update_are_those_of_that_update(make, monkeypatch):
     def run():
@@ -367,9 +400,8 @@ def test_weights_rounded_once_an_update_are_those_of_that_update(make, monkeypat
         return [r["gradient_norm"] for r in loop], loop.policy.state_dict()
 
     norms, weights = run()
-    monkeypatch.setattr(
-        BFloat16Products, "rounded", lambda self, weight: weight.detach().bfloat16()
-    )
+    remembered = BFloat16Products.__init__
+    monkeypatch.setattr(BFloat16Products, "__init__", lambda self, kept=None: remembered(self))
     again, anew = run()
     assert norms == again and all(torch.equal(x, anew[name]) for name, x in weights.items())
 
