@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+NOT_HERE = "no record {!r} here; the book's repository has it in benchmarks/results"
 
 
 class RunLog:
@@ -100,14 +103,20 @@ def read_log(path: str | os.PathLike) -> list[dict]:
 
 
 def recorded(name: str) -> list[dict]:
-    """The lines of a recorded benchmark of the book; none where only the library is installed.
+    """The lines of a recorded benchmark of the book; none, and a warning, where it is not.
 
-    They are looked for in `benchmarks/results` of the working folder and of those above it.
+    It is looked for in `benchmarks/results` of the working folder and of those above it, then of
+    the repository that this library stands in, then in the installed package, which brings it.
     Chapter: real-model.
     """
-    place = Path("benchmarks", "results", f"{name}.jsonl")
-    found = [f / place for f in (Path.cwd(), *Path.cwd().parents) if (f / place).exists()]
-    return read_log(found[0]) if found else []
+    package = Path(__file__).parents[1]
+    clones = (Path.cwd(), *Path.cwd().parents, package.parent)
+    folders = [*(clone / "benchmarks" / "results" for clone in clones), package / "records"]
+    for folder in folders:
+        if (file := folder / f"{name}.jsonl").exists():
+            return read_log(file)
+    warnings.warn(NOT_HERE.format(name), RuntimeWarning, stacklevel=2)
+    return []
 
 
 def read_steps(path: Path, needed: Sequence[str] = ("step",)) -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -192,9 +193,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("package")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(
-        ROOT / "rlhf_lib", folder / "rlhf_lib", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("rlhf_lib", "benchmarks/results"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(
         [
             sys.executable,
@@ -215,14 +215,38 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next((folder / "made").glob("*.whl")))
 
 
-def test_the_installed_package_is_the_whole_folder(wheel):
+def test_the_installed_package_is_the_whole_folder_and_the_records(wheel):
     packed = {name for name in wheel.namelist() if name.startswith("rlhf_lib/")}
     folder = {
         p.relative_to(ROOT).as_posix()
         for p in (ROOT / "rlhf_lib").rglob("*")
         if p.is_file() and "__pycache__" not in p.parts
     }
-    assert packed == folder
+    results = (ROOT / "benchmarks" / "results").iterdir()
+    assert packed == folder | {f"rlhf_lib/records/{file.name}" for file in results}
+
+
+def test_a_record_is_found_where_only_the_package_is(wheel, tmp_path):
+    """As on Colab: no clone above the working folder; the installed library brings the record."""
+    wheel.extractall(tmp_path / "installed")
+    elsewhere = tmp_path / "downloads"
+    elsewhere.mkdir()
+    code = (
+        "import warnings; warnings.simplefilter('error'); import rlhf_lib.running.log as log; "
+        "print(log.__file__); print(len(log.recorded('sft_seeds'))); "
+        "warnings.simplefilter('always'); print(log.recorded('nothing'))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    file, lines, nothing = found.stdout.splitlines()
+    assert Path(file).is_relative_to(tmp_path) and int(lines) >= 5 and nothing == "[]"
+    assert "no record 'nothing' here; the book's repository has it" in found.stderr
 
 
 def test_a_bare_copy_imports_and_is_light(tmp_path):
