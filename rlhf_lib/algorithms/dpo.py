@@ -14,7 +14,7 @@ takes single completions, each labelled desirable or not, and compares each with
 It leaves out, against the larger implementations: a reference that follows the policy, and
 mixtures of losses. Axes: B completions of a step, T completion tokens. Source:
 Rafailov et al. 2023, arXiv:2305.18290; IPO, Azar et al. 2023, arXiv:2310.12036; SimPO, Meng et al.
-2024, arXiv:2405.14734; KTO, Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: none yet.
+2024, arXiv:2405.14734; KTO, Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: dpo.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DPOConfig(Config):
     `average_log_prob` is a setting here alone: TRL 1.16 averages for "ipo", always, and so differs
     from eq. 17 of the paper, of whole completions, wherever those of a pair differ in length.
 
-    Chapter: none yet.
+    Chapter: dpo.
     """
 
     loss_type: str = "dpo"  # or "ipo", "simpo", "kto"; TRL calls the first "sigmoid"
@@ -79,14 +79,14 @@ class DPOConfig(Config):
 
 @dataclass
 class Pairs(PairBatch):
-    """Comparisons to learn from. Chapter: none yet."""
+    """Comparisons to learn from. Chapter: dpo."""
 
     ref_logprobs: Tensor  # (B, 2, 1) of the completions under the reference
 
 
 @dataclass
 class Labelled(TokenBatch):
-    """Single completions to learn from, for "kto". Chapter: none yet."""
+    """Single completions to learn from, for "kto". Chapter: dpo."""
 
     ref_logprobs: Tensor  # (B,) under the reference
     desirable: Tensor  # (B,) whether a completion is
@@ -102,7 +102,7 @@ class DPO(Loop):
     in nats per completion (per token for "simpo", and with `average_log_prob`). Watch it: the
     margin can grow while it falls.
 
-    Source: as for this module. Chapter: none yet.
+    Source: as for this module. Chapter: dpo.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ class DPO(Loop):
 def implicit_rewards(logprobs: Tensor, rewards: Tensor, chosen: Tensor) -> dict:
     """Means over the chosen (or desirable) completions and over the others, each with its count.
 
-    Chapter: none yet.
+    Chapter: dpo.
     """
     found = {}
     for which, rows in (("chosen", chosen), ("rejected", ~chosen)):

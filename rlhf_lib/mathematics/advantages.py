@@ -299,7 +299,8 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
     """The reward of each token: the KL penalty everywhere, the score on the last real token.
 
-    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2. Chapters: ppo-mechanics, ppo-live.
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2, eq. 2. Chapters: ppo-mechanics,
+    ppo-live.
 
     Parameters
     ----------

@@ -246,7 +246,8 @@ def rloo_loss(
     RLOO treats a completion as one action. On the first pass over a batch the ratio is 1 and this
     is REINFORCE.
 
-    Source: Ahmadian et al. 2024, arXiv:2402.14740, section 3.2. Chapter: grpo-variants.
+    Source: Ahmadian et al. 2024, arXiv:2402.14740, section 3, for the completion as one action. The
+    clip is PPO's; they find that it hardly ever acts. Chapter: grpo-variants.
 
     Parameters
     ----------
@@ -448,7 +449,7 @@ def dpo_loss(
     """Bradley–Terry on the implicit reward β (log π − log π_ref), averaged over pairs, in nats.
 
     Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing from Mitchell 2023,
-    https://ericmitchell.ai/cdpo.pdf. Chapter: none yet.
+    https://ericmitchell.ai/cdpo.pdf. Chapter: dpo.
 
     Parameters
     ----------
@@ -479,7 +480,7 @@ def ipo_loss(
     Where DPO's loss always asks for more, this one stops, so pairs that are never contradicted do
     not drive the policy off to infinity.
 
-    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: none yet.
+    Source: Azar et al. 2023, arXiv:2310.12036, eq. 17. Chapter: dpo.
 
     Parameters
     ----------
@@ -511,7 +512,7 @@ def _gap(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Ten
 def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 2.0, margin: float = 1.0) -> Tensor:
     """Bradley–Terry with a margin on log-probabilities per token; there is no reference.
 
-    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: none yet.
+    Source: Meng et al. 2024, arXiv:2405.14734, eq. 6. Chapter: dpo.
 
     Parameters
     ----------
@@ -540,7 +541,7 @@ def kto_loss(
 ) -> Tensor:
     """λ − λ σ(±(β log-ratio − β KL)): single completions, each marked good or bad.
 
-    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: none yet.
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8. Chapter: dpo.
 
     Parameters
     ----------

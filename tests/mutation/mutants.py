@@ -26,6 +26,7 @@ MICROSCOPE = ["tests/unit/test_reward_microscope.py"]
 WORD_SCORES = ["tests/unit/test_rewards.py::test_word_scores_of_a_sum_are_its_parts"]
 EXPLORERS = ["tests/unit/test_clip_explorer.py", "tests/unit/test_gae_explorer.py"]
 GROUP_EXPLORER = ["tests/unit/test_group_explorer.py"]
+DPO_EXPLORER = ["tests/unit/test_dpo_explorer.py"]
 NOTES = ["tests/unit/test_notes.py"]
 READING = ["tests/unit/test_sums.py::test_a_completion_is_read_as_a_marker_would"]
 REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles"]
@@ -676,6 +677,24 @@ MUTANTS = [
         '"num_generations": G, "advantage": "group"',
         "REINFORCE++ compares within the group, as GRPO does",
         GROUP_EXPLORER,
+    ),
+    Mutant(
+        "dpo-explorer-labels-swapped",
+        "seeing/widgets/dpo_explorer.py",
+        "DPOExplorer.result",
+        "torch.tensor([True, False])",
+        "torch.tensor([False, True])",
+        "KTO pushes the chosen completion down and the rejected one up",
+        DPO_EXPLORER,
+    ),
+    Mutant(
+        "dpo-explorer-other-loss",
+        "seeing/widgets/dpo_explorer.py",
+        "DPOExplorer.result",
+        '{"dpo": dpo_loss, "ipo": ipo_loss}[self.loss]',
+        "dpo_loss",
+        "IPO's numbers are DPO's",
+        DPO_EXPLORER,
     ),
     Mutant(
         "endless-working-unread",

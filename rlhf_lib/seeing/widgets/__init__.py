@@ -8,6 +8,7 @@ in `common.js` and `common.css`.
 from .annotator import Annotator
 from .bradley_terry_explorer import BradleyTerryExplorer
 from .clip_explorer import ClipExplorer
+from .dpo_explorer import DPOExplorer
 from .estimator_explorer import EstimatorExplorer
 from .gae_explorer import GAEExplorer
 from .group_explorer import GroupExplorer
@@ -24,6 +25,7 @@ __all__ = [
     "Annotator",
     "BradleyTerryExplorer",
     "ClipExplorer",
+    "DPOExplorer",
     "EstimatorExplorer",
     "GAEExplorer",
     "GroupExplorer",

@@ -1,4 +1,4 @@
-// Mathematics that the two demos of comparisons share. Stands after demo.js, before a demo's own code.
+// Mathematics that the demos of comparisons share. Stands after demo.js, before a demo's own code.
 
 const sigmoid = (z) => (z >= 0 ? 1 / (1 + Math.exp(-z)) : Math.exp(z) / (1 + Math.exp(z)));
 const softplus = (z) => Math.max(z, 0) + Math.log1p(Math.exp(-Math.abs(z)));
