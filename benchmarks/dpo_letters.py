@@ -1,6 +1,6 @@
 """Learning from the same comparisons with and without a loop: DPO, its relatives, and PPO.
 
-    python -m benchmarks.dpo_letters --seeds 1 2 3 4 5     # about 8 minutes a seed on one core
+    python -m benchmarks.dpo_letters --seeds 1 2 3 4 5     # about 20 minutes a seed on one core
     python -m benchmarks.dpo_letters --check               # assert the floors on what is recorded
 
 Every run starts from the shipped SFT model of the letters world. A seed stands for its own pool of
@@ -27,10 +27,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.provenance import provenance
-from benchmarks.recording import record_runs
+from benchmarks.recording import record_runs, trained_once
 from rlhf_lib.algorithms import DPO, PPO, DPOConfig, PPOConfig
 from rlhf_lib.algorithms.reward_training import pair_accuracy
-from rlhf_lib.models.reward_model import load_reward_model
+from rlhf_lib.mathematics.losses import sequence_logprobs
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode, token_logprobs
@@ -102,12 +102,8 @@ class Material:
 
     def trained_reward(self):
         """The reward model of this seed, trained once and kept in CACHE."""
-        folder = CACHE / f"seed-{self.seed}"
-        if not (folder / "done").exists():
-            model = artifacts.train_reward(self.sft, self.tokenizer, self.pairs, self.seed)
-            model.save_pretrained(folder)
-            (folder / "done").touch()
-        return load_reward_model(folder)
+        how = (self.sft, self.tokenizer, self.pairs, self.seed)
+        return trained_once(CACHE / f"seed-{self.seed}", lambda: artifacts.train_reward(*how))
 
     def flipped(self):
         """The pairs, some of them with chosen and rejected exchanged."""
@@ -140,7 +136,7 @@ class Material:
         found = []
         for side in ("chosen", "rejected"):
             batch = encode(self.tokenizer, list(self.left_out["prompt"]), list(self.left_out[side]))
-            found.append((token_logprobs(model, batch) * batch.completion_mask).sum(dim=1))
+            found.append(sequence_logprobs(token_logprobs(model, batch), batch.completion_mask))
         return torch.stack(found)
 
     def measured(self, policy) -> dict:

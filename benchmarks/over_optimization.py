@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.provenance import provenance
-from benchmarks.recording import command_line, record, recorded
+from benchmarks.recording import command_line, record, recorded, trained_once
 from rlhf_lib.algorithms.best_of_n import best_of_n
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.algorithms.reward_training import (
@@ -38,7 +38,7 @@ from rlhf_lib.algorithms.reward_training import (
     standardise,
 )
 from rlhf_lib.mathematics.overoptimization import best_of_n_curve
-from rlhf_lib.models.reward_model import load_reward_model, new_reward_model
+from rlhf_lib.models.reward_model import new_reward_model
 from rlhf_lib.models.rewards import LearnedReward, ensemble
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
@@ -80,13 +80,13 @@ class Material:
 
     def reward(self, pairs: int, member: int = 0) -> LearnedReward:
         """A reward model of this seed; `member` is a random head and an order of the data."""
-        folder = CACHE / f"seed-{self.seed}-pairs-{pairs}-member-{member}"
-        if not (folder / "done").exists():
+
+        def train():
             data = artifacts.compare(self.sft, self.tokenizer, pairs, self.seed, self.annotators)
-            model = self.train(data, REWARD_STEPS[pairs], self.seed + 1_000 * member)
-            model.save_pretrained(folder)
-            (folder / "done").touch()
-        return LearnedReward(load_reward_model(folder), self.tokenizer)
+            return self.train(data, REWARD_STEPS[pairs], self.seed + 1_000 * member)
+
+        folder = CACHE / f"seed-{self.seed}-pairs-{pairs}-member-{member}"
+        return LearnedReward(trained_once(folder, train), self.tokenizer)
 
     def train(self, data, steps: int, seed: int):
         """As `artifacts.train_reward`, with a number of steps that suits the number of pairs."""

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from book.build import LARGE
+from rlhf_lib.models.reward_model import load_reward_model
 from rlhf_lib.running.log import RunLog, read_log
 
 
@@ -59,6 +61,14 @@ def record(
             with RunLog(results) as log:
                 log.write(line)
             print(f"{', '.join(map(str, values))}: {time.perf_counter() - begun:.0f} s", flush=True)
+
+
+def trained_once(folder: Path, train: Callable[[], Any]):
+    """The reward model in a folder; trained and put there by the first call that asks for it."""
+    if not (folder / "done").exists():
+        train().save_pretrained(folder)
+        (folder / "done").touch()
+    return load_reward_model(folder)
 
 
 def alone(run: Callable[..., dict], *settings) -> Callable[..., dict]:

@@ -150,16 +150,15 @@ class BFloat16Products(TorchFunctionMode):
 
     def rounded(self, weight: Tensor) -> Tensor:
         if self.kept is None:
-            return _rounded(weight.detach())
+            return _operand(weight.detach().bfloat16())
         place = weight.data_ptr(), weight.shape
         if place not in self.kept:  # the weight too, so that nothing else comes to that place
-            self.kept[place] = weight, _rounded(weight.detach())
+            self.kept[place] = weight, _operand(weight.detach().bfloat16())
         return self.kept[place][1]
 
 
-def _rounded(x: Tensor) -> Tensor:
-    """What is multiplied: x in bfloat16, or its rounded numbers in float32 if that is faster."""
-    low = x.bfloat16()
+def _operand(low: Tensor) -> Tensor:
+    """Numbers in bfloat16 as they are multiplied: so, or in float32 where that is faster."""
     return low if multiplies_in_bfloat16() else low.float()
 
 
@@ -171,15 +170,16 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, rounded: Tensor, transposed: bool) -> Tensor:
-        low = _rounded(x)
-        ctx.save_for_backward(low.bfloat16(), rounded)
+        low = x.bfloat16()
+        ctx.save_for_backward(low, rounded)
         ctx.transposed = transposed
-        return (low @ (rounded.t() if transposed else rounded)).bfloat16().to(x.dtype)
+        return (_operand(low) @ (rounded.t() if transposed else rounded)).bfloat16().to(x.dtype)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (kept, w), (gradient,) = ctx.saved_tensors, gradients
-        low, x = _rounded(gradient), kept.to(w.dtype)
+        (x, w), (gradient,) = ctx.saved_tensors, gradients
+        x, low = _operand(x), _operand(gradient.bfloat16())
         to_x = low @ (w if ctx.transposed else w.t())
         to_weight = low.t() @ x if ctx.transposed else x.t() @ low
-        return *(y.bfloat16().to(gradient.dtype) for y in (to_x, to_weight)), None, None
+        kind = gradient.dtype
+        return to_x.bfloat16().to(kind), to_weight.bfloat16().to(kind), None, None

@@ -1567,7 +1567,7 @@ MUTANTS = [
     Mutant(
         "bf16-where-the-processor-has-none",
         "machinery/precision.py",
-        "_rounded",
+        "_operand",
         "return low if multiplies_in_bfloat16() else low.float()",
         "return low",
         "many processors take ten times as long as in float32",

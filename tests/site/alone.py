@@ -46,6 +46,15 @@ def redraw(page, first: dict, then: dict) -> dict:
     return render(page, "_esm", "*", first, then)
 
 
+def assert_told(page, bad: dict, says: str) -> None:
+    """The shown demo says what is wrong with a state, from the start and later, and stays whole."""
+    start = redraw(page, bad, {})
+    assert says in start["text"] and not start["figure"]
+    later = redraw(page, {}, bad)
+    assert says in later["text"] and later["figure"] and "NaN" not in later["inside"]
+    assert page.errors == []
+
+
 BEYOND = """(root) => [...root.querySelectorAll("*")]
   .map((e) => [e.outerHTML.slice(0, 90), e.getBoundingClientRect()])
   .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)"""

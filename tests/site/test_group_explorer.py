@@ -7,7 +7,7 @@ import pytest
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.seeing.widgets import GroupExplorer
 from rlhf_lib.seeing.widgets.group_explorer import PRESETS
-from tests.site.alone import assert_fits, assert_readable, redraw, show
+from tests.site.alone import assert_fits, assert_readable, assert_told, show
 
 EXACT = 1e-9
 
@@ -220,11 +220,7 @@ def test_groups_of_two_to_twelve(page):
 )
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     show(page, GroupExplorer())
-    start = redraw(page, bad, {})
-    assert says in start["text"] and not start["figure"]
-    later = redraw(page, {}, bad)
-    assert says in later["text"] and later["figure"] and "NaN" not in later["inside"]
-    assert page.errors == []
+    assert_told(page, bad, says)
 
 
 @pytest.mark.parametrize("width", [390, 820, 1280])

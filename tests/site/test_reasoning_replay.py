@@ -9,7 +9,7 @@ import pytest
 from rlhf_lib.seeing.widgets import ReasoningReplay
 from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES
 from rlhf_lib.worlds import sums
-from tests.site.alone import assert_fits, assert_readable, redraw, show
+from tests.site.alone import assert_fits, assert_readable, assert_told, show
 from tests.unit.test_reasoning_replay import ROWS, TWO, recorded, row
 
 CARDS = """root => Object.fromEntries([...root.querySelectorAll("[data-card]")].map((card) => {
@@ -363,11 +363,7 @@ def test_a_right_answer_is_right_whatever_the_working(page):
 )
 def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
     made_up(page)
-    start = redraw(page, bad, {})
-    assert says in start["text"] and not start["figure"]
-    later = redraw(page, {}, bad)
-    assert says in later["text"] and later["figure"] and "NaN" not in later["inside"]
-    assert page.errors == []
+    assert_told(page, bad, says)
 
 
 LONG = [
