@@ -18,7 +18,10 @@ book: book-env ## build the HTML from the stored outputs (REPOSITORY=https://...
 
 test: test-env ## run every test: unit, identity, notebooks, site
 	@$(PY) tests/site/browser.py
-	@$(PY) -m pytest
+	@failed=0; \
+	$(PY) -m pytest rlhf_lib tests --numprocesses logical --maxprocesses 4 --dist loadfile || failed=1; \
+	$(PY) -m pytest book || failed=1; \
+	exit $$failed
 
 format: test-env ## lay out Python (ruff) and the browser's code (biome) as the tests want it
 	@$(PY) -m ruff check --quiet --select I --fix .

@@ -8,6 +8,8 @@ import signal
 from book.build import kernel_environment
 
 os.environ.update(kernel_environment())  # processes that tests start inherit it too
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests share the cores: a process has one
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs behind it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C would wait for ever

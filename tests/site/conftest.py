@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 from book.build import build
@@ -27,10 +28,20 @@ FLAGS = [
 
 @pytest.fixture(scope="session")
 def html(tmp_path_factory) -> Path:
-    """The folder of the built book; BOOK_HTML names one that is already there."""
+    """The folder of the built book; BOOK_HTML names one that is already there.
+
+    Where several processes share the tests, the first that comes here builds for all of them.
+    """
     if given := os.environ.get("BOOK_HTML"):
         return Path(given).resolve()
-    return build(output=tmp_path_factory.mktemp("book")).parent
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return build(output=tmp_path_factory.mktemp("book")).parent
+    shared = tmp_path_factory.getbasetemp().parent
+    with FileLock(shared / "book.lock"):
+        told = shared / "book.txt"
+        if not told.exists():
+            told.write_text(str(build(output=shared / "book").parent), encoding="utf-8")
+    return Path(told.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
