@@ -52,6 +52,7 @@ skipped at first, as may the families until you bring a model of your own::
                   loop              stepping, stopping and going on, for all of them
     seeing        plots, widgets    figures and interactive demos
                   tables, drawings  of results and of processes, as HTML and as text
+                  word_scores       what each word of a completion does to its score
     running       artifacts         shipped checkpoints, and how each is rebuilt
                   evaluation        held-out measurements with their errors
                   log               what a run leaves behind, in JSON lines

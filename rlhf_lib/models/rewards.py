@@ -21,7 +21,6 @@ one has to be made a `LearnedReward`::
     judged        JudgeReward               a language model asked about one completion
                   PairwiseJudge             a language model asked which of two is better
     shaped        length_penalty, soft_overlong_punishment
-    taken apart   word_scores               what each word of a completion does to its score
 
 Chapters: reward-model, reward-sources, rlvr.
 """
@@ -30,21 +29,19 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import string
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..families.support import check_one_output
+from ..families.support import check_context, check_one_output
 from ..machinery.calling import as_list, call, outcomes, results
 from .reward_model import reward_scores
-from .tokens import check_context, encode, encode_prompts, position_ids
+from .tokens import encode, encode_prompts, position_ids
 
-Answers = tuple[str, str]
 Rewards = Sequence[float | None]
 RewardFunction = Callable[..., Any]  # gives Rewards, at once or when awaited
 
@@ -112,7 +109,7 @@ class CombinedReward:
         self.rewards, self.combine, self.__name__ = list(map(as_reward, rewards)), combine, name
         if not self.rewards:
             raise ValueError("rewards is empty; expected at least one reward function")
-        names = [_name(reward) for reward in self.rewards]
+        names = [name_of(reward) for reward in self.rewards]
         self.names = [f"{x}_{i + 1}" if names.count(x) > 1 else x for i, x in enumerate(names)]
         self.table: Tensor | None = None
 
@@ -266,7 +263,7 @@ class VerifiableReward:
 
     def __init__(self, verifier: Callable, name: str | None = None, columns: Sequence[str] = ()):
         self.verifier, self.columns, self.errors = verifier, columns, 0
-        self.__name__ = name or _name(verifier)
+        self.__name__ = name or name_of(verifier)
 
     def __call__(self, /, prompts: list[str], completions: list[str], **columns) -> list[float]:
         taken = [_column(columns, name, len(completions)) for name in self.columns]
@@ -420,12 +417,7 @@ class JudgeReward:
     """
 
     def __init__(
-        self,
-        model,
-        tokenizer,
-        template: str,
-        answers: Answers = ("yes", "no"),
-        batch_size: int = 64,
+        self, model, tokenizer, template: str, answers=("yes", "no"), batch_size: int = 64
     ):
         _check_template(template, {"prompt", "completion"})
         self.model, self.tokenizer, self.template = model, tokenizer, template
@@ -466,7 +458,7 @@ class PairwiseJudge:
         model,
         tokenizer,
         template: str,
-        answers: Answers = ("1", "2"),
+        answers=("1", "2"),
         against: str = "reference",
         batch_size: int = 64,
     ):
@@ -524,7 +516,7 @@ def _answer_log_odds(judge: JudgeReward | PairwiseJudge, texts: list[str]) -> Te
     return torch.cat(parts)
 
 
-def _answer_ids(tokenizer, answers: Answers) -> list[int]:
+def _answer_ids(tokenizer, answers) -> list[int]:
     rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
     for answer, row in zip(answers, rows):
         if len(row) != 1 or row[0] == tokenizer.unk_token_id:
@@ -595,77 +587,6 @@ def _lengths(completions: list[str], tokenizer) -> list[int]:
     return list(map(len, tokenizer(completions, add_special_tokens=False)["input_ids"]))
 
 
-# ---------------------------------------------------------------------------------- word by word
-
-WORD = re.compile(r"\s*(?:\w+(?:['’-]\w+)*|[^\w\s])")  # with the white space before it
-
-
-class WordScores(NamedTuple):
-    """What each word of a completion does to its score. Everything is in units of reward.
-
-    Chapter: reward-model.
-
-    Attributes
-    ----------
-    pieces : list of N strings
-        The words and punctuation marks, each with the white space before it; together, the
-        completion.
-    score : float
-        r(y) of the whole completion.
-    contributions : list of N floats
-        r(y) − r(y without word i). Exact for any reward function. The words act together, so these
-        need not add up to anything.
-    running : list of N + 1 floats
-        The reward of the first 0, 1, …, N words, each as a whole completion. The steps add up to
-        r(y) − r(empty). A reward model learns from whole completions, though.
-    """
-
-    pieces: list[str]
-    score: float
-    contributions: list[float]
-    running: list[float]
-
-
-def word_scores(reward: RewardFunction, prompt: str, completion: str) -> WordScores:
-    """Score a completion, the completion without each of its words, and each of its beginnings.
-
-    Every number is the reward of a complete text, with its end token: the head of a reward model
-    is trained at the last token alone, so what it gives at an earlier one is not used.
-
-    Definition: leave one out, r(y) − r(y without word i). Chapter: reward-model.
-
-    Parameters
-    ----------
-    reward : callable
-    prompt, completion : str
-        The completion has at least one word.
-
-    Raises
-    ------
-    ValueError
-        If the completion has no word, or a score is not finite or None.
-    RuntimeError
-        If the reward function raises, as a completion over the model's context makes it.
-
-    Examples
-    --------
-    >>> commas = lambda prompts, completions: [float(c.count(",")) for c in completions]
-    >>> word_scores(commas, "say hello", "hello, you").contributions
-    [0.0, 1.0, 0.0]
-    """
-    pieces = WORD.findall(completion.strip())
-    if not pieces:
-        raise ValueError("the completion is empty; expected at least one word")
-    n = len(pieces)
-    without = ["".join(pieces[:i] + pieces[i + 1 :]).strip() for i in range(n)]
-    beginnings = ["".join(pieces[:i]) for i in range(n)]
-    texts = ["".join(pieces), *without, *beginnings]
-    score, *others = call_reward(reward, [prompt] * len(texts), texts).double().tolist()
-    if any(map(math.isnan, [score, *others])):
-        raise ValueError(f"reward function {_name(reward)!r} returned None; expected a number")
-    return WordScores(pieces, score, [score - other for other in others[:n]], [*others[n:], score])
-
-
 # ---------------------------------------------------------------------------------- calling
 
 
@@ -710,7 +631,7 @@ def reward_table(
 
 
 def _checked(reward: RewardFunction, found, completions: list[str]) -> list[float]:
-    who, n = f"reward function {_name(reward)!r}", len(completions)
+    who, n = f"reward function {name_of(reward)!r}", len(completions)
     try:
         if isinstance(found, Exception):
             raise found
@@ -729,7 +650,11 @@ def _checked(reward: RewardFunction, found, completions: list[str]) -> list[floa
     return [math.nan if value is None else float(value) for value in values]
 
 
-def _name(reward: Callable) -> str:
+def name_of(reward: Callable) -> str:
+    """What a reward is called in logs and errors.
+
+    Chapter: reward-sources.
+    """
     while isinstance(reward, partial):
         reward = reward.func
     return getattr(reward, "__name__", type(reward).__name__)

@@ -608,7 +608,7 @@ MUTANTS = [
     ),
     Mutant(
         "word-not-left-out",
-        "models/rewards.py",
+        "seeing/word_scores.py",
         "word_scores",
         "(pieces[:i] + pieces[i + 1:])",
         "(pieces[:i + 1] + pieces[i + 1:])",
@@ -617,7 +617,7 @@ MUTANTS = [
     ),
     Mutant(
         "word-score-sign",
-        "models/rewards.py",
+        "seeing/word_scores.py",
         "word_scores",
         "[score - other for other in others[:n]]",
         "[other - score for other in others[:n]]",
@@ -4520,7 +4520,7 @@ MUTANTS = [
     ),
     Mutant(
         "lengths-of-a-composed-model",
-        "models/tokens.py",
+        "families/support.py",
         "context_of",
         "config = config.get_text_config(decoder=True)",
         "pass",

@@ -9,9 +9,9 @@ import json
 
 import pytest
 
-from rlhf_lib.models.rewards import word_scores
 from rlhf_lib.seeing.widgets import RewardMicroscope
 from rlhf_lib.seeing.widgets.reward_microscope import letters_edits
+from rlhf_lib.seeing.word_scores import word_scores
 from rlhf_lib.worlds import letters
 
 PROMPT = "write to ben. ask for a refund: the lamp, friday. reply:"

@@ -36,9 +36,9 @@ from rlhf_lib.models.rewards import (
     rule_reward,
     soft_overlong_punishment,
     weighted_sum,
-    word_scores,
 )
 from rlhf_lib.models.tokens import completion_logits, encode
+from rlhf_lib.seeing.word_scores import word_scores
 from rlhf_lib.worlds import letters
 from tests.unit.small import RAGGED, count_words, in_a_running_loop, policy, reward_model, tokenizer
 

@@ -17,7 +17,7 @@ from ...worlds import letters
 from .base import Demo, browser_code, styles
 
 if TYPE_CHECKING:  # the other demos need no PyTorch, so it is loaded by what uses it
-    from ...models.rewards import WordScores
+    from ..word_scores import WordScores
 
 DIGITS = 4  # what is kept of a score
 UNCHANGED, TYPED = "as written", "your own"
@@ -178,7 +178,8 @@ class RewardMicroscope(Demo):
 
     def _row(self, prompt: str, name: str, completion: str) -> dict:
         """A completion as it is stored: scores rounded, so that the page stays small."""
-        from ...models.rewards import call_reward, word_scores
+        from ...models.rewards import call_reward
+        from ..word_scores import word_scores
 
         scores = word_scores(self.reward, prompt, completion)
         gold = None
@@ -251,7 +252,7 @@ class RewardMicroscope(Demo):
     @property
     def result(self) -> MicroscopeNumbers:
         """The numbers on display; of the text as written where it has no edit of that name."""
-        from ...models.rewards import WordScores
+        from ..word_scores import WordScores
 
         rows = self.rows[self.case]
         if self.typed.get("case") == self.case:
