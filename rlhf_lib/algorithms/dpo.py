@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from ..families.adapters import needed_reference
+from ..families.support import context_of
 from ..machinery.decoding import position_ids
 from ..machinery.processes import check_one_process
 from ..machinery.settings import check_choices
 from ..mathematics.losses import dpo_loss, ipo_loss, kto_loss, sequence_logprobs, simpo_loss
-from ..models.tokens import PairBatch, TokenBatch, context_of, encode, token_logprobs
+from ..models.tokens import PairBatch, TokenBatch, encode, token_logprobs
 from ..worlds.lengths import check_lengths
 from ..worlds.tables import column, rows_of_step
 from .loop import Config, Loop

@@ -170,15 +170,14 @@ class GRPO(OnlineLoop):
 
     def learn(self, rollout: Rollout, scores: Tensor, drawn: Tensor) -> dict:
         """3 and 4: compare the completions of each group, and update; the record of the step."""
+        rollout, weights, seen = self.corrected(self.policy, rollout)
         c, mask, ref_logprobs = self.config, rollout.completion_mask, rollout.logprobs
         if self.reference is not None:
-            ref_logprobs = self.machine.table(
-                lambda batch: token_logprobs(self.reference, batch, c.temperature), rollout
-            )
+            ref_logprobs = self.logprobs(self.reference, rollout)
         log_ratio = rollout.logprobs - ref_logprobs
         kl = {"kl": k1(log_ratio).sum(dim=1).mean().item()} if self.reference is not None else {}
 
-        advantages = advantages_of(c, scores, log_ratio, mask, self.beta)
+        advantages = advantages_of(c, scores, log_ratio, mask, self.beta) * weights
         batch = Experience(*rollout.tokens, rollout.logprobs, advantages, ref_logprobs)
         updates = []
         for rows in self.minibatches(c.num_iterations):
@@ -188,6 +187,7 @@ class GRPO(OnlineLoop):
         return {
             "reward": drawn.mean().item(),  # of all that were drawn; the rest is of what was kept
             **kl,
+            **seen,
             **self.watch(rollout, updates),
             "zero_variance_groups": silent.float().mean().item(),
             "drawn": len(drawn),

@@ -12,20 +12,21 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..families.support import check_rows, check_trainable, prove_sampler, warn_of_gap
+from ..families.support import check_mode, check_rows, check_trainable, prove_sampler, warn_of_gap
 from ..machinery.checkpoints import load_checkpoint, save_checkpoint
 from ..machinery.machine import Machine
 from ..machinery.optimization import adam
 from ..machinery.processes import check_shares, gather, local_rows, on_main_process, resume_sampler
 from ..machinery.settings import MachineConfig, check_counts, check_parts, check_positive
 from ..mathematics.advantages import all_equal, masked_mean
+from ..mathematics.losses import IMPORTANCE_SAMPLING, importance_weights
 from ..models.rewards import RewardFunction, as_reward, reward_table
 from ..models.rollout import Rollout, gather_rollout, sample
 from ..models.tokens import token_logprobs
@@ -84,10 +85,14 @@ class OnlineConfig(Config):
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     beta: float = 0.1  # reward per nat of KL
     epsilon: float = 0.2  # clip of the policy ratio
+    importance_sampling: str | None = None  # of samples that another policy drew: `losses` has 4
+    importance_sampling_clip_min: float = 0.0  # bounds of their weights
+    importance_sampling_clip_max: float = 3.0
 
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "mini_batch_size", "max_new_tokens")
+        check_mode(self, IMPORTANCE_SAMPLING)
         if self.batch_size % self.mini_batch_size:
             many, few = self.batch_size, self.mini_batch_size
             raise ValueError(f"batch_size is {many}; expected a multiple of mini_batch_size={few}")
@@ -260,6 +265,27 @@ class OnlineLoop(Loop):
         warn_if_constant(scores)
         return rollout, scores.flatten()
 
+    def corrected(self, policy, rollout: Rollout) -> tuple[Rollout, Tensor | float, dict]:
+        """Samples as the policy that learns sees them, what each is worth, and what to watch.
+
+        With `importance_sampling` they may be another policy's: then their log-probabilities are
+        computed anew, and the weight is the ratio of the two.
+        """
+        c, drawn, mask = self.config, rollout.logprobs, rollout.completion_mask
+        if c.importance_sampling is None:
+            return rollout, 1.0, {}
+        old = self.logprobs(policy, rollout)
+        bounds = c.importance_sampling_clip_min, c.importance_sampling_clip_max
+        weights = importance_weights(old, drawn, mask, c.importance_sampling, bounds)
+        means = {"sampler_kl": drawn - old, "importance_weight": weights.expand_as(old)}
+        seen = {name: masked_mean(x, mask).item() for name, x in means.items()}
+        return replace(rollout, logprobs=old), weights, seen
+
+    def logprobs(self, model, rollout: Rollout) -> Tensor:
+        """log π of each token that was sampled, (B, T), by a model that is not learning from it."""
+        T = self.config.temperature
+        return self.machine.table(lambda batch: token_logprobs(model, batch, T), rollout)
+
     def minibatches(self, passes: int) -> Iterator[Tensor]:
         """Row numbers of each update, reshuffled in every pass."""
         for _ in range(passes):
@@ -293,7 +319,7 @@ def score(
     """
     given = {**columns, "completion_ids": ids_of(rollout)}
     rewards = reward_table([as_reward(reward)], rollout.prompts, rollout.completions, given)[0]
-    return rewards.to(rollout.logprobs.device) - missing_eos_penalty * (~rollout.finished)
+    return rewards.to(rollout.completion_ids.device) - missing_eos_penalty * (~rollout.finished)
 
 
 def ids_of(rollout: Rollout) -> list[list[int]]:

@@ -162,10 +162,9 @@ class PPO(OnlineLoop):
 
     def learn(self, rollout: Rollout, scores: Tensor) -> dict:
         """3 to 5: price, estimate advantages, update; the record of the step."""
+        rollout, weights, seen = self.corrected(self.policy, rollout)
         c, mask = self.config, rollout.completion_mask
-        ref_logprobs = self.machine.table(
-            lambda batch: token_logprobs(self.reference, batch, c.temperature), rollout
-        )
+        ref_logprobs = self.logprobs(self.reference, rollout)
         values = mask * self.machine.table(lambda batch: state_values(self.critic, batch), rollout)
         log_ratio = rollout.logprobs - ref_logprobs
         kl = k1(log_ratio).sum(dim=1).mean().item()  # only for the record and an adaptive beta
@@ -175,7 +174,7 @@ class PPO(OnlineLoop):
         batch = Experience(
             *rollout.tokens,
             logprobs=rollout.logprobs,
-            advantages=masked_whiten(advantages, mask),
+            advantages=masked_whiten(advantages, mask) * weights,
             values=values,
             returns=returns,
         )
@@ -187,6 +186,7 @@ class PPO(OnlineLoop):
             "reward": scores.mean().item(),
             "reward_std": scores.std(correction=0).item(),
             "kl": kl,
+            **seen,
             **self.watch(rollout, updates),
             "explained_variance": explained_variance(values, returns, mask),
         }

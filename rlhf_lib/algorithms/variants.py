@@ -66,6 +66,11 @@ def check_variant(c) -> None:
             f"epsilon_high is {c.epsilon_high}; expected None, as loss='rloo' has one clip "
             "for both sides"
         )
+    if c.loss in ("gspo", "rloo") and str(c.importance_sampling).startswith("token"):
+        raise ValueError(
+            f"importance_sampling is {c.importance_sampling!r}; expected one of sequences, as "
+            f"loss={c.loss!r} has one ratio a completion"
+        )
     if c.dynamic_sampling and (c.num_generations < 2 or c.max_draws < 1):
         raise ValueError(
             f"dynamic_sampling has num_generations={c.num_generations} and max_draws="

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..machinery.precision import computing_in
+from ..machinery.settings import check_choices
 from .adapters import base_of, check_adapter
 from .special_tokens import lacks_row, name_special_tokens
 
@@ -147,6 +148,39 @@ def check_saving(name: str, model) -> None:
         ) from error
 
 
+def context_of(model) -> int | None:
+    """The most tokens that a model can read at once; None where its architecture has no bound.
+
+    Of a composed model, such as one that sees images, the part that reads text counts.
+
+    Chapter: reward-model.
+    """
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)
+    if getattr(config, "alibi", False):  # distances in place of positions
+        return None
+    context = getattr(config, "max_position_embeddings", None)
+    return context if context and context > 0 else None
+
+
+def check_context(model, length: int, mask: Tensor | None = None) -> None:
+    """Raise a ValueError if `length` tokens do not fit the model's context.
+
+    Given the mask of a table of that width, its longest row counts: padding takes no position.
+
+    Chapter: reward-model.
+    """
+    context = context_of(model)
+    if context is not None and length > context and mask is not None:
+        length = int(mask.sum(dim=-1).max())
+    if context is not None and length > context:
+        raise ValueError(
+            f"the longest prompt and its completion take {length} tokens; expected "
+            f"at most {context}, the context of this model"
+        )
+
+
 def prove_sampler(machine, policy, rollout, scored: Callable) -> None:
     """Hold the sampler's log-probabilities against the scorer's, before any weight has moved.
 
@@ -163,8 +197,12 @@ def prove_sampler(machine, policy, rollout, scored: Callable) -> None:
         The first batch that it sampled.
     scored : callable
         `scored(batch)` gives the log-probability of each token, (B, T), at the sampling
-        temperature. Errors: see `check_sampler`.
+        temperature. Errors: see `check_sampler`; and `check_sampled`, which is all that is asked of
+        samples whose weights are corrected.
     """
+    check_sampled(rollout)
+    if getattr(machine.config, "importance_sampling", None) is not None:
+        return
     alone = rollout[[int(rollout.prompt_mask.sum(dim=1).argmin())]].trimmed
     with torch.compiler.set_stance("force_eager"):  # one pass is worth no program of its own
         together = machine.table(scored, rollout)
@@ -173,6 +211,40 @@ def prove_sampler(machine, policy, rollout, scored: Callable) -> None:
     exact = machine.exact(policy)
     check_sampler(together, rollout.logprobs, rollout.completion_mask, exact)
     check_sampler(apart, alone.logprobs, alone.completion_mask, exact)
+
+
+def check_mode(config, modes: tuple[str, ...]) -> None:
+    """Refuse a correction that is none of the modes, or bounds that bound nothing.
+
+    Chapter: stale-samples.
+    """
+    check_choices(config, importance_sampling=(None, *modes))
+    low, high = config.importance_sampling_clip_min, config.importance_sampling_clip_max
+    if not (0 <= low <= high and high > 0):
+        raise ValueError(
+            f"importance_sampling_clip_min is {low} and importance_sampling_clip_max {high}; "
+            "expected 0 or more, and the second above 0 and not the smaller (both 1 ignore the ratio)"
+        )
+
+
+def check_sampled(rollout) -> None:
+    """Refuse samples whose sampler does not say how likely each of their tokens was.
+
+    Chapter: stale-samples.
+    """
+    found, mask = rollout.logprobs, rollout.completion_mask
+    if found is None or found.shape != mask.shape:
+        came = "None" if found is None else f"of shape {tuple(found.shape)}"
+        raise ValueError(
+            f"logprobs of the rollout is {came}; expected one number a token, {tuple(mask.shape)}: "
+            "the sampler's own log-probabilities, in nats"
+        )
+    missing = int((~found.isfinite() & mask.bool()).sum())
+    if missing:
+        raise ValueError(
+            f"logprobs of the rollout has no finite number for {missing} of its "
+            f"{int(mask.sum())} tokens; expected the sampler's own log-probabilities, in nats"
+        )
 
 
 def warn_of_gap(gap: float, exact: bool) -> None:
@@ -234,7 +306,8 @@ def check_sampler(scored: Tensor, sampled: Tensor, mask: Tensor, exact: bool) ->
         "a cache, scoring does not, and both must be one function: look for an architecture whose "
         "cache holds another state (rlhf_lib.families.support names those that are tested), "
         "dropout or noise that is awake, weights in 16 bits, logits that a processor changes, or "
-        "positions that padding shifts. No weight was moved"
+        "positions that padding shifts. If another policy drew these samples on purpose, "
+        "importance_sampling weighs them. No weight was moved"
     )
 
 

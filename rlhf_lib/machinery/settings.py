@@ -22,7 +22,7 @@ def check_counts(config, *names: str) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
 
 
-def check_choices(config, **choices: tuple[str, ...]) -> None:
+def check_choices(config, **choices: tuple[str | None, ...]) -> None:
     """Refuse settings that are none of their choices. Chapter: grpo-variants."""
     for name, names in choices.items():
         if getattr(config, name) not in names:

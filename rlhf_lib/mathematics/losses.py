@@ -4,7 +4,7 @@ Axes: B batch, T completion tokens. A policy loss comes in two steps: a per-toke
 (B, T), then `aggregate`, which says what is averaged over what. Gradients flow into `logprobs`
 and `values`; everything from the sampler (`old_logprobs`, `advantages`, `old_values`, `returns`)
 is data. A preference loss takes one number per completion and returns the mean.
-Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants.
+Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, stale-samples.
 """
 
 from __future__ import annotations
@@ -360,6 +360,57 @@ def ratio_record(
         epsilon_high = (epsilon_high or CISPO_CAP) - 1
     clipped = clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high, kind)
     return {"clip_fraction": clipped, **found}
+
+
+IMPORTANCE_SAMPLING = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+
+
+def importance_weights(
+    logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, mode: str, bounds=(0.0, 3.0)
+) -> Tensor:
+    """π/μ for completions that another policy μ has drawn: what each token's advantage is worth.
+
+    Of the token itself, or of the whole completion, where it is the product over its tokens and
+    the only one that makes an expectation under μ one under π. A bound keeps few samples from
+    carrying the batch, and costs a bias: "truncate" moves a weight to the bound, "mask" drops what
+    lies beyond it.
+
+    Source: truncated, Espeholt et al. 2018, arXiv:1802.01561, section 4.1; the modes and the
+    bound of 3 are those of TRL 1.16. Chapter: stale-samples.
+
+    Parameters
+    ----------
+    logprobs, sampler_logprobs, mask : Tensor, shape (B, T)
+        log π and log μ of each token, in nats.
+    mode : str
+        One of `IMPORTANCE_SAMPLING`.
+    bounds : pair of float
+        The lowest and the highest weight; 0 and `math.inf` for none.
+
+    Returns
+    -------
+    Tensor, shape (B, T), or (B, 1) for a mode of sequences; without a gradient
+
+    Examples
+    --------
+    Two tokens that π finds twice as likely as μ did:
+
+    >>> gap, mask = torch.tensor([[2., 2.]]).log(), torch.ones(1, 2)
+    >>> importance_weights(gap, torch.zeros(1, 2), mask, "sequence_truncate")
+    tensor([[3.]])
+    >>> importance_weights(gap, torch.zeros(1, 2), mask, "token_mask", (0., 1.5))
+    tensor([[0., 0.]])
+    """
+    check_same_shape(logprobs=logprobs, sampler_logprobs=sampler_logprobs, mask=mask)
+    if mode not in IMPORTANCE_SAMPLING:
+        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(IMPORTANCE_SAMPLING)}")
+    log_ratio = (logprobs - sampler_logprobs).detach().where(mask.bool(), 0.0)
+    if mode.startswith("sequence"):
+        log_ratio = log_ratio.sum(dim=1, keepdim=True)
+    weights = log_ratio.exp()
+    if mode.endswith("truncate"):
+        return weights.clamp(*bounds)
+    return weights.where((weights >= bounds[0]) & (weights <= bounds[1]), 0.0)
 
 
 def aggregate(

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..families.adapters import merged, trunk_of
 from ..families.loading import load_model
-from ..families.support import check_classifier, check_one_output
-from .tokens import TokenBatch, check_context, full_precision, token_logprobs
+from ..families.support import check_classifier, check_context, check_one_output
+from .tokens import TokenBatch, full_precision, token_logprobs
 
 
 def new_reward_model(policy, seed: int = 0):

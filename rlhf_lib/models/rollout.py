@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..families.special_tokens import decoded, end_tokens
-from ..families.support import check_supported
+from ..families.support import check_context, check_supported
 from ..machinery.decoding import (
     Decoder,
     FixedDecoder,
@@ -28,7 +28,7 @@ from ..machinery.decoding import (
 )
 from ..machinery.precision import products_are_rounded
 from ..machinery.processes import gather, rank_and_count
-from .tokens import TokenBatch, check_context, encode_prompts, texts
+from .tokens import TokenBatch, encode_prompts, texts
 
 
 @dataclass

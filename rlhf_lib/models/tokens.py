@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..families.special_tokens import completion_rows, with_beginning
+from ..families.support import check_context
 from ..machinery.decoding import position_ids
 
 # ---------------------------------------------------------------------------------- encoding
@@ -198,39 +199,6 @@ def encode_pairs(
     """Tokenize prompts with two completions each. Chapter: reward-model."""
     batch = encode(tokenizer, [*prompts, *prompts], [*chosen, *rejected], device)
     return PairBatch(*(x.unflatten(0, (2, -1)).transpose(0, 1) for x in batch.tokens))
-
-
-def context_of(model) -> int | None:
-    """The most tokens that a model can read at once; None where its architecture has no bound.
-
-    Of a composed model, such as one that sees images, the part that reads text counts.
-
-    Chapter: reward-model.
-    """
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "get_text_config"):
-        config = config.get_text_config(decoder=True)
-    if getattr(config, "alibi", False):  # distances in place of positions
-        return None
-    context = getattr(config, "max_position_embeddings", None)
-    return context if context and context > 0 else None
-
-
-def check_context(model, length: int, mask: Tensor | None = None) -> None:
-    """Raise a ValueError if `length` tokens do not fit the model's context.
-
-    Given the mask of a table of that width, its longest row counts: padding takes no position.
-
-    Chapter: reward-model.
-    """
-    context = context_of(model)
-    if context is not None and length > context and mask is not None:
-        length = int(mask.sum(dim=-1).max())
-    if context is not None and length > context:
-        raise ValueError(
-            f"the longest prompt and its completion take {length} tokens; expected "
-            f"at most {context}, the context of this model"
-        )
 
 
 # ---------------------------------------------------------------------------------- probabilities

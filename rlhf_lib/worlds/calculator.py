@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from ..families.special_tokens import decoded, end_tokens
-from ..families.support import check_supported
+from ..families.support import check_context, check_supported
 from ..machinery.decoding import Decoder, GPT2Decoder, draw, log_probabilities, plain_layers
 from ..machinery.precision import products_are_rounded
 from ..models.rollout import Rollout
-from ..models.tokens import TokenBatch, check_context, encode_prompts, texts
+from ..models.tokens import TokenBatch, encode_prompts, texts
 from . import sums
 
 DIGITS = (5, 5)  # fewest and most digits of a number: more than the base model ever added

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..families.special_tokens import completion_rows, with_beginning
+from ..families.support import context_of
 from ..models.rewards import LearnedReward
-from ..models.tokens import context_of
 
 COMPLETIONS = ("completion", "chosen", "rejected")  # the columns that a prompt is followed by
 AT_ONCE = 1_000  # texts tokenized in one call: memory is bounded by it

@@ -18,6 +18,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
+from rlhf_lib.mathematics.losses import IMPORTANCE_SAMPLING
+from rlhf_lib.models.rollout import Rollout
 from rlhf_lib.worlds import letters
 from tests.parity.oracles import bare
 from tests.unit.small import count_words, policy, tokenizer
@@ -32,7 +34,20 @@ def prompts_of_one_length():
     return Dataset.from_dict({"prompt": max(by_length.values(), key=len)[:8]})
 
 
-def our_step(**settings):
+class Stale(GRPO):
+    """Its samples come from a sampler whose weights are others."""
+
+    sampled: Rollout
+
+    def sample(self, policy, prompts):
+        sampler = copy.deepcopy(policy)
+        with torch.no_grad():
+            sampler.transformer.wte.weight.mul_(0.8)
+        self.sampled = super().sample(sampler, prompts)
+        return self.sampled
+
+
+def our_step(kind=GRPO, **settings):
     model = policy()
     with torch.no_grad():  # the end token as likely as a common word, so that lengths differ
         embedding, eos = model.transformer.wte.weight, tokenizer().eos_token_id
@@ -41,7 +56,7 @@ def our_step(**settings):
     with torch.no_grad():  # a reference that differs, so that its term counts
         reference.transformer.wte.weight.mul_(1.1)
     before = copy.deepcopy(model), copy.deepcopy(reference)
-    loop = GRPO(
+    loop = kind(
         model,
         reference,
         tokenizer(),
@@ -73,7 +88,16 @@ def trl_step(
     scale_rewards,
     epsilon_high=0.2,
     use_bias_correction_kl=False,
+    sampled=None,
+    mode="sequence_mask",
+    clip_min=None,
+    clip_max=3.0,
 ):
+    """A step of TRL's trainer; `sampled`: what a sampler of its own, such as vLLM, drew."""
+    drawn = None
+    if sampled is not None:
+        kept = zip(sampled.logprobs, sampled.completion_mask)
+        drawn = [logprobs[mask.bool()].tolist() for logprobs, mask in kept]
     for one in (model, reference):
         add_fused_lm_head(one, temperature=temperature, outputs=("log_probs", "entropy"))
         one.train()  # dropout is 0 in this model
@@ -106,8 +130,11 @@ def trl_step(
         mask_truncated_completions=False,
         num_generations=G,
         num_iterations=2,
-        use_vllm=False,
-        vllm_importance_sampling_correction=False,
+        use_vllm=drawn is not None,
+        vllm_importance_sampling_correction=drawn is not None,
+        vllm_importance_sampling_mode=mode,
+        vllm_importance_sampling_clip_min=clip_min,
+        vllm_importance_sampling_clip_max=clip_max,
         beta=beta,
         scale_rewards=scale_rewards,
         multi_objective_aggregation="sum_then_normalize",
@@ -125,7 +152,7 @@ def trl_step(
         off_policy_mask_threshold=None,
         _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1,
-        _generate=lambda prompts: (*rows, None, rollout.completions, None, {}, None, None),
+        _generate=lambda prompts: (*rows, None, rollout.completions, drawn, {}, None, None),
         _calculate_rewards=lambda *a: rewards,
     )
     trainer._logs.update({name: [] for name in ("prompt", "completion", "advantages")})
@@ -178,3 +205,27 @@ def test_a_step_of_grpo_is_trls(ours, theirs):
     optimizer.step()
     for a, b in zip(loop.policy.parameters(), model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("mode", IMPORTANCE_SAMPLING)
+@pytest.mark.parametrize("low, high", [(None, 3.0), (0.9, 1.2)])
+def test_a_step_on_another_samplers_completions_is_trls(mode, low, high):
+    """Its correction of vLLM's samples: weight, KL and price, loss, gradient, and what it logs."""
+    record, loop, model, reference = our_step(
+        Stale,
+        beta=0.3,
+        importance_sampling=mode,
+        importance_sampling_clip_min=low or 0.0,
+        importance_sampling_clip_max=high,
+    )
+    how = dict(sampled=loop.sampled, mode=mode, clip_min=low, clip_max=high)
+    loss, norm, inputs = trl_step(loop.rollout, model, reference, 1.0, 0.3, "grpo", "group", **how)
+    assert (inputs["old_per_token_logps"] - loop.rollout.logprobs).abs().max() < 1e-5
+    weights, mask = inputs["importance_sampling_ratio"], loop.rollout.completion_mask
+    assert not torch.allclose(weights, torch.ones(()), atol=0.1)
+    assert record["importance_weight"] == pytest.approx(
+        ((weights * mask).sum() / mask.sum()).item(), abs=1e-5
+    )
+    assert record["policy_loss"] == pytest.approx(loss, abs=1e-5)
+    assert record["gradient_norm"] == pytest.approx(norm, rel=1e-4)

@@ -30,7 +30,7 @@ from rlhf_lib.algorithms import (
     SharedTrunkPPO,
 )
 from rlhf_lib.families import loading
-from rlhf_lib.families.support import FAMILIES, check_sampler, check_supported
+from rlhf_lib.families.support import FAMILIES, check_sampler, check_supported, context_of
 from rlhf_lib.models.policy import load_policy
 from rlhf_lib.models.reward_model import (
     load_reward_model,
@@ -39,7 +39,7 @@ from rlhf_lib.models.reward_model import (
     state_values,
 )
 from rlhf_lib.models.rollout import sample
-from rlhf_lib.models.tokens import context_of, encode, token_logprobs
+from rlhf_lib.models.tokens import encode, token_logprobs
 from tests.unit import families
 from tests.unit.families import DATA, PROMPTS, length
 

@@ -20,9 +20,10 @@ from rlhf_lib.algorithms import (
     RewardTraining,
     SFTConfig,
 )
+from rlhf_lib.families.support import context_of
 from rlhf_lib.models.rewards import LearnedReward, length_penalty, weighted_sum
 from rlhf_lib.models.rollout import sample
-from rlhf_lib.models.tokens import context_of, encode, encode_prompts, token_logprobs
+from rlhf_lib.models.tokens import encode, encode_prompts, token_logprobs
 from rlhf_lib.worlds import lengths
 from rlhf_lib.worlds.data import load_prompts
 from rlhf_lib.worlds.lengths import check_lengths, fitting, misfits, row_lengths, told, without
