@@ -76,7 +76,8 @@ class SupervisedConfig(Config):
 class OnlineConfig(Config):
     """Settings of a loop that samples, scores and stays near a reference.
 
-    Chapter: ppo-live.
+    `importance_sampling` is TRL's `vllm_importance_sampling_mode`, and off by default; its bounds
+    are those of TRL without the `vllm_`. Chapters: ppo-live, stale-samples.
     """
 
     mini_batch_size: int = 32  # completions of one update
@@ -85,9 +86,9 @@ class OnlineConfig(Config):
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that was cut off
     beta: float = 0.1  # reward per nat of KL
     epsilon: float = 0.2  # clip of the policy ratio
-    importance_sampling: str | None = None  # of samples that another policy drew: `losses` has 4
-    importance_sampling_clip_min: float = 0.0  # bounds of their weights
-    importance_sampling_clip_max: float = 3.0
+    importance_sampling: str | None = None  # for samples of another policy: `importance_weights`
+    importance_sampling_clip_min: float = 0.0  # least weight; both 1: such samples count as own
+    importance_sampling_clip_max: float = 3.0  # largest weight
 
     def __post_init__(self):
         super().__post_init__()
