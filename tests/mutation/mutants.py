@@ -27,6 +27,7 @@ WORD_SCORES = ["tests/unit/test_rewards.py::test_word_scores_of_a_sum_are_its_pa
 EXPLORERS = ["tests/unit/test_clip_explorer.py", "tests/unit/test_gae_explorer.py"]
 GROUP_EXPLORER = ["tests/unit/test_group_explorer.py"]
 DPO_EXPLORER = ["tests/unit/test_dpo_explorer.py"]
+STALENESS_EXPLORER = ["tests/unit/test_staleness_explorer.py"]
 NOTES = ["tests/unit/test_notes.py"]
 READING = ["tests/unit/test_sums.py::test_a_completion_is_read_as_a_marker_would"]
 REPLAY = ["tests/unit/test_reasoning_replay.py::test_when_a_reply_turns_and_when_it_settles"]
@@ -695,6 +696,33 @@ MUTANTS = [
         "dpo_loss",
         "IPO's numbers are DPO's",
         DPO_EXPLORER,
+    ),
+    Mutant(
+        "staleness-explorer-masks-by-truncating",
+        "seeing/widgets/staleness_explorer.py",
+        "weighted",
+        "np.where(ratios > bound, 0.0, ratios)",
+        "np.minimum(ratios, bound)",
+        "a masked ratio counts the bound",
+        STALENESS_EXPLORER,
+    ),
+    Mutant(
+        "staleness-explorer-second-moment",
+        "seeing/widgets/staleness_explorer.py",
+        "estimate",
+        "second_moment - (mean**2).sum()",
+        "second_moment",
+        "the square of the mean counts as noise",
+        STALENESS_EXPLORER,
+    ),
+    Mutant(
+        "staleness-explorer-products-of-gradients",
+        "seeing/widgets/staleness_explorer.py",
+        "estimate",
+        "1 - 2 * np.exp(token_logprobs(policy))",
+        "1 - np.exp(token_logprobs(policy))",
+        "the gradient of log π has another length",
+        STALENESS_EXPLORER,
     ),
     Mutant(
         "endless-working-unread",

@@ -76,9 +76,12 @@ def test_a_sampler_in_bfloat16_is_not_old_but_rounded():
 
 
 def test_floors_can_fail():
-    line = {"seed": 1, "run": "clipped, 2", "lag": 2, "curve": [0] * stale_sums.STEPS}
+    line = {"seed": 1, "run": "clipped, 2", "curve": [0] * stale_sums.STEPS}
     line["measured"] = [{"step": 0, "sampled": 0.2}, {"step": stale_sums.STEPS, "sampled": 0.9}]
     stale_sums.assert_floors(line)
     for broken in ({"curve": []}, {"measured": [line["measured"][0], line["measured"][0]]}):
         with pytest.raises(AssertionError, match="seed 1, clipped, 2"):
             stale_sums.assert_floors({**line, **broken})
+    with pytest.raises(AssertionError, match="seed 1, ignored, 8: sampled 0.9"):
+        stale_sums.assert_floors({**line, "run": "ignored, 8"})
+    assert stale_sums.FLOORS.keys() <= stale_sums.RUNS.keys()

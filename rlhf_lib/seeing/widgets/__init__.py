@@ -17,6 +17,7 @@ from .policy_gradient_bandit import PolicyGradientBandit
 from .reasoning_replay import ReasoningReplay
 from .reward_microscope import RewardMicroscope
 from .sample_explorer import SampleExplorer
+from .staleness_explorer import StalenessExplorer
 from .tilt_explorer import TiltExplorer
 from .training_dashboard import TrainingDashboard
 from .training_replay import TrainingReplay
@@ -34,6 +35,7 @@ __all__ = [
     "ReasoningReplay",
     "RewardMicroscope",
     "SampleExplorer",
+    "StalenessExplorer",
     "TiltExplorer",
     "TrainingDashboard",
     "TrainingReplay",
