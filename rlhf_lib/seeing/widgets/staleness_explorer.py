@@ -224,7 +224,7 @@ class StalenessExplorer(Demo):
     _esm = browser_code("staleness_explorer")
     _css = styles("staleness_explorer")
 
-    logits = traitlets.List(traitlets.Float(), SAMPLER.ravel().tolist()).tag(sync=True)
+    logits = traitlets.List(traitlets.Float()).tag(sync=True)
     updates = traitlets.Int(20).tag(sync=True)
     treatment = traitlets.Unicode("sequence_truncate").tag(sync=True)
     bound = traitlets.Float(3.0, allow_none=True).tag(sync=True)
@@ -238,6 +238,10 @@ class StalenessExplorer(Demo):
         replies: int = 256,
     ) -> None:
         super().__init__(updates=updates, treatment=treatment, bound=bound, replies=replies)
+
+    @traitlets.default("logits")
+    def _usual_logits(self) -> list[float]:
+        return SAMPLER.ravel().tolist()
 
     @traitlets.validate("logits")
     def _check_logits(self, proposal) -> list[float]:
