@@ -94,7 +94,7 @@ class Shown:
     def check_dots(self, demo: StalenessExplorer) -> None:
         """A mark for each reply or token: what its ratio is, and what has become of it."""
         names = ["data-letters", "data-chance", "data-ratio", "data-weight", "class", "cx", "cy"]
-        dots = self.root.locator(".rlhf-stale-dot").evaluate_all(READ, names)
+        dots = self.root.locator(".rlhf-age-dot").evaluate_all(READ, names)
         tokens = demo.treatment.startswith("token")
         assert len(dots) == (120 if tokens else 81)
         found, written = demo.estimate, np.exp(token_logprobs(SAMPLER))
@@ -106,20 +106,20 @@ class Shown:
             assert float(weight) == pytest.approx(found.weights[i, place], rel=EXACT)
             over = demo.bound is not None and float(ratio) > demo.bound
             if demo.treatment == "ignored":
-                mark = "rlhf-stale-unused"
+                mark = "rlhf-age-unused"
             elif over:
-                mark = "rlhf-stale-masked" if "mask" in demo.treatment else "rlhf-stale-ring"
+                mark = "rlhf-age-masked" if "mask" in demo.treatment else "rlhf-age-ring"
             else:
                 earns = letters.endswith("ab") if tokens else REWARDS[i] > 0
-                mark = "rlhf-stale-earns" if earns else ""
-            assert kind.removeprefix("rlhf-stale-dot").strip() == mark, (letters, demo)
+                mark = "rlhf-age-earns" if earns else ""
+            assert kind.removeprefix("rlhf-age-dot").strip() == mark, (letters, demo)
         self.check_scales(*np.array([[float(dot[i]) for i in (1, 2, 5, 6)] for dot in dots]).T)
-        crosses = self.root.locator(".rlhf-stale-cross").count()
-        capped = self.root.locator(".rlhf-stale-capped")
+        crosses = self.root.locator(".rlhf-age-cross").count()
+        capped = self.root.locator(".rlhf-age-capped")
         rings = [kind.split()[-1] for *_, kind, _, _ in dots]
-        assert crosses == 2 * rings.count("rlhf-stale-masked")
-        assert capped.count() == rings.count("rlhf-stale-ring")
-        line = self.root.locator(".rlhf-stale-bound")
+        assert crosses == 2 * rings.count("rlhf-age-masked")
+        assert capped.count() == rings.count("rlhf-age-ring")
+        line = self.root.locator(".rlhf-age-bound")
         assert line.count() == (demo.treatment != "ignored" and demo.bound is not None)
         for (height,) in capped.evaluate_all(READ, ["cy"]):
             assert height == line.get_attribute("y1")
@@ -254,7 +254,7 @@ def test_fits_and_reads_in_both_themes(page, width, state):
             page,
             root,
             theme,
-            [".rlhf-stale-says", ".rlhf-bars td", ".rlhf-bars th", ".rlhf-legend", ".rlhf-label"],
+            [".rlhf-age-says", ".rlhf-bars td", ".rlhf-bars th", ".rlhf-legend", ".rlhf-label"],
         )
 
 
@@ -268,7 +268,8 @@ def test_nothing_jumps_when_a_setting_changes(page, width):
             shown.set(updates, bound, 16)
             box = shown.root.locator("svg").first.bounding_box()
             table = shown.root.locator("table").bounding_box()
-            places.add((box["x"], box["y"], box["width"], table["y"], table["width"]))
+            at = (box["x"], box["y"], box["width"], table["y"], table["width"])
+            places.add(tuple(round(place) for place in at))
     assert len(places) == 1, places
 
 
@@ -283,7 +284,7 @@ def test_controls_have_names_and_changes_are_announced(page):
     errors, weights = (plot.get_attribute("aria-label") for plot in root.locator("svg").all())
     assert "for the treatment reply, truncated. After 20: bias 0.34, noise 0.33, error" in errors
     assert "after 20: ignored 0.64; token, truncated 0.56" in errors
-    assert "for 81 replies. The largest ratio, 5.63, has abab. 8 are truncated." in weights
+    assert "for 81 replies. The largest ratio, 5.63, has abab. 9 are truncated." in weights
     root.locator('[data-control="treatment-token_mask"]').click()
     page.wait_for_function(
         "document.querySelector('.rlhf-staleness [aria-live=polite]').textContent.includes('0.52')"

@@ -190,6 +190,8 @@ def _against_samples(treatment: str, bound: float | None) -> None:
     errors = ((estimates - truth) ** 2).sum(1)
     assert math.sqrt(errors.mean()) / scale == pytest.approx(numbers.error, rel=0.02)
     assert found.mean.ravel() == pytest.approx(written @ each, abs=1e-14)
+    scatter = ((each - written @ each) ** 2).sum(1)
+    assert found.variance == pytest.approx(written @ scatter, rel=1e-10)
 
 
 def test_noise_falls_with_the_root_of_the_sample_and_bias_does_not():
@@ -282,7 +284,8 @@ def test_javascript_and_python_agree():
         for name, value in demo.result._asdict().items():
             assert numbers[name] == pytest.approx(value, rel=1e-9, abs=1e-12), (name, state)
         for name in ("ratios", "weights"):
-            found, expected = np.array(numbers[name]), getattr(demo.estimate, name)
+            found = np.reshape(numbers[name], (81, 4))
+            expected = getattr(demo.estimate, name)
             np.testing.assert_allclose(found, expected, rtol=1e-9, err_msg=f"{name}, {state}")
 
 

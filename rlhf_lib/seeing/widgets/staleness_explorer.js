@@ -8,21 +8,22 @@ const LENGTH = 4;
 const STEP = 0.5; // of gradient ascent
 const PREFIXES = range(LENGTH).reduce((count, t) => count + 3 ** t, 0);
 
-// Every reply is four places, each with a token and the row from which it is drawn, and has a reward: 1 for
-// every b right after an a.
+// Every reply is four tokens, each drawn from the row of its prefix, and has a reward: 1 for every b right
+// after an a.
 const REPLIES = range(3 ** LENGTH).map((i) => {
   const tokens = range(LENGTH).map((t) => Math.floor(i / 3 ** (LENGTH - 1 - t)) % 3);
-  const first = (t) => (3 ** t - 1) / 2;
-  const places = tokens.map((token, t) => ({
-    token,
-    prefix: first(t) + Math.floor(i / 3 ** (LENGTH - t)),
-    earns: t > 0 && tokens[t - 1] === 0 && token === 1,
-  }));
   const letters = tokens.map((token) => LETTERS[token]).join("");
-  return { places, letters, reward: places.filter((place) => place.earns).length };
+  return { tokens, letters, reward: letters.split("ab").length - 1 };
 });
+const REWARDS = REPLIES.map(({ reward }) => reward);
 
-// What a treatment makes of a ratio that is over the bound, and whose ratio it is.
+// The tokens of all replies in one list; what is said of tokens below is a list as long.
+const PLACES = REPLIES.flatMap(({ tokens }, i) =>
+  tokens.map((token, t) => ({ i, t, token, prefix: (3 ** t - 1) / 2 + Math.floor(i / 3 ** (LENGTH - t)) })),
+);
+const toTokens = (ofReplies) => PLACES.map(({ i }) => ofReplies[i]);
+
+// What a treatment makes of a ratio, with a bound, and whose ratio it is.
 const TREATMENTS = {
   ignored: { name: "ignored", level: "reply", rule: () => 1 },
   token_truncate: { name: "token, truncated", level: "token", rule: Math.min },
@@ -42,117 +43,110 @@ function distributions(logits) {
   });
 }
 
-// The chance of each token of each reply, and of each reply.
-function chances(policy) {
-  const tokens = REPLIES.map(({ places }) => places.map(({ prefix, token }) => policy[prefix][token]));
-  return { tokens, replies: tokens.map((one) => one.reduce((product, p) => product * p, 1)) };
-}
-
-// Sum over all tokens of all replies of factor(i, t) times the gradient of log π.
-function sumOfGradients(policy, factor) {
-  const total = policy.map(() => [0, 0, 0]);
-  for (const [i, { places }] of REPLIES.entries()) {
-    for (const [t, { prefix, token }] of places.entries()) {
-      const times = factor(i, t);
-      for (const v of range(3)) total[prefix][v] += times * ((v === token ? 1 : 0) - policy[prefix][v]);
-    }
-  }
-  return total;
-}
-
-const REWARDS = REPLIES.map(({ reward }) => reward);
-
-function policyGradient(policy) {
-  const { replies } = chances(policy);
-  const expected = dot(replies, REWARDS);
-  return sumOfGradients(policy, (i) => replies[i] * (REWARDS[i] - expected));
-}
-
-// The policies after 0 to 40 updates.
-function pathFrom(logits) {
-  const path = [];
-  let now = logits;
-  for (const k of range(UPDATES[1] + 1)) {
-    if (k > 0) {
-      const gradient = policyGradient(path[k - 1]);
-      now = now.map((entries, j) => entries.map((logit, v) => logit + STEP * gradient[j][v]));
-    }
-    path.push(distributions(now));
-  }
-  return path;
+// Sum over all tokens of all replies of a factor times the gradient of log π.
+function sumOfGradients(policy, factors) {
+  const counts = policy.map(() => [0, 0, 0]);
+  for (const [j, { prefix, token }] of PLACES.entries()) counts[prefix][token] += factors[j];
+  return counts.map((entries, prefix) => {
+    const total = sum(entries);
+    return entries.map((count, v) => count - policy[prefix][v] * total);
+  });
 }
 
 const squared = (table) => sum(table.map((entries) => dot(entries, entries)));
-const distance = (one, other) =>
-  Math.sqrt(squared(one.map((entries, j) => entries.map((value, v) => value - other[j][v]))));
 
-// Of each token: π/μ, its own or that of its reply.
-function ratiosOf(learner, sampler, level) {
-  return learner.tokens.map((own, i) =>
-    own.map((p, t) =>
-      level === "token" ? p / sampler.tokens[i][t] : learner.replies[i] / sampler.replies[i],
-    ),
+// What is needed of a policy: the chances of tokens and of replies, and its gradient, exactly.
+function known(logits) {
+  const policy = distributions(logits);
+  const tokens = PLACES.map(({ prefix, token }) => policy[prefix][token]);
+  const replies = REPLIES.map((_, i) =>
+    tokens.slice(LENGTH * i, LENGTH * (i + 1)).reduce((product, p) => product * p, 1),
   );
+  const expected = dot(replies, REWARDS);
+  const gains = replies.map((p, i) => p * (REWARDS[i] - expected));
+  const gradient = sumOfGradients(policy, toTokens(gains));
+  // ‖∇ log π‖² of each token
+  const squares = PLACES.map(({ prefix }, j) => 1 - 2 * tokens[j] + dot(policy[prefix], policy[prefix]));
+  const size = Math.sqrt(squared(gradient));
+  return { logits, policy, tokens, replies, expected, gradient, size, squares, each: toTokens(replies) };
 }
 
-// Mean over the tokens of replies with these chances.
-const meanOver = (replies, value) =>
-  dot(
-    replies,
-    REPLIES.map((_, i) => sum(range(LENGTH).map((t) => value(i, t))) / LENGTH),
-  );
+// The sampler and what it has become after 1 to 40 updates, each with its ratios π/μ, of every token its own
+// and that of its reply.
+function pathFrom(logits) {
+  const path = [known(logits)];
+  const step = (entries, slopes) => entries.map((logit, v) => logit + STEP * slopes[v]);
+  for (const k of range(UPDATES[1])) {
+    const { logits: now, gradient } = path[k];
+    path.push(known(now.map((entries, prefix) => step(entries, gradient[prefix]))));
+  }
+  const [sampler] = path;
+  return path.map((learner) => ({
+    ...learner,
+    token: learner.tokens.map((p, j) => p / sampler.tokens[j]),
+    reply: learner.each.map((p, j) => p / sampler.each[j]),
+  }));
+}
 
-// Bias and noise of a policy's gradient, estimated from n replies of the sampler, under a treatment.
-function estimate(policy, truth, sampler, treatment, bound, n) {
+// The learner's gradient, estimated from n replies of the sampler: how far its mean is off, and how far it
+// scatters.
+function estimate(learner, sampler, treatment, bound, n) {
   const { level, rule } = TREATMENTS[treatment];
-  const learner = chances(policy);
-  const ratios = ratiosOf(learner, sampler, level);
-  const weights = ratios.map((own) => own.map((ratio) => rule(ratio, bound)));
-  const baseline = dot(sampler.replies, REWARDS);
-  const advantage = (i) => REWARDS[i] - baseline;
-  const mean = sumOfGradients(policy, (i, t) => sampler.replies[i] * weights[i][t] * advantage(i));
-  const square = ({ prefix, token }) => 1 - 2 * policy[prefix][token] + dot(policy[prefix], policy[prefix]);
-  const lengths = REPLIES.map(({ places }, i) =>
-    sum(places.map((place, t) => (weights[i][t] * advantage(i)) ** 2 * square(place))),
+  const ratios = learner[level];
+  const weights = ratios.map((ratio) => rule(ratio, bound));
+  const pulls = weights.map((w, j) => w * (REWARDS[PLACES[j].i] - sampler.expected));
+  const mean = sumOfGradients(
+    learner.policy,
+    pulls.map((pull, j) => sampler.each[j] * pull),
   );
-  const size = Math.sqrt(squared(truth));
-  const bias = distance(mean, truth) / size;
-  const noise = Math.sqrt((dot(sampler.replies, lengths) - squared(mean)) / n) / size;
-  const product = sum(mean.map((entries, j) => dot(entries, truth[j])));
-  const over = (i, t) => (treatment !== "ignored" && ratios[i][t] > bound ? 1 : 0);
+  const secondMoment = sum(pulls.map((pull, j) => sampler.each[j] * pull * pull * learner.squares[j]));
+  const off = mean.map((entries, prefix) => entries.map((x, v) => x - learner.gradient[prefix][v]));
+  const bias = Math.sqrt(squared(off)) / learner.size;
+  const noise = Math.sqrt((secondMoment - squared(mean)) / n) / learner.size;
+  const along = sum(mean.map((entries, prefix) => dot(entries, learner.gradient[prefix])));
+  const squaresOfWeights = weights.map((w) => w * w);
+  const over = ratios.map((ratio) => (treatment !== "ignored" && ratio > bound ? 1 / LENGTH : 0));
   return {
-    bias,
-    noise,
-    error: Math.hypot(bias, noise),
-    cosine: product / Math.sqrt(squared(mean)) / size,
-    effective:
-      meanOver(sampler.replies, (i, t) => weights[i][t]) ** 2 /
-      meanOver(sampler.replies, (i, t) => weights[i][t] ** 2),
-    largest_ratio: Math.max(...ratios.flat()),
-    largest_weight: Math.max(...weights.flat()),
-    over_bound: meanOver(sampler.replies, over),
-    over_bound_learner: meanOver(learner.replies, over),
-    ratios,
-    weights,
+    ...{ bias, noise, error: Math.hypot(bias, noise), ratios, weights },
+    cosine: along / Math.sqrt(squared(mean)) / learner.size,
+    effective: dot(sampler.each, weights) ** 2 / LENGTH / dot(sampler.each, squaresOfWeights),
+    largest_ratio: Math.max(...ratios),
+    largest_weight: Math.max(...weights),
+    over_bound: dot(sampler.each, over),
+    over_bound_learner: dot(learner.each, over),
   };
 }
 
+// A function that is asked again and again, and works anew only when asked something else.
+function remembering(make) {
+  let [before, found] = ["", null];
+  return (...asked) => {
+    const now = JSON.stringify(asked);
+    if (now !== before) [before, found] = [now, make(...asked)];
+    return found;
+  };
+}
+
+const pathOf = remembering((logits) => pathFrom(range(PREFIXES).map((j) => logits.slice(3 * j, 3 * j + 3))));
+
+// By treatment, the numbers after 0 to 40 updates. A bound of null is none.
+const curvesOf = remembering((logits, bound, n) => {
+  const path = pathOf(logits);
+  const along = (kind) => path.map((learner) => estimate(learner, path[0], kind, bound ?? Infinity, n));
+  return Object.fromEntries(Object.keys(TREATMENTS).map((kind) => [kind, along(kind)]));
+});
+
 // What the second picture has a dot for: the replies, or the 120 tokens after their prefixes.
 function dotsOf({ ratios, weights }, sampler, level) {
-  if (level === "reply") {
-    return REPLIES.map(({ letters, reward }, i) => ({
-      ...{ letters, reward, chance: sampler.replies[i], ratio: ratios[i][0], weight: weights[i][0] },
-    }));
-  }
-  return range(LENGTH).flatMap((t) =>
-    range(3 ** (t + 1)).map((j) => {
-      const i = j * 3 ** (LENGTH - 1 - t);
-      const chance = sampler.tokens[i].slice(0, t + 1).reduce((product, p) => product * p, 1);
-      const { letters, places } = REPLIES[i];
-      const reward = places[t].earns ? 1 : 0;
-      return { letters: letters.slice(0, t + 1), reward, chance, ratio: ratios[i][t], weight: weights[i][t] };
-    }),
-  );
+  const dotOf = ({ i, t }, j) => {
+    const letters = REPLIES[i].letters.slice(0, level === "reply" ? LENGTH : t + 1);
+    const chance = sampler.tokens.slice(LENGTH * i, LENGTH * i + letters.length).reduce((a, b) => a * b, 1);
+    const earns = letters.endsWith("ab") ? 1 : 0;
+    const reward = level === "reply" ? REWARDS[i] : earns;
+    return { letters, reward, chance, ratio: ratios[j], weight: weights[j] };
+  };
+  const isFirst = ({ i, t }) => (level === "reply" ? t === 0 : i % 3 ** (LENGTH - 1 - t) === 0);
+  return PLACES.flatMap((place, j) => (isFirst(place) ? [dotOf(place, j)] : []));
 }
 
 const problem = (state) =>
@@ -170,23 +164,15 @@ const problem = (state) =>
 
 // Everything on display. A bound beyond its range is clamped, as in Python; none is infinite here.
 function compute({ logits, updates, treatment, bound: asked, replies: n }) {
-  const bound = asked === null ? Infinity : clamp(asked, BOUNDS);
-  const path = pathFrom(range(PREFIXES).map((j) => logits.slice(3 * j, 3 * j + 3)));
-  const sampler = chances(path[0]);
-  const curves = Object.fromEntries(Object.keys(TREATMENTS).map((kind) => [kind, []]));
-  const extremes = [];
-  for (const policy of path) {
-    const truth = policyGradient(policy);
-    for (const kind of Object.keys(TREATMENTS)) {
-      curves[kind].push(estimate(policy, truth, sampler, kind, bound, n));
-    }
-    extremes.push(...curves[treatment].at(-1).ratios.flat());
-  }
-  const learner = chances(path[updates]);
+  const bound = asked === null ? null : clamp(asked, BOUNDS);
+  const path = pathOf(logits);
+  const curves = curvesOf(logits, bound, n);
+  const [sampler, learner] = [path[0], path[updates]];
   const { name, level } = TREATMENTS[treatment];
   const here = curves[treatment][updates];
+  const extremes = path.flatMap((one) => [Math.min(...one[level]), Math.max(...one[level])]);
   return {
-    ...{ updates, treatment, name, level, bound, n, curves, here },
+    ...{ updates, treatment, name, level, bound: bound ?? Infinity, n, curves, here },
     kl: dot(
       learner.replies,
       learner.replies.map((p, i) => Math.log(p / sampler.replies[i])),
@@ -236,8 +222,6 @@ function overInWords({ treatment, level, bound, here }) {
 
 const ERRORS = { width: 340, height: 262, left: 34, right: 246, top: 28, bottom: 218 };
 const HEIGHTS = [1.5, 3, 6];
-const NAMES = { ignored: "ignored", token_truncate: "token, trunc.", token_mask: "token, masked" };
-Object.assign(NAMES, { sequence_truncate: "reply, trunc.", sequence_mask: "reply, masked" });
 
 // Names of lines beside their ends, at least `gap` apart, in the order of the ends.
 function apartFrom(places, gap, [top, bottom]) {
@@ -267,8 +251,8 @@ function drawErrors(plot, s) {
     );
   const ends = kinds.map((kind) => y(Math.min(s.curves[kind].at(-1).error, highest)));
   const names = apartFrom(ends, 13, [top, bottom]).map((place, i) => [
-    line("rlhf-stale-leader", [right + 1, ends[i]], [right + 8, place]),
-    text(nameKind(kinds[i], s), [right + 10, place + 4], "start", NAMES[kinds[i]]),
+    line("rlhf-age-leader", [right + 1, ends[i]], [right + 8, place]),
+    text(nameKind(kinds[i], s), [right + 10, place + 4], "start", endName(kinds[i])),
   ]);
   const point = (kind, name, size) =>
     circle(kind, [x(s.updates), y(Math.min(s.here[name], highest))], size, { "data-point": name });
@@ -280,19 +264,20 @@ function drawErrors(plot, s) {
     line("rlhf-ceiling", [left, y(1)], [right, y(1)]),
     axisTitle([4, 14], "start", "relative to the size of the gradient"),
     axisTitle([(left + right) / 2, bottom + 34], "middle", "updates between sampler and learner"),
-    kinds.filter((kind) => kind !== s.treatment).map((kind) => trace("rlhf-stale-other", kind, "error")),
+    kinds.filter((kind) => kind !== s.treatment).map((kind) => trace("rlhf-age-other", kind, "error")),
     line("rlhf-cursor", [x(s.updates), top], [x(s.updates), bottom]),
     names,
-    trace("rlhf-stale-error", s.treatment, "error"), // wider, and below: noise without bias is all of it
+    trace("rlhf-age-error", s.treatment, "error"), // wider, and below: noise without bias is all of it
     trace("rlhf-curve rlhf-curve-true", s.treatment, "bias"),
     trace("rlhf-curve", s.treatment, "noise"),
-    point("rlhf-dot rlhf-stale-total", "error", 6.5),
+    point("rlhf-dot rlhf-age-total", "error", 6.5),
     point("rlhf-dot rlhf-dot-true", "bias", 4),
     point("rlhf-dot", "noise", 4),
   );
 }
 
-const nameKind = (kind, { treatment }) => (kind === treatment ? "rlhf-stale-chosen" : "rlhf-tick");
+const endName = (kind) => TREATMENTS[kind].name.replace("truncated", "trunc.");
+const nameKind = (kind, { treatment }) => (kind === treatment ? "rlhf-age-chosen" : "rlhf-tick");
 
 function errorsInWords({ name, updates, here, curves, treatment, table }) {
   const last = curves[treatment].at(-1);
@@ -322,7 +307,7 @@ function logarithmic([low, high], places) {
 function drawDot({ letters, reward, chance, ratio, weight }, s, x, y) {
   const place = [x(chance), y(ratio)];
   const size = 2.6 + 1.2 * reward;
-  const known = {
+  const data = {
     "data-letters": letters,
     "data-chance": chance,
     "data-ratio": ratio,
@@ -330,27 +315,27 @@ function drawDot({ letters, reward, chance, ratio, weight }, s, x, y) {
   };
   const words = svg("title", {}, `${letters}: ratio ${amount(ratio)}, weight ${amount(weight)}`);
   const mark = (kind) => {
-    const element = circle(`rlhf-stale-dot ${kind}`, place, size, known);
+    const element = circle(`rlhf-age-dot ${kind}`, place, size, data);
     element.append(words);
     return element;
   };
-  if (s.treatment === "ignored") return mark("rlhf-stale-unused");
-  if (ratio <= s.bound) return mark(reward ? "rlhf-stale-earns" : "");
+  if (s.treatment === "ignored") return mark("rlhf-age-unused");
+  if (ratio <= s.bound) return mark(reward ? "rlhf-age-earns" : "");
   if (weight === 0) {
     const arms = [-1, 1].map((sign) =>
       line(
-        "rlhf-stale-cross",
+        "rlhf-age-cross",
         [place[0] - size, place[1] - sign * size],
         [place[0] + size, place[1] + sign * size],
       ),
     );
-    return [arms, mark("rlhf-stale-masked")];
+    return [arms, mark("rlhf-age-masked")];
   }
   const down = y(s.bound);
   return [
-    line("rlhf-stale-stem", place, [place[0], down]),
-    circle("rlhf-stale-capped", [place[0], down], size),
-    mark("rlhf-stale-ring"),
+    line("rlhf-age-stem", place, [place[0], down]),
+    circle("rlhf-age-capped", [place[0], down], size),
+    mark("rlhf-age-ring"),
   ];
 }
 
@@ -381,7 +366,7 @@ function drawWeights(plot, s) {
     s.dots.map((one) => drawDot(one, s, x, y)),
     s.updates === 0
       ? []
-      : text("rlhf-stale-largest", [x(largest.chance), y(largest.ratio) - 8], "middle", largest.letters),
+      : text("rlhf-age-largest", [x(largest.chance), y(largest.ratio) - 8], "middle", largest.letters),
   );
 }
 
@@ -390,11 +375,11 @@ function boundMarks({ treatment, bound }, y) {
   const { width, left, right } = WEIGHTS;
   if (treatment === "ignored" || bound === Infinity) {
     const words = treatment === "ignored" ? "every weight is 1" : "no bound";
-    return text("rlhf-stale-edge", [width, 14], "end", words);
+    return text("rlhf-age-edge", [width, 14], "end", words);
   }
   return [
-    line("rlhf-stale-bound", [left, y(bound)], [right, y(bound)], { "data-bound": bound }),
-    text("rlhf-stale-edge", [right + 4, y(bound) + 4], "start", boundInWords(bound)),
+    line("rlhf-age-bound", [left, y(bound)], [right, y(bound)], { "data-bound": bound }),
+    text("rlhf-age-edge", [right + 4, y(bound) + 4], "start", boundInWords(bound)),
   ];
 }
 
@@ -548,16 +533,16 @@ function drawLegend(legend, { treatment, level, bound }) {
 
 function build(page) {
   const controls = controlsOf(page);
-  const says = html("p", { class: "rlhf-stale-says", "data-name": "says" });
+  const says = html("p", { class: "rlhf-age-says", "data-name": "says" });
   const errors = picture(ERRORS.width, ERRORS.height);
   const weights = picture(WEIGHTS.width, WEIGHTS.height);
   const signs = html(
     "p",
     { class: "rlhf-legend" },
-    ...[pair("rlhf-key-true", "bias"), pair("", "noise"), pair("rlhf-stale-key", "error")],
+    ...[pair("rlhf-key-true", "bias"), pair("", "noise"), pair("rlhf-age-key", "error")],
     "Thin: errors of the other treatments. Grey dashes: 1, the error of no update.",
   );
-  const legend = html("p", { class: "rlhf-legend" });
+  const legend = html("p", { class: "rlhf-legend rlhf-age-marks" });
   const numbers = tiles(TILES);
   const table = html("table", { class: "rlhf-bars" });
   const places = [

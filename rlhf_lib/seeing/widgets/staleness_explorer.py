@@ -216,9 +216,9 @@ class StalenessExplorer(Demo):
     After twenty updates a bound on the ratio of whole replies costs bias and saves noise:
 
     >>> StalenessExplorer(updates=20, bound=None)
-    StalenessExplorer(sequence_truncate, 20 updates, no bound, N=256: bias 0.000, noise 0.473)
+    StalenessExplorer(sequence_truncate, 20 updates, no bound, N=256: bias 0.000, noise 0.470)
     >>> StalenessExplorer(updates=20, bound=3.0)
-    StalenessExplorer(sequence_truncate, 20 updates, C=3, N=256: bias 0.336, noise 0.327)
+    StalenessExplorer(sequence_truncate, 20 updates, C=3, N=256: bias 0.343, noise 0.327)
     """
 
     _esm = browser_code("staleness_explorer")
