@@ -200,8 +200,9 @@ def prove_sampler(machine, policy, rollout, scored: Callable) -> None:
         temperature. Errors: see `check_sampler`; and `check_sampled`, which is all that is asked of
         samples whose weights are corrected.
     """
-    check_sampled(rollout)
-    if getattr(machine.config, "importance_sampling", None) is not None:
+    weighed = getattr(machine.config, "importance_sampling", None) is not None
+    check_sampled(rollout, missing=weighed)
+    if weighed:
         return
     alone = rollout[[int(rollout.prompt_mask.sum(dim=1).argmin())]].trimmed
     with torch.compiler.set_stance("force_eager"):  # one pass is worth no program of its own
@@ -223,12 +224,14 @@ def check_mode(config, modes: tuple[str, ...]) -> None:
     if not (0 <= low <= high and high > 0):
         raise ValueError(
             f"importance_sampling_clip_min is {low} and importance_sampling_clip_max {high}; "
-            "expected 0 or more, and the second above 0 and not the smaller (both 1 ignore the ratio)"
+            "expected 0 or more, and the second above 0 and not below the first"
         )
 
 
-def check_sampled(rollout) -> None:
+def check_sampled(rollout, missing: bool = True) -> None:
     """Refuse samples whose sampler does not say how likely each of their tokens was.
+
+    `missing`: also where a single number is missing, not only where all are.
 
     Chapter: stale-samples.
     """
@@ -239,11 +242,11 @@ def check_sampled(rollout) -> None:
             f"logprobs of the rollout is {came}; expected one number a token, {tuple(mask.shape)}: "
             "the sampler's own log-probabilities, in nats"
         )
-    missing = int((~found.isfinite() & mask.bool()).sum())
-    if missing:
+    lost = int((~found.isfinite() & mask.bool()).sum())
+    if missing and lost:
         raise ValueError(
-            f"logprobs of the rollout has no finite number for {missing} of its "
-            f"{int(mask.sum())} tokens; expected the sampler's own log-probabilities, in nats"
+            f"logprobs of the rollout has no finite number for {lost} of its {int(mask.sum())} "
+            "tokens; expected the sampler's own log-probabilities, in nats"
         )
 
 

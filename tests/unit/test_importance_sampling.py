@@ -237,7 +237,10 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(make, tmp_path):
     [
         (lambda table: None, "logprobs of the rollout is None; expected one number a token"),
         (lambda table: table[:, :1], r"logprobs of the rollout is of shape \(8, 1\)"),
-        (lambda table: table.index_fill(0, torch.tensor([2]), math.nan), "no finite number for"),
+        (
+            lambda table: table.index_fill(0, torch.tensor([2]), math.nan),
+            "no finite number for|log-probabilities that are not finite",
+        ),
     ],
     ids=["none", "one a completion", "NaN"],
 )
@@ -245,7 +248,7 @@ def test_a_sampler_without_log_probabilities_is_refused(make, mode, broken, mess
     loop = make(importance_sampling=mode)
     drawn = loop.sample
     loop.sample = lambda *args: replace(drawn(*args), logprobs=broken(drawn(*args).logprobs))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FloatingPointError), match=message):
         loop.step()
 
 
