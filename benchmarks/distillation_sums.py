@@ -69,6 +69,7 @@ WRITTEN_BY = {  # and what is learnt from it
     "rejection, 16": "student",
     "sft, 16": "teacher",
     "opd, 16": "student",
+    "rejection, groups": "student",  # eight completions of each of eight sums, as GRPO has them
     "sft, right": "teacher",  # only what the verifier accepts
     "opd, to go": "student",  # log-ratios from each token to the end, whitened: k1 in GRPO's reward
     "opd, whole": "student",  # the KL to the teacher over the whole vocabulary, prefixes held
@@ -98,11 +99,10 @@ class Student(Loop):
         self.rollout: Rollout | None = None
 
     def collect(self) -> tuple[Rollout]:
-        rows = rows_of_step(
-            len(self.asked), self.config.batch_size, self.step_number, self.config.seed
-        )
+        c, each = self.config, SMALL.num_generations if self.name.endswith("groups") else 1
+        rows = rows_of_step(len(self.asked), c.batch_size // each, self.step_number, c.seed)
         writer = self.policy if WRITTEN_BY[self.name] == "student" else self.teacher
-        prompts = [self.asked[row] for row in rows]
+        prompts = [self.asked[row] for row in rows for _ in range(each)]
         how = dict(max_new_tokens=sums.MAX_NEW_TOKENS, generator=self.sampler)
         return (sample(writer, self.tokenizer, prompts, **how),)
 
@@ -121,7 +121,7 @@ class Student(Loop):
         else:
             advantages = torch.ones_like(rollout.logprobs)
         lesson = Lesson(*rollout.tokens, advantages)
-        if self.name in ("rejection", "rejection, 16", "sft, right"):
+        if self.name.startswith("rejection") or self.name == "sft, right":
             right = sums.strict_verifier(rollout.prompts, rollout.completions)
             return lesson[torch.tensor(right).nonzero()[:, 0]]
         return lesson
@@ -228,18 +228,19 @@ def run(seed: int, name: str) -> dict:
     }
 
 
-LEAST = {"teacher": 0.8, "grpo": 0.6, "grpo, 16": 0.3}  # sampled, at the end; of all others .7
+LEAST = {"teacher": 0.85, "grpo": 0.7, "grpo, 16": 0.6}  # sampled accuracy at the end; others .75
 
 
 def assert_floors(line: dict) -> None:
     """What the chapter says of every run."""
     name, (start, *_, end) = line["run"], line["curve"]
-    where, least = f"{name}, seed {line['seed']}", LEAST.get(name, 0.7)
+    where, least = f"{name}, seed {line['seed']}", LEAST.get(name, 0.75)
     assert end["sampled"] >= least, f"{where}: {end['sampled']:.3f}, expected {least} or more"
     assert start["sampled"] <= 0.3, f"{where}: the base model has {start['sampled']:.3f}"
     if name != "teacher":
         assert end["tokens"] >= TOKENS, f"{where}: {end['tokens']} tokens"
-        assert end["kl"] < start["kl"] / 2, f"{where}: a KL of {end['kl']:.2f} to the teacher"
+    if name.startswith(("sft", "opd")):  # all that learn from the teacher come nearer to it
+        assert end["kl"] < start["kl"] / 4, f"{where}: a KL of {end['kl']:.2f} to the teacher"
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def test_the_one_who_is_named_has_written_the_batch(given, name):
         assert (gap < 1e-4) == (WRITTEN_BY[name] == wrote)
 
 
-@pytest.mark.parametrize("name", ["rejection", "rejection, 16", "sft, right"])
+@pytest.mark.parametrize("name", ["rejection", "rejection, groups", "sft, right"])
 def test_only_what_the_verifier_accepts_is_learnt(given, name):
     loop = given.loop(name)
     (rollout,) = loop.collect()
@@ -131,6 +131,8 @@ def test_a_run_is_told_by_its_name_how_many_completions_an_update_has(given):
     for name in WRITTEN_BY:
         wanted = 16 if name.endswith("16") else 8
         assert given.loop(name).config.batch_size == wanted
+    (alone,), (grouped,) = (given.loop(x).collect() for x in ("rejection", "rejection, groups"))
+    assert len(set(alone.prompts)) == 8 and len(set(grouped.prompts)) == 2
     loop = given.loop("grpo, 16")
     assert loop.config.mini_batch_size == 16 and loop.config.num_generations == 4
 
