@@ -13,7 +13,7 @@ rejection sampling. It leaves out the pool of samples that Llama 2 keeps over it
 holds the policy near where it started but how little it is trained; for the KL of best-of-n itself
 see `tilt.best_of_n_kl_bound`. Axes: P prompts, n samples of each. Source: Nakano et al. 2021,
 arXiv:2112.09332; RAFT, Dong et al. 2023, arXiv:2304.06767; Touvron et al. 2023, arXiv:2307.09288,
-section 3.2.3. Chapters: sft, over-optimization.
+section 3.2.3. Chapters: sft, over-optimization, distillation.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def best_of_n(
 class RejectionSamplingConfig(Config):
     """Settings beside those of every loop, or with other defaults; TRL's names where it has them.
 
-    Chapter: none yet.
+    Chapter: distillation.
     """
 
     max_steps: int = 2  # rounds of sampling and fine-tuning
@@ -154,7 +154,7 @@ class RejectionSampling(Loop):
     `chosen` holds the samples of the last round. A completion that was cut off is never kept:
     fine-tuning would teach the policy to stop there.
 
-    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: none yet.
+    Source: RAFT, Dong et al. 2023, arXiv:2304.06767. Chapter: distillation.
 
     Parameters
     ----------

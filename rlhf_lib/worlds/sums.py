@@ -15,7 +15,7 @@ demonstrators did. A verifier tells it which of the two habits pays. Nobody tell
 
 One character is one token; a completion has at most `MAX_NEW_TOKENS` of them, the end-of-sequence
 token included. Every dataset is a function of its arguments and its seed. Chapters:
-policy-gradients, reward-sources, rlvr, grpo-variants.
+policy-gradients, reward-sources, rlvr, grpo-variants, distillation.
 """
 
 from __future__ import annotations
