@@ -64,7 +64,7 @@ def compare(a: Mapping, b: Mapping, name: str) -> Difference:
     one cluster: several replies to it are no further prompts, and the errors say so.
 
     Source: paired differences, Student 1908, doi:10.2307/2331554; clusters, Miller 2024,
-    arXiv:2411.00640, section 2.2. Chapter: evaluation.
+    arXiv:2411.00640. Chapter: evaluation.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def prompts_needed(difference: float, sd: float, power: float = 0.8, level: floa
 def smallest_difference(prompts: int, sd: float, power: float = 0.8, level: float = 0.05) -> float:
     """The difference that so many prompts show with that power; of a smaller one, do not hope.
 
-    Source: as for `prompts_needed`, Miller 2024, arXiv:2411.00640, eq. 10. Chapter: evaluation.
+    Source: as for `prompts_needed`, Miller 2024, arXiv:2411.00640, eq. 9. Chapter: evaluation.
 
     Examples
     --------
@@ -341,7 +341,7 @@ def smallest_difference(prompts: int, sd: float, power: float = 0.8, level: floa
 def power_of(difference: float, sd: float, prompts: float, level: float = 0.05) -> float:
     """How often an interval from so many prompts excludes 0.
 
-    Source: as for `prompts_needed`, Miller 2024, arXiv:2411.00640, section 5. Chapter: evaluation.
+    Source: as for `prompts_needed`, Miller 2024, arXiv:2411.00640, eq. 9. Chapter: evaluation.
 
     Examples
     --------
@@ -410,7 +410,7 @@ def length_controlled(
     lengths, read at Δ = 0. What belongs to length goes with it, whether it was padding or worth.
     The errors are robust ones, since a tie varies less than a coin does.
 
-    Source: the idea of Dubois et al. 2024, arXiv:2404.04475, section 3, without their terms for
+    Source: the idea of Dubois et al. 2024, arXiv:2404.04475, without their terms for
     instructions and without their penalty. Chapter: evaluation.
 
     Parameters
