@@ -55,6 +55,7 @@ skipped at first, as may the families until you bring a model of your own::
                   word_scores       what each word of a completion does to its score
     running       artifacts         shipped checkpoints, and how each is rebuilt
                   evaluation        held-out measurements with their errors
+                  comparison        which of two is better, and how sure that is
                   log               what a run leaves behind, in JSON lines
                   model_folder      a real model as a checkpoint folder
                   command_line, commands, report
