@@ -150,7 +150,8 @@ def assert_floors(line: dict) -> None:
     if line["run"] == "ppo":
         assert lost > 0.15, f"{where}: the loss on the web rises by {lost:.2f} nats a token"
         for average in line["averages"]:
-            assert average["web"] < end["web"], f"{where}: averaged, {average['share']} of SFT"
+            told = f"{where}: averaged, {average['share']} of SFT"
+            assert average["web"] < end["web"] and average["gold"] > end["gold"], told
     elif line["run"] == "ptx 0.5":
         assert lost < 0.15, f"{where}: the loss on the web rises by {lost:.2f} nats a token"
 

@@ -82,9 +82,10 @@ def test_an_average_lies_between_and_leaves_both_as_they_were():
 
 
 def test_floors_can_fail():
-    def line(name: str, averaged: float = 0.6, **end) -> dict:
+    def line(name: str, averaged: float = 0.6, better: float = 4.5, **end) -> dict:
         usual = {"gold": 4.0, "web": 0.9 if name == "ppo" else 0.6}
-        averages = [{"share": 0.3, "web": averaged}] if name == "ppo" else []
+        average = {"share": 0.3, "web": averaged, "gold": better}
+        averages = [average] if name == "ppo" else []
         start = {"gold": 3.0, "web": 0.52}
         return {"run": name, "seed": 1, "sft": start, "end": {**usual, **end}, "averages": averages}
 
@@ -94,6 +95,7 @@ def test_floors_can_fail():
         line("ppo", gold=2.9),
         line("ppo", web=0.6),
         line("ppo", averaged=0.95),
+        line("ppo", better=3.9),
         line("ptx 0.5", web=0.7),
     ):
         before = copy.deepcopy(worse)
