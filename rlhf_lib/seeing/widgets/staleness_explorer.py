@@ -23,8 +23,8 @@ import traitlets
 from .base import Demo, browser_code, clamp, styles
 
 TOKENS, LENGTH = "abc", 4
-#: All replies as rows of tokens, in alphabetical order, and the reward of each: 1 for every b right
-#: after an a. Shapes (81, 4) and (81,).
+# All replies as rows of tokens, in alphabetical order, and the reward of each: 1 for every b right
+# after an a. Shapes (81, 4) and (81,).
 REPLIES = np.array(list(itertools.product(range(len(TOKENS)), repeat=LENGTH)))
 REWARDS = ((REPLIES[:, :-1] == 0) & (REPLIES[:, 1:] == 1)).sum(1).astype(float)
 # A policy is a table of logits, (40, 3): a row for each prefix, the shorter ones first. Here are
@@ -32,7 +32,7 @@ REWARDS = ((REPLIES[:, :-1] == 0) & (REPLIES[:, 1:] == 1)).sum(1).astype(float)
 _PREFIXES = np.stack(
     [(3**t - 1) // 2 + np.arange(3**LENGTH) // 3 ** (LENGTH - t) for t in range(LENGTH)], axis=1
 )
-#: The sampler's logits, (40, 3).
+# The sampler's logits, (40, 3).
 SAMPLER = np.random.default_rng(0).normal(0, 0.5, (40, len(TOKENS))).round(3)
 
 TREATMENTS = ("ignored", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
