@@ -132,7 +132,8 @@ def test_a_run_is_told_by_its_name_how_many_completions_an_update_has(given):
         wanted = 16 if name.endswith("16") else 8
         assert given.loop(name).config.batch_size == wanted
     (alone,), (grouped,) = (given.loop(x).collect() for x in ("rejection", "rejection, groups"))
-    assert len(set(alone.prompts)) == 8 and len(set(grouped.prompts)) == 2
+    assert len(set(alone.prompts)) == len(alone) == len(grouped) == 8
+    assert len(set(grouped.prompts)) == 2
     loop = given.loop("grpo, 16")
     assert loop.config.mini_batch_size == 16 and loop.config.num_generations == 4
 
