@@ -287,10 +287,10 @@ def tally(outcomes: Sequence[float | None]) -> dict[str, int]:
     names = {1.0: "wins", 0.5: "ties", 0.0: "losses"}
     counts = dict.fromkeys([*names.values(), "unanswered"], 0)
     for row, outcome in enumerate(outcomes):
-        missing = outcome is None or math.isnan(outcome)
-        if not missing and outcome not in names:
+        value = math.nan if outcome is None else float(outcome)
+        if not math.isnan(value) and value not in names:
             raise ValueError(f"outcomes[{row}] is {outcome}; expected 1, 0.5, 0 or None")
-        counts["unanswered" if missing else names[float(outcome)]] += 1
+        counts[names.get(value, "unanswered")] += 1
     return counts
 
 

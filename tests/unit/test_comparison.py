@@ -415,8 +415,8 @@ JUDGE = PairwiseJudge(Likes(0.0), tokenizer(), COMPARE, answers=("yes", "no"))
     [
         (lambda: compare(result([1, 2]), result([1]), "gold"), "b has 1 prompts; expected 2, thos"),
         (
-            lambda: compare(result([1, 2]), result([1, 2], ["prompt 0", "else"]), "gold"),
-            "b has another prompt than a in 1 of 2 rows, the first in row 1: 'else'; expected 'pro",
+            lambda: compare(result([1, 2]), result([1, 2], ["prompt 0", "prompt 9"]), "gold"),
+            "b has another prompt than a in 1 of 2 rows, the first in row 1: 'prompt 9'; expected ",
         ),
         (lambda: compare(result([1, 2]), result([1, 2]), "kl"), "name is 'kl'; expected one of go"),
         (lambda: compare(result([]), result([]), "gold"), "in 0 different prompts; expected at le"),
