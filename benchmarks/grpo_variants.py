@@ -30,11 +30,11 @@ from benchmarks.recording import check, command_line, record
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.mathematics.advantages import group_advantages
-from rlhf_lib.models.rewards import soft_overlong_punishment
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import token_logprobs
 from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
+from rlhf_lib.worlds.reward_sources import soft_overlong_punishment
 
 RESULTS = Path(__file__).parent / "results" / "grpo_variants.jsonl"
 TOKENS = 200_000  # sampled in a run, those thrown away included

@@ -231,7 +231,8 @@ def check_mode(config, modes: tuple[str, ...]) -> None:
 def check_sampled(rollout, missing: bool = True) -> None:
     """Refuse samples whose sampler does not say how likely each of their tokens was.
 
-    `missing`: also where a single number is missing, not only where all are.
+    `missing`: also where single numbers are not finite. Those of the policy itself `check_sampler`
+    tells apart, as there the policy is what is broken.
 
     Chapter: stale-samples.
     """

@@ -19,11 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..families.support import check_context
 from ..mathematics.bradley_terry import fit_weights
 from ..mathematics.intervals import STUDENT, Z, mean_interval
-from ..models.rewards import JudgeReward, PairwiseJudge
-from ..models.tokens import encode_prompts, position_ids
+from ..worlds.reward_sources import JudgeReward, PairwiseJudge, read_answers
 
 NORMAL = NormalDist()
 
@@ -557,7 +555,6 @@ def across_seeds(differences: Sequence[float], errors: Sequence[float]) -> OverS
 # ------------------------------------------------------------------ judges
 
 
-@torch.no_grad()
 def answer_probabilities(judge: JudgeReward | PairwiseJudge, texts: list[str]) -> Tensor:
     """The probability of each of a judge's two answers after each text, shape (B, 2).
 
@@ -566,16 +563,9 @@ def answer_probabilities(judge: JudgeReward | PairwiseJudge, texts: list[str]) -
 
     Chapter: evaluation.
     """
-    found = []
-    for i in range(0, len(texts), judge.batch_size):
-        ids, mask = encode_prompts(
-            judge.tokenizer, texts[i : i + judge.batch_size], judge.model.device
-        )
-        check_context(judge.model, ids.shape[1])
-        inputs = dict(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask))
-        logits = judge.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-        found.append(logits.softmax(dim=-1)[:, judge.answers])
-    return torch.cat(found) if found else torch.empty(0, 2)
+    if not texts:
+        return torch.empty(0, 2)
+    return read_answers(judge, texts, lambda logits: logits.softmax(dim=-1)[:, judge.answers])
 
 
 def verdicts(

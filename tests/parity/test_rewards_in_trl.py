@@ -13,15 +13,13 @@ from trl.rewards import get_soft_overlong_punishment
 
 from rlhf_lib.algorithms.loop import fill_unscored
 from rlhf_lib.mathematics.advantages import group_advantages
-from rlhf_lib.models.rewards import (
-    LearnedReward,
+from rlhf_lib.models.rewards import LearnedReward, call_reward, weighted_sum
+from rlhf_lib.worlds import letters
+from rlhf_lib.worlds.reward_sources import (
     VerifiableReward,
-    call_reward,
     length_penalty,
     soft_overlong_punishment,
-    weighted_sum,
 )
-from rlhf_lib.worlds import letters
 from tests.unit.small import hasty, policy, reward_model, tokenizer
 
 NAMES = ["ben", "anna", "emma", "jack"]  # prompts of one length: TRL gives GPT-2 no position_ids

@@ -13,9 +13,9 @@ from rlhf_lib.algorithms.best_of_n import (
     best_of_n,
 )
 from rlhf_lib.mathematics.advantages import masked_mean
-from rlhf_lib.models.rewards import VerifiableReward
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode, token_logprobs
+from rlhf_lib.worlds.reward_sources import VerifiableReward
 from rlhf_lib.worlds.tables import rows_of_step
 from tests.unit.small import RAGGED, count_words, hasty, reward_model, tokenizer, weights
 

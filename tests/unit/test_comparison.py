@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from rlhf_lib.mathematics.intervals import wilson
-from rlhf_lib.models.rewards import JudgeReward, PairwiseJudge
 from rlhf_lib.models.tokens import completion_logits, encode
 from rlhf_lib.running.comparison import (
     across_seeds,
@@ -28,6 +27,7 @@ from rlhf_lib.running.comparison import (
     win_rate,
 )
 from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.worlds.reward_sources import JudgeReward, PairwiseJudge
 from tests.unit.small import RAGGED, count_words, hasty, policy, tokenizer
 
 

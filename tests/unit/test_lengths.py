@@ -21,12 +21,13 @@ from rlhf_lib.algorithms import (
     SFTConfig,
 )
 from rlhf_lib.families.support import context_of
-from rlhf_lib.models.rewards import LearnedReward, length_penalty, weighted_sum
+from rlhf_lib.models.rewards import LearnedReward, weighted_sum
 from rlhf_lib.models.rollout import sample
 from rlhf_lib.models.tokens import encode, encode_prompts, token_logprobs
 from rlhf_lib.worlds import lengths
 from rlhf_lib.worlds.data import load_prompts
 from rlhf_lib.worlds.lengths import check_lengths, fitting, misfits, row_lengths, told, without
+from rlhf_lib.worlds.reward_sources import length_penalty
 from tests.unit import families
 from tests.unit.loops import grpo, ppo
 from tests.unit.small import RAGGED, count_words, policy, reward_model, tokenizer

@@ -23,23 +23,19 @@ from rlhf_lib.models.reward_model import (
     state_values,
     token_values,
 )
-from rlhf_lib.models.rewards import (
-    JudgeReward,
-    LearnedReward,
-    PairwiseJudge,
-    ProcessReward,
-    VerifiableReward,
-    as_reward,
-    call_reward,
-    ensemble,
-    length_penalty,
-    rule_reward,
-    soft_overlong_punishment,
-    weighted_sum,
-)
+from rlhf_lib.models.rewards import LearnedReward, as_reward, call_reward, ensemble, weighted_sum
 from rlhf_lib.models.tokens import completion_logits, encode
 from rlhf_lib.seeing.word_scores import word_scores
 from rlhf_lib.worlds import letters
+from rlhf_lib.worlds.reward_sources import (
+    JudgeReward,
+    PairwiseJudge,
+    ProcessReward,
+    VerifiableReward,
+    length_penalty,
+    rule_reward,
+    soft_overlong_punishment,
+)
 from tests.unit.small import RAGGED, count_words, in_a_running_loop, policy, reward_model, tokenizer
 
 REPLIES = ["ok.", "hello ben, thank you.", "no.", "hello ben, thank you for your help."]

@@ -16,8 +16,9 @@ from datasets import Dataset
 
 from rlhf_lib.algorithms.loop import fill_unscored, ids_of, score, warn_if_constant
 from rlhf_lib.machinery import processes
-from rlhf_lib.models.rewards import VerifiableReward, weighted_sum
+from rlhf_lib.models.rewards import weighted_sum
 from rlhf_lib.models.rollout import sample
+from rlhf_lib.worlds.reward_sources import VerifiableReward
 from tests.unit import loops
 from tests.unit.loops import with_settings
 from tests.unit.small import (
