@@ -71,7 +71,7 @@ class GRPOConfig(OnlineConfig):
     num_iterations: int = 2  # passes over each batch, μ in the paper
     kl_in: str = "loss"  # k3 in the loss, as published; or "reward": k1, before the comparison
     use_bias_correction_kl: bool = False  # k3 times the policy's ratio; True is TRL's default
-    loss: str = "clip"  # or "cispo"; or with one ratio a completion "gspo" or "rloo"
+    loss: str = "clip"  # "cispo", "sapo"; with one ratio a completion "gspo", "gmpo", "rloo"
     epsilon_high: float | None = None  # upper clip, if another; for "cispo" the largest ratio
     advantage: str = "group"  # or "return_to_go", per token and whitened over the batch
     baseline: str = "mean"  # or "leave_one_out" or "none"

@@ -6,7 +6,7 @@ Chapter: grpo-variants.
 from __future__ import annotations
 
 from ..machinery.settings import check_choices
-from ..mathematics.losses import SURROGATES
+from ..mathematics.losses import OF_COMPLETIONS, SURROGATES
 
 # What each relative changes. `GRPOConfig(**VARIANTS["dr_grpo"])` is that algorithm.
 VARIANTS: dict[str, dict] = {
@@ -22,6 +22,8 @@ VARIANTS: dict[str, dict] = {
     "cispo": dict(
         loss="cispo", epsilon_high=5.0, aggregate_over="tokens", beta=0.0
     ),  # MiniMax 2025, arXiv:2506.13585
+    "sapo": dict(loss="sapo", beta=0.0),  # Gao et al. 2025, arXiv:2511.20347
+    "gmpo": dict(loss="gmpo", epsilon=0.4, beta=0.0),  # Zhao et al. 2025, arXiv:2507.20673
     "rloo": dict(
         loss="rloo", baseline="leave_one_out", scale_rewards="none", kl_in="reward"
     ),  # Ahmadian et al. 2024, arXiv:2402.14740
@@ -61,12 +63,12 @@ def check_variant(c) -> None:
             f"epsilon_high is {c.epsilon_high}; expected more than 1, as for loss='cispo' "
             "it is the largest ratio itself"
         )
-    if c.loss == "rloo" and c.epsilon_high is not None:
+    if c.loss in ("rloo", "sapo") and c.epsilon_high is not None:
+        one = "one clip for both sides" if c.loss == "rloo" else "a gate in place of a clip"
         raise ValueError(
-            f"epsilon_high is {c.epsilon_high}; expected None, as loss='rloo' has one clip "
-            "for both sides"
+            f"epsilon_high is {c.epsilon_high}; expected None, as loss={c.loss!r} has {one}"
         )
-    if c.loss in ("gspo", "rloo") and str(c.importance_sampling).startswith("token"):
+    if c.loss in OF_COMPLETIONS and str(c.importance_sampling).startswith("token"):
         raise ValueError(
             f"importance_sampling is {c.importance_sampling!r}; expected one of sequences, as "
             f"loss={c.loss!r} has one ratio a completion"

@@ -9,6 +9,8 @@ Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, sta
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,7 @@ from .checks import check_advantages, check_rows, check_same_shape
 # ---------------------------------------------------------------------------------- supervised
 
 CISPO_CAP = 5.0  # the largest weight of a token, where none is given
+SAPO_TEMPERATURES = (1.0, 1.05)  # τ for advantages above 0, and for others
 
 
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -185,6 +188,51 @@ def cispo_loss(
     return -weight * advantages * logprobs
 
 
+def sapo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    temperatures: tuple[float, float] = SAPO_TEMPERATURES,
+) -> Tensor:
+    """−(4/τ) σ(τ (ρ − 1)) A, per token: a gate that closes slowly where PPO's clip shuts at once.
+
+    Its gradient is that of −ρA times 4σ(1 − σ), which is 1 at ρ = 1 and falls smoothly on both
+    sides of it, whichever way the advantage points.
+
+    Source: SAPO, Gao et al. 2025, arXiv:2511.20347. Chapter: grpo-variants.
+
+    Parameters
+    ----------
+    logprobs, old_logprobs : Tensor, shape (B, T)
+    advantages : Tensor, shape (B, T) or (B, 1)
+    temperatures : pair of float
+        τ where the advantage is above 0, and elsewhere: the higher, the sooner the gate closes.
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+
+    Examples
+    --------
+    At a ratio of 1 the gate is half open, and 4/τ makes that 2/τ:
+
+    >>> sapo_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[3., -3.]]), (1., 2.))
+    tensor([[-6.,  3.]])
+    """
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    check_advantages(advantages, logprobs)
+    if not min(temperatures) > 0:
+        raise ValueError(f"temperatures is {temperatures}; expected two numbers above 0")
+    gate, tau = _gate(torch.exp(logprobs - old_logprobs), advantages, temperatures)
+    return -gate * 4 / tau * advantages
+
+
+def _gate(ratio: Tensor, advantages: Tensor, temperatures=SAPO_TEMPERATURES):
+    """How far SAPO's gate is open for each token, σ(τ (ρ − 1)), and the τ of each."""
+    tau = torch.where(advantages > 0, *temperatures)
+    return torch.sigmoid(tau * (ratio - 1)), tau
+
+
 def sequence_logprobs(logprobs: Tensor, mask: Tensor, mean: bool = False) -> Tensor:
     """log π(y | x) of whole completions, in nats; with `mean`, per token.
 
@@ -238,6 +286,50 @@ def gspo_loss(
     return clipped_policy_loss(new, old, advantages, epsilon, epsilon_high).expand_as(logprobs)
 
 
+def gmpo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 0.4,
+    epsilon_high: float | None = None,
+) -> Tensor:
+    """The geometric mean of a completion's ratios, each clipped before it is taken, times −A.
+
+    GSPO clips the mean, and so a whole completion; here a token that has gone too far loses its
+    gradient alone. The clip is one of log-ratios, from −ε to ε_high nats, and of one side as PPO's.
+
+    Source: GMPO, Zhao et al. 2025, arXiv:2507.20673. Chapter: grpo-variants.
+
+    Parameters
+    ----------
+    logprobs, old_logprobs, mask : Tensor, shape (B, T)
+    advantages : Tensor, shape (B, 1)
+    epsilon, epsilon_high : float
+        In nats; the upper one is the lower one if not given.
+
+    Returns
+    -------
+    Tensor, shape (B, T)
+        Each token carries the loss of its completion. Aggregate over sequences.
+
+    Examples
+    --------
+    Log-ratios .1 and .7, of which .4 is left: the mean is .25, and its exponential 1.284.
+
+    >>> zeros, mask = torch.zeros(1, 2), torch.ones(1, 2)
+    >>> gmpo_loss(torch.tensor([[.1, .7]]), zeros, torch.tensor([[1.]]), mask)
+    tensor([[-1.2840, -1.2840]])
+    """
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    check_advantages(advantages, logprobs)
+    gap = logprobs - old_logprobs
+    clipped = gap.clamp(-epsilon, epsilon if epsilon_high is None else epsilon_high)
+    kept = torch.where(advantages > 0, torch.min(gap, clipped), torch.max(gap, clipped))
+    mean = sequence_logprobs(kept, mask, mean=True)[:, None]
+    return (-mean.exp() * advantages).expand_as(logprobs)
+
+
 def rloo_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float = 0.2
 ) -> Tensor:
@@ -264,11 +356,15 @@ def rloo_loss(
     return clipped_policy_loss(new, old, advantages, epsilon).expand_as(logprobs)
 
 
+OF_COMPLETIONS = ("gspo", "gmpo", "rloo")  # those with one ratio a completion
+SURROGATES = ("clip", "cispo", "sapo", *OF_COMPLETIONS)
+
+
 def policy_ratio(kind: str, logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """ρ of each token, (B, T), as the loss of a kind in `SURROGATES` has it.
 
-    Of the token itself for "clip" and "cispo". For "gspo" and "rloo" the tokens of a completion
-    share one: the geometric mean of theirs, or their product.
+    Of the token itself for "clip", "cispo" and "sapo". For "gspo", "gmpo" and "rloo" the tokens of
+    a completion share one: the geometric mean of theirs, or their product.
 
     Definition: π/π_old, from tables of log-probabilities (B, T). Chapter: grpo-variants.
 
@@ -278,9 +374,9 @@ def policy_ratio(kind: str, logprobs: Tensor, old_logprobs: Tensor, mask: Tensor
     >>> policy_ratio("rloo", logprobs, torch.zeros(1, 2), mask)
     tensor([[6., 6.]])
     """
-    if kind in ("gspo", "rloo"):
+    if kind in OF_COMPLETIONS:
         logprobs, old_logprobs = (
-            sequence_logprobs(x, mask, mean=kind == "gspo")[:, None].expand_as(x)
+            sequence_logprobs(x, mask, mean=kind != "rloo")[:, None].expand_as(x)
             for x in (logprobs, old_logprobs)
         )
     return torch.exp(logprobs - old_logprobs)
@@ -306,9 +402,6 @@ def clip_fraction(
     return masked_mean(inactive.float(), mask).item()
 
 
-SURROGATES = ("clip", "cispo", "gspo", "rloo")
-
-
 def surrogate_loss(
     kind: str,
     logprobs: Tensor,
@@ -320,16 +413,21 @@ def surrogate_loss(
 ) -> Tensor:
     """The loss of each token, (B, T), in one of the forms of `SURROGATES`.
 
-    Definition: `clipped_policy_loss`, `cispo_loss`, `gspo_loss` or `rloo_loss`; for "cispo"
-    `epsilon_high` is the largest ratio, and 5 if not given. Chapter: grpo-variants.
+    Definition: `clipped_policy_loss` or the function with the name of the kind; for "cispo"
+    `epsilon_high` is the largest ratio, and 5 if not given. "sapo" has no ε. Chapter:
+    grpo-variants.
     """
+    tables = logprobs, old_logprobs, advantages
     if kind == "cispo":
-        return cispo_loss(logprobs, old_logprobs, advantages, epsilon_high or CISPO_CAP)
-    if kind == "gspo":
-        return gspo_loss(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high)
+        return cispo_loss(*tables, epsilon_high or CISPO_CAP)
+    if kind == "sapo":
+        return sapo_loss(*tables)
     if kind == "rloo":
-        return rloo_loss(logprobs, old_logprobs, advantages, mask, epsilon)
-    return clipped_policy_loss(logprobs, old_logprobs, advantages, epsilon, epsilon_high)
+        return rloo_loss(*tables, mask, epsilon)
+    if kind in OF_COMPLETIONS:
+        loss = gspo_loss if kind == "gspo" else gmpo_loss
+        return loss(*tables, mask, epsilon, epsilon_high)
+    return clipped_policy_loss(*tables, epsilon, epsilon_high)
 
 
 def ratio_record(
@@ -345,9 +443,11 @@ def ratio_record(
     """What to watch about the ratios of an update, in one of the forms of `surrogate_loss`.
 
     Definition: `clip_fraction` of the ratio that the form has, of tokens or of completions; for
-    "cispo" the share of tokens whose weight the cap holds. `ratio_gap`: how far the ratio of a
-    token is from 1 at most. With a dual clip c, `dual_clip_fraction`: the share of ρ > c with
-    A < 0. Shapes as in `clipped_policy_loss`. Chapters: ppo-live, grpo-variants.
+    "cispo" the share of tokens whose weight the cap holds, for "gmpo" that of tokens whose own
+    ratio is clipped, for "sapo" that of tokens whose gate has taken half of their gradient.
+    `ratio_gap`: how far the ratio of a token is from 1 at most. With a dual clip c,
+    `dual_clip_fraction`: the share of ρ > c with A < 0. Shapes as in `clipped_policy_loss`.
+    Chapters: ppo-live, grpo-variants.
     """
     logprobs = logprobs.detach()
     ratio = torch.exp(logprobs - old_logprobs)
@@ -358,6 +458,13 @@ def ratio_record(
     if kind == "cispo":
         advantages, epsilon = torch.ones_like(logprobs), 1.0
         epsilon_high = (epsilon_high or CISPO_CAP) - 1
+    if kind == "gmpo":
+        high = epsilon if epsilon_high is None else epsilon_high
+        kind, epsilon, epsilon_high = "clip", -math.expm1(-epsilon), math.expm1(high)
+    if kind == "sapo":
+        gate, _ = _gate(ratio, advantages)
+        half = (4 * gate * (1 - gate) < 0.5).float()
+        return {"clip_fraction": masked_mean(half, mask).item(), **found}
     clipped = clip_fraction(logprobs, old_logprobs, advantages, mask, epsilon, epsilon_high, kind)
     return {"clip_fraction": clipped, **found}
 

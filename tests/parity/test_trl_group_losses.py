@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from trl.experimental.gmpo import GMPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.utils import nanstd
@@ -20,9 +21,11 @@ from rlhf_lib.mathematics.losses import (
     aggregate,
     cispo_loss,
     clipped_policy_loss,
+    gmpo_loss,
     gspo_loss,
     policy_ratio,
     rloo_loss,
+    sapo_loss,
     surrogate_loss,
 )
 from tests.parity.oracles import assert_same, bare, ragged
@@ -42,9 +45,11 @@ def trl_grpo(
     delta=None,
     beta=0.0,
     correct=False,
+    temperatures=(1.0, 1.05),
+    trainer=GRPOTrainer,
 ):
     trainer = bare(
-        GRPOTrainer,
+        trainer,
         loss_type=loss_type,
         importance_sampling_level=level,
         beta=beta,
@@ -56,7 +61,13 @@ def trl_grpo(
         use_vllm=False,
         _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1,
-        args=SimpleNamespace(delta=delta, use_bias_correction_kl=correct, steps_per_generation=1),
+        args=SimpleNamespace(
+            delta=delta,
+            use_bias_correction_kl=correct,
+            steps_per_generation=1,
+            sapo_temperature_pos=temperatures[0],
+            sapo_temperature_neg=temperatures[1],
+        ),
         _get_per_token_logps_and_entropies=lambda *a, **k: (batch.logprobs, 0 * batch.old, None),
     )
     return trainer._compute_loss(None, trl_inputs(batch))
@@ -201,6 +212,32 @@ def test_gspo(seed, dtype, epsilon, epsilon_high, beta):
         trl_grpo(batch, "grpo", "sequence", epsilon, epsilon_high, beta=beta),
         batch.logprobs,
     )
+
+
+@BATCHES
+@pytest.mark.parametrize("epsilon, epsilon_high", [(0.4, 0.4), (0.1, 0.2)])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_gmpo(seed, dtype, epsilon, epsilon_high, beta):
+    batch = ragged(seed, dtype)
+    loss = gmpo_loss(
+        batch.logprobs, batch.old, batch.advantages[:, None], batch.mask, epsilon, epsilon_high
+    )
+    if beta:
+        loss = loss + beta * k3(batch.logprobs - batch.ref)
+    theirs = trl_grpo(batch, "grpo", "token", epsilon, epsilon_high, beta=beta, trainer=GMPOTrainer)
+    assert_same(aggregate(loss, batch.mask, "sequences"), theirs, batch.logprobs)
+
+
+@BATCHES
+@pytest.mark.parametrize("temperatures", [(1.0, 1.05), (0.5, 3.0)])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_sapo(seed, dtype, temperatures, beta):
+    batch = ragged(seed, dtype)
+    loss = sapo_loss(batch.logprobs, batch.old, batch.advantages[:, None], temperatures)
+    if beta:
+        loss = loss + beta * k3(batch.logprobs - batch.ref)
+    theirs = trl_grpo(batch, "sapo", beta=beta, temperatures=temperatures)
+    assert_same(aggregate(loss, batch.mask, "sequences"), theirs, batch.logprobs)
 
 
 @BATCHES

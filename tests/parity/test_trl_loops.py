@@ -176,6 +176,7 @@ KINDS = {
         dict(loss="cispo", epsilon_high=1.1, aggregate_over="tokens"),
         dict(loss_type="cispo", epsilon_high=1.1),
     ),
+    "sapo": (dict(loss="sapo"), dict(loss_type="sapo")),
     "gspo": (
         dict(loss="gspo", epsilon=0.05, epsilon_high=0.08),
         dict(
@@ -226,6 +227,8 @@ def off_policy_step(far, **settings):
             delta=None,
             use_bias_correction_kl=loop.config.use_bias_correction_kl,
             steps_per_generation=1,
+            sapo_temperature_pos=1.0,
+            sapo_temperature_neg=1.05,
         ),
         _get_per_token_logps_and_entropies=lambda *a, **k: (logprobs, 0 * old, None),
     )

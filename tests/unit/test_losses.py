@@ -14,6 +14,7 @@ from rlhf_lib.mathematics.losses import (
     clipped_policy_loss,
     clipped_value_loss,
     dpo_loss,
+    gmpo_loss,
     gspo_loss,
     ipo_loss,
     kto_loss,
@@ -21,6 +22,7 @@ from rlhf_lib.mathematics.losses import (
     ratio_record,
     reinforce_loss,
     rloo_loss,
+    sapo_loss,
     sequence_logprobs,
     sft_loss,
     simpo_loss,
@@ -149,6 +151,8 @@ def test_the_first_gradients_of_the_group_losses():
     assert torch.allclose(slope(reinforce_loss(x, A)), per_token / lengths)
     assert torch.allclose(slope(cispo_loss(x, old, A, 5.0)), per_token / lengths)
     assert torch.allclose(slope(gspo_loss(x, old, A, mask)), per_token / lengths)
+    assert torch.allclose(slope(gmpo_loss(x, old, A, mask)), per_token / lengths)
+    assert torch.allclose(slope(sapo_loss(x, old, A)), per_token / lengths)
     assert torch.allclose(slope(rloo_loss(x, old, A, mask)), per_token)
 
 
@@ -166,6 +170,43 @@ def test_sequence_ratios_by_hand():
         )
 
 
+def test_gmpo_silences_a_token_where_gspo_silences_the_completion():
+    """Log-ratios .1 and .9 of a good completion: GSPO's mean, .5, is beyond .4, and of GMPO's
+    tokens the second alone. Of a bad one nothing is clipped on that side, and −.9 on the other."""
+    x = torch.tensor([[0.1, 0.9, 7.0]], requires_grad=True)
+    old, mask, good = torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), torch.tensor([[2.0]])
+
+    def slope(loss):
+        return torch.autograd.grad(loss.sum() / 3, x)[0][0]
+
+    assert slope(gspo_loss(x, old, good, mask, 0.4, math.expm1(0.4))).tolist() == [0, 0, 0]
+    weight = 2 * math.exp((0.1 + 0.4) / 2) / 2  # A times the mean ratio, over the length
+    assert slope(gmpo_loss(x, old, good, mask)).tolist() == pytest.approx([-weight, 0, 0])
+    assert gmpo_loss(x, old, -good, mask)[0, 0].item() == pytest.approx(2 * math.exp(0.5))
+    assert gmpo_loss(-x, old, -good, mask)[0, 0].item() == pytest.approx(2 * math.exp(-0.25))
+    assert gmpo_loss(x, old, good, mask, 0.2)[0, 0].item() == pytest.approx(-2 * math.exp(0.15))
+    high = gmpo_loss(x, old, good, mask, 0.2, 0.6)[0, 0].item()
+    assert high == pytest.approx(-2 * math.exp(0.35))
+
+
+def test_the_gate_of_sapo_by_hand():
+    """At a ratio of 2 and τ = 1 it is σ(1), and 4σ(1 − σ) of the gradient is left; τ = 2 for a
+    token that is pushed down. It acts on both sides of 1, whatever the sign of A."""
+    x = torch.tensor([[2.0, 2.0], [0.5, 0.5]], dtype=torch.float64).log().requires_grad_()
+    A = torch.tensor([[3.0, -3.0], [3.0, -3.0]], dtype=torch.float64)
+    loss = sapo_loss(x, torch.zeros_like(x), A, (1.0, 2.0))
+    slope = torch.autograd.grad(loss.sum(), x)[0]
+    for i, ratio in enumerate((2.0, 0.5)):
+        for j, tau in enumerate((1.0, 2.0)):
+            gate = 1 / (1 + math.exp(-tau * (ratio - 1)))
+            sign = 1 if j else -1
+            assert loss[i, j].item() == pytest.approx(sign * 3 * 4 / tau * gate)
+            assert slope[i, j].item() == pytest.approx(sign * 3 * 4 * gate * (1 - gate) * ratio)
+    assert torch.equal(
+        sapo_loss(x, torch.zeros_like(x), A), sapo_loss(x, torch.zeros_like(x), A, (1.0, 1.05))
+    )
+
+
 def test_the_ratio_of_each_kind_by_hand():
     """Of tokens 2, 3 and, in the padding, anything; and of one completion of a single token."""
     x = torch.tensor([[2.0, 4.5, 7.0], [0.5, 7.0, 7.0]], dtype=torch.float64).log()
@@ -176,6 +217,8 @@ def test_the_ratio_of_each_kind_by_hand():
         ("cispo", [2.0, 9.0], 0.25),
         ("rloo", [18.0, 18.0], 0.25),
         ("gspo", [18**0.5, 18**0.5], 0.25),
+        ("gmpo", [18**0.5, 18**0.5], 0.25),
+        ("sapo", [2.0, 9.0], 0.25),
     ):
         ratio = policy_ratio(kind, x, old, mask)
         assert ratio.shape == (2, 3)
@@ -194,6 +237,13 @@ def test_what_is_recorded_of_the_clip_is_of_the_ratio_that_the_kind_has():
         assert seen["ratio_gap"] == pytest.approx(0.5)  # of a token, in each kind
     assert ratio_record(x, old, A, mask, 0.2, 1.4, "cispo")["clip_fraction"] == 0.75
     assert ratio_record(x, old, A, mask, 0.2, 1.6, "cispo")["clip_fraction"] == 0.0
+    for epsilon, high, expected in ((0.4, None, 0.75), (0.4, 0.42, 0), (0.42, None, 0)):
+        seen = ratio_record(x, old, A, mask, epsilon, high, "gmpo")  # log 1.5 is .405
+        assert seen["clip_fraction"] == expected
+    assert ratio_record(x, old, -A, mask, 0.4, kind="gmpo")["clip_fraction"] == 0.25
+    far = torch.tensor([[2.7, 2.8], [0.1, 1.0]]).log()  # half of the slope is gone at 2.763
+    assert ratio_record(far, old, A, mask, kind="sapo")["clip_fraction"] == 0.25
+    assert ratio_record(far, old, -A, mask, kind="sapo")["clip_fraction"] == 0.5
 
 
 def test_what_the_dual_clip_bounds_is_counted():
@@ -308,6 +358,10 @@ def test_dpo_pulls_harder_on_a_pair_that_it_has_wrong():
             "old_logprobs has shape",
         ),
         (
+            lambda: sapo_loss(*[torch.ones(2, 3)] * 3, temperatures=(1.0, 0.0)),
+            r"temperatures is \(1.0, 0.0\); expected two numbers above 0",
+        ),
+        (
             lambda: clipped_value_loss(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 1)),
             "returns has shape",
         ),
@@ -331,6 +385,8 @@ def test_bad_input_is_named(call, message):
         lambda a: cispo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a),
         lambda a: gspo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a, torch.ones(3, 3)),
         lambda a: rloo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a, torch.ones(3, 3)),
+        lambda a: gmpo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a, torch.ones(3, 3)),
+        lambda a: sapo_loss(torch.zeros(3, 3), torch.zeros(3, 3), a),
     ],
 )
 def test_advantages_along_the_wrong_axis_are_refused(loss):

@@ -209,6 +209,14 @@ def hand_loss(name, rollout, scores, logprobs, G):
     if name == "gspo":
         ratio = torch.exp(token_sum(logprobs - rollout.logprobs) / lengths)
         return -(ratio * divided).mean()
+    if name == "sapo":  # 4σ(τ(r − 1))/τ
+        tau = torch.where(divided[:, None] > 0, 1.0, 1.05)
+        return -(
+            token_sum(4 / tau * torch.sigmoid(tau * (r - 1)) * divided[:, None]) / lengths
+        ).mean()
+    if name == "gmpo":
+        ratio = torch.exp(token_sum((logprobs - rollout.logprobs).clamp(-0.4, 0.4)) / lengths)
+        return -(ratio * divided).mean()
     if name == "cispo":
         return -token_sum(r.detach() * divided[:, None] * logprobs).sum() / mask.sum()
     if name == "rloo":
@@ -262,7 +270,7 @@ def test_each_variant_learns(name):
     )
 
 
-@pytest.mark.parametrize("name", ["gspo", "rloo", "cispo"])
+@pytest.mark.parametrize("name", ["gspo", "gmpo", "sapo", "rloo", "cispo"])
 def test_the_clip_of_a_variant_is_measured_where_it_acts(name):
     record = grpo(name, num_iterations=6, learning_rate=3e-2, warmup_steps=0).step()
     assert 0 < record["clip_fraction"] <= 1
@@ -411,7 +419,7 @@ def test_no_reference_is_needed_without_a_penalty():
     "settings, message",
     [
         (dict(kl_in="nowhere"), "kl_in is 'nowhere'; expected 'loss' or 'reward'"),
-        (dict(loss="max"), "loss is 'max'; expected 'clip', 'cispo', 'gspo' or 'rloo'"),
+        (dict(loss="max"), "loss is 'max'; expected 'clip', 'cispo', 'sapo', 'gspo', 'gmpo' or"),
         (dict(aggregate_over="all"), "aggregate_over is 'all'"),
         (dict(advantage="mine"), "advantage is 'mine'"),
         (dict(loss="cispo", epsilon_high=0.2), "epsilon_high is 0.2; expected more than 1"),
@@ -419,7 +427,12 @@ def test_no_reference_is_needed_without_a_penalty():
         (dict(baseline="median"), "baseline is 'median'"),
         (dict(scale_rewards="yes"), "scale_rewards is 'yes'"),
         (dict(num_iterations=0), "num_iterations is 0; expected at least 1"),
-        (dict(loss="rloo", epsilon_high=0.3), "epsilon_high is 0.3; expected None"),
+        (dict(loss="rloo", epsilon_high=0.3), "epsilon_high is 0.3; expected None.*one clip"),
+        (dict(loss="sapo", epsilon_high=0.3), "epsilon_high is 0.3; expected None.*a gate"),
+        (
+            dict(loss="gmpo", importance_sampling="token_mask"),
+            "expected one of sequences, as loss='gmpo' has one ratio a completion",
+        ),
         (dict(dynamic_sampling=True, max_draws=0), "max_draws=0; expected groups of 2"),
         (
             dict(kl_in="reward", use_bias_correction_kl=True),
