@@ -27,8 +27,8 @@ from torch import Tensor
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from benchmarks.sums_seeds import greedy_accuracy, pass_at_k
-from rlhf_lib.algorithms import GRPO, GRPOConfig
+from benchmarks.sums_seeds import STRICT, greedy_accuracy, pass_at_k
+from rlhf_lib.algorithms import GRPO
 from rlhf_lib.algorithms.loop import Config, Loop
 from rlhf_lib.machinery.preparation import freeze
 from rlhf_lib.mathematics.kl import exact_kl
@@ -44,18 +44,7 @@ RESULTS = Path(__file__).parent / "results" / "distillation_sums.jsonl"
 HELD_OUT = 400  # sums
 TOKENS = 30_000  # written in a run
 MARKS = (2_000, 5_000, 10_000, 15_000, 20_000, TOKENS)  # measured after the step that gets there
-TEACHER = GRPOConfig(
-    max_steps=20,
-    batch_size=256,
-    mini_batch_size=64,
-    num_generations=8,
-    num_iterations=1,
-    max_new_tokens=sums.MAX_NEW_TOKENS,
-    beta=0.0,
-    aggregate_over="tokens",
-    missing_eos_penalty=0.0,
-    learning_rate=2e-4,
-)
+TEACHER = dataclasses.replace(STRICT, max_steps=20)
 TEACHER_AT = (5, 10, 20)  # steps at which the teacher's own run is measured
 SMALL = dataclasses.replace(TEACHER, batch_size=64, warmup_steps=0)  # one update a step, as below
 TO_GO = dict(num_generations=1, advantage="return_to_go", kl_in="reward", beta=1.0)

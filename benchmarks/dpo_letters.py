@@ -139,19 +139,25 @@ class Material:
             found.append(sequence_logprobs(token_logprobs(model, batch), batch.completion_mask))
         return torch.stack(found)
 
-    def measured(self, policy) -> dict:
-        """Gold, learned reward, KL and length on held-out prompts; log-ratios on left-out pairs."""
+    def written(self, policy) -> dict:
+        """Gold, learned reward, KL and length of fresh replies to held-out prompts; their kinds."""
         rewards = {"gold": letters.gold_reward, "reward": self.reward}
         found = evaluate(policy, self.tokenizer, self.held_out, rewards, self.sft, seed=self.seed)
         mix = Counter(map(letters.classify, self.held_out, found["completions"]))
-        chosen, rejected = self.logprobs(policy) - self.at_first
         return {
             **{name: round(x, 4) for name, x in found.items() if isinstance(x, float)},
+            "mix": {style: mix[style] / PROMPTS for style in letters.OUTCOMES},
+            "shown": found["completions"][:4],
+        }
+
+    def measured(self, policy) -> dict:
+        """What the policy writes, and its log-ratios on left-out pairs."""
+        chosen, rejected = self.logprobs(policy) - self.at_first
+        return {
+            **self.written(policy),
             "chosen": chosen.mean().item(),
             "rejected": rejected.mean().item(),
             "accuracy": (chosen > rejected).float().mean().item(),
-            "mix": {style: mix[style] / PROMPTS for style in letters.OUTCOMES},
-            "shown": found["completions"][:4],
         }
 
 

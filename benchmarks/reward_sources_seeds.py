@@ -28,19 +28,18 @@ from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.reward_training import RewardConfig, RewardTraining
 from rlhf_lib.algorithms.sft import SFT, SFTConfig
 from rlhf_lib.models.reward_model import new_reward_model
-from rlhf_lib.models.rewards import (
-    LearnedReward,
+from rlhf_lib.models.rewards import LearnedReward, weighted_sum
+from rlhf_lib.models.rollout import sample
+from rlhf_lib.running import artifacts
+from rlhf_lib.running.evaluation import evaluate
+from rlhf_lib.worlds import letters, sums
+from rlhf_lib.worlds.reward_sources import (
     PairwiseJudge,
     ProcessReward,
     VerifiableReward,
     length_penalty,
     rule_reward,
-    weighted_sum,
 )
-from rlhf_lib.models.rollout import sample
-from rlhf_lib.running import artifacts
-from rlhf_lib.running.evaluation import evaluate
-from rlhf_lib.worlds import letters, sums
 
 RESULTS = Path(__file__).parent / "results" / "reward_sources_seeds.jsonl"
 TEMPLATE = "{prompt} 1: {first} 2: {second} better:"
@@ -277,7 +276,9 @@ def run_verifiers(seed: int) -> dict:
     base, tokenizer = artifacts.load("sums", "base")
     held_out = list(sums.prompts(400, seed=seed + 9, held_out=True)["prompt"])
     close = VerifiableReward(close_verifier, "close")
-    logging.getLogger("rlhf_lib.models.rewards").setLevel(logging.ERROR)  # base writes odd answers
+    logging.getLogger("rlhf_lib.worlds.reward_sources").setLevel(
+        logging.ERROR
+    )  # base writes odd answers
 
     def measured(policy) -> dict:
         result = evaluate(

@@ -25,30 +25,23 @@ import dataclasses
 import time
 import warnings
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
-from rlhf_lib.algorithms import GRPO, GRPOConfig
+from benchmarks.sums_seeds import STRICT, accuracies
+from rlhf_lib.algorithms import GRPO
 from rlhf_lib.models.rollout import Rollout, sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "stale_sums.jsonl"
 STEPS, MEASURED_AT, PROMPTS = 32, (8, 16, 24, 32), 400
-PLAIN = GRPOConfig(
-    max_steps=STEPS,
-    batch_size=128,
-    mini_batch_size=128,
-    num_generations=8,
-    num_iterations=1,
-    max_new_tokens=sums.MAX_NEW_TOKENS,
-    beta=0.0,
-    aggregate_over="tokens",
-    missing_eos_penalty=0.0,
-    learning_rate=3e-4,
+PLAIN = dataclasses.replace(
+    STRICT, max_steps=STEPS, batch_size=128, mini_batch_size=128, learning_rate=3e-4
 )
 BOUND = 3.0
 IGNORED = dict(importance_sampling="token_truncate", importance_sampling_clip_min=1.0)
@@ -101,23 +94,14 @@ def run(seed: int, name: str) -> dict:
     loop = Stale(policy, None, tokenizer, sums.strict_verifier, data, config)
     loop.lag, loop.dtype = lag, torch.bfloat16 if name.startswith("bf16") else None
 
-    def accuracies() -> dict:
-        found = {}
-        for kind in ("greedy", "sampled"):
-            generator = torch.Generator().manual_seed(seed)
-            settings = dict(generator=generator, greedy=kind == "greedy")
-            rollout = sample(policy, tokenizer, held_out, sums.MAX_NEW_TOKENS, **settings)
-            right = sums.strict_verifier(held_out, rollout.completions)
-            found[kind] = sum(right) / len(right)
-        return {**found, "length": rollout.lengths.float().mean().item()}
-
-    begun, curve, measured = time.perf_counter(), [], [{"step": 0, **accuracies()}]
+    measure = partial(accuracies, policy, tokenizer, held_out, seed)
+    begun, curve, measured = time.perf_counter(), [], [{"step": 0, **measure()}]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "a ratio was .* off before any update")  # on purpose
         for line in loop:
             curve.append({key: line[key] for key in KEPT if key in line})
             if line["step"] in MEASURED_AT:
-                measured.append({"step": line["step"], **accuracies()})
+                measured.append({"step": line["step"], **measure()})
     return {
         "seed": seed,
         "run": name,

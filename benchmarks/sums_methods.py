@@ -18,33 +18,21 @@ import copy
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from benchmarks.provenance import provenance
 from benchmarks.recording import record_runs
+from benchmarks.sums_seeds import STRICT, accuracies
 from rlhf_lib.algorithms.grpo import GRPO, GRPOConfig
 from rlhf_lib.algorithms.ppo import PPO, PPOConfig
 from rlhf_lib.models.reward_model import new_reward_model
-from rlhf_lib.models.rollout import sample
 from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import sums
 
 RESULTS = Path(__file__).parent / "results" / "sums_methods.jsonl"
 STEPS, MEASURED_AT = 20, (5, 10, 15, 20)
-OURS = GRPOConfig(
-    max_steps=STEPS,
-    batch_size=256,
-    mini_batch_size=64,
-    num_generations=8,
-    num_iterations=1,
-    max_new_tokens=sums.MAX_NEW_TOKENS,
-    beta=0.0,
-    aggregate_over="tokens",
-    missing_eos_penalty=0.0,
-    learning_rate=2e-4,
-)
+OURS = dataclasses.replace(STRICT, max_steps=STEPS)
 PPOS = PPOConfig(
     max_steps=STEPS,
     batch_size=256,
@@ -120,24 +108,10 @@ def run(seed: int, name: str) -> dict:
     policy = copy.deepcopy(base)
     config = dataclasses.replace(PPOS if name == "ppo" else OURS, seed=seed)
 
-    def accuracies() -> dict:
-        found = {}
-        for kind in ("greedy", "sampled"):
-            rollout = sample(
-                policy,
-                tokenizer,
-                held_out,
-                sums.MAX_NEW_TOKENS,
-                generator=torch.Generator().manual_seed(seed),
-                greedy=kind == "greedy",
-            )
-            right = sums.strict_verifier(held_out, rollout.completions)
-            found[kind] = sum(right) / len(right)
-        return {**found, "length": rollout.lengths.float().mean().item()}
-
-    measured = [{"step": 0, **accuracies()}]
+    measure = partial(accuracies, policy, tokenizer, held_out, seed)
+    measured = [{"step": 0, **measure()}]
     if name == "trl":
-        curve = train_with_trl(policy, tokenizer, prompts, config, measured, accuracies)
+        curve = train_with_trl(policy, tokenizer, prompts, config, measured, measure)
     else:
         loop = (
             GRPO(policy, None, tokenizer, sums.strict_verifier, prompts, config)
@@ -164,7 +138,7 @@ def run(seed: int, name: str) -> dict:
                 }
             )
             if row["step"] in MEASURED_AT:
-                measured.append({"step": row["step"], **accuracies()})
+                measured.append({"step": row["step"], **measure()})
     print(
         f"seed {seed}, {name}: greedy "
         + " ".join(f"{m['greedy']:.2f}" for m in measured)
@@ -184,9 +158,7 @@ def run(seed: int, name: str) -> dict:
     }
 
 
-def train_with_trl(
-    policy, tokenizer, prompts, config, measured: list[dict], accuracies
-) -> list[dict]:
+def train_with_trl(policy, tokenizer, prompts, config, measured: list[dict], measure) -> list[dict]:
     """Run TRL's trainer, measuring where our loops are measured; returns its curve by batches.
 
     A batch's seconds are from the start of its first update to the end of its last; what the
@@ -221,7 +193,7 @@ def train_with_trl(
             )
             if len(curve) in MEASURED_AT:
                 policy.eval()
-                measured.append({"step": len(curve), **accuracies()})
+                measured.append({"step": len(curve), **measure()})
                 policy.train()
 
     with tempfile.TemporaryDirectory() as folder:

@@ -78,6 +78,17 @@ def greedy_accuracy(policy, tokenizer, prompts: list[str]) -> float:
     return mean(sums.strict_verifier(prompts, rollout.completions))
 
 
+def accuracies(policy, tokenizer, prompts: list[str], seed: int) -> dict:
+    """Shares that are right, greedy and sampled, and the mean length of the samples in tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    rollout = sample(policy, tokenizer, prompts, sums.MAX_NEW_TOKENS, generator=generator)
+    return {
+        "greedy": greedy_accuracy(policy, tokenizer, prompts),
+        "sampled": mean(sums.strict_verifier(prompts, rollout.completions)),
+        "length": rollout.lengths.float().mean().item(),
+    }
+
+
 def pass_at_k(policy, tokenizer, prompts: list[str], seed: int, n: int = 16) -> dict:
     """The probability that one of k samples is right, for k = 1, 2, 4 … n.
 

@@ -4,7 +4,7 @@
 that trains a reward model as its model. What has no gradient keeps none, a checkpoint holds the
 adapter alone, and without a reference of its own a loop takes the model with the adapter off.
 
-Source: LoRA, Hu et al. 2021, arXiv:2106.09685. Chapter: what-a-step-costs.
+Source: LoRA, Hu et al. 2021, arXiv:2106.09685. Chapters: what-a-step-costs, scaling-out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 
 def peft():
-    """The package, which is optional; an ImportError says how to get it. Chapter: none yet."""
+    """The package, which is optional; an ImportError says how to get it. Chapter: scaling-out."""
     try:
         return import_module("peft")
     except ImportError as error:
@@ -29,7 +29,7 @@ def peft():
 
 
 def base_of(model):
-    """The transformers model inside peft's wrapper, or the model itself. Chapter: none yet."""
+    """The transformers model inside peft's wrapper, or the model itself. Chapter: scaling-out."""
     while hasattr(model, "get_base_model"):
         model = model.get_base_model()
     return model
@@ -41,7 +41,7 @@ def without_warnings() -> Iterator[None]:
 
     It asks for things by their older names, and sets ranks of layers that are not adapted.
 
-    Chapter: none yet.
+    Chapter: scaling-out.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -52,13 +52,13 @@ def without_warnings() -> Iterator[None]:
 def is_adapted(model) -> bool:
     """Whether a model is one of peft's: a transformers model with an adapter in it.
 
-    Chapter: none yet.
+    Chapter: scaling-out.
     """
     return any(owner.__module__.partition(".")[0] == "peft" for owner in type(model).__mro__)
 
 
 def check_adapter(name: str, model) -> None:
-    """Refuse adapters that cannot be trained as they stand. Chapter: none yet.
+    """Refuse adapters that cannot be trained as they stand. Chapter: scaling-out.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def needed_reference(policy, reference, needed: bool = True, otherwise: str = ""
 def check_adapter_off(policy) -> None:
     """Refuse, as a reference, a policy whose adapter off is not where it started.
 
-    Chapter: none yet.
+    Chapter: scaling-out.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def merged(model):
     """A copy without an adapter, whose weights have taken it up: an ordinary transformers model.
 
     In float32 or better. A head tied to the embeddings is untied, if only one of the two has an
-    adapter. A model without an adapter is returned as it is. Chapter: none yet.
+    adapter. A model without an adapter is returned as it is. Chapter: scaling-out.
     """
     if not is_adapted(model):
         return model
@@ -246,7 +246,7 @@ def merged(model):
 def trunk_of(model):
     """The layers under the head, adapters among them: what gives the last hidden states.
 
-    Chapter: none yet.
+    Chapter: scaling-out.
     """
     base = base_of(model)
     return base.model if base.base_model is base else base.base_model  # Llama 4 has no other

@@ -7,7 +7,7 @@ tables are added up, and the weights stay equal because every process takes the 
 step. It is data parallelism, written down: what a larger engine adds is the hiding of these sums
 behind the computation, and models that do not fit on one device. With one process every function
 here returns what it was given.
-Chapter: what-a-step-costs.
+Chapters: what-a-step-costs, scaling-out.
 """
 
 from __future__ import annotations

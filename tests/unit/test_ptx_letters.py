@@ -9,25 +9,13 @@ import json
 import pytest
 import torch
 
-from benchmarks import dpo_letters, ptx_letters
-from rlhf_lib.models.reward_model import new_reward_model
+from benchmarks import ptx_letters
 from rlhf_lib.models.tokens import encode, token_logprobs
-from rlhf_lib.running import artifacts
 from rlhf_lib.worlds import letters
+from tests.unit.few_pairs import few_pairs
 from tests.unit.small import policy, weights
 
-
-@pytest.fixture(scope="module")
-def given():
-    """Material of a few pairs, whose reward model has learnt nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artifacts, "PAIRS", 40)
-        patch.setattr(dpo_letters, "PAIRS", 12)
-        patch.setattr(dpo_letters, "PROMPTS", 6)
-        patch.setattr(
-            dpo_letters.Material, "trained_reward", lambda self: new_reward_model(self.sft)
-        )
-        yield dpo_letters.Material(1)
+given = pytest.fixture(few_pairs, scope="module")
 
 
 @pytest.fixture
