@@ -31,6 +31,21 @@ def of_ninety_percent(outcomes, requests, draws, rng):
     return np.quantile(rng.choice(means, (draws, len(means))).mean(axis=1), [0.05, 0.95])
 
 
+def of_ninety_two_percent(outcomes, requests, draws, rng):
+    means = _means(outcomes, requests)
+    return np.quantile(rng.choice(means, (draws, len(means))).mean(axis=1), [0.04, 0.96])
+
+
+def two_stage(outcomes, requests, draws, rng):
+    """Draws the verdicts of each request anew as well."""
+    order = np.argsort(requests, kind="stable")
+    rows = outcomes[order].reshape(len(set(requests.tolist())), -1)
+    n, each = rows.shape
+    chosen = rng.integers(n, size=(draws, n, 1))
+    rates = rows[chosen, rng.integers(each, size=(draws, n, each))].mean(axis=(1, 2))
+    return np.quantile(rates, [0.025, 0.975])
+
+
 def without_replacement(outcomes, requests, draws, rng):
     means = _means(outcomes, requests)
     rates = [rng.permutation(means).mean() for _ in range(draws)]
@@ -66,9 +81,16 @@ NAMES = ("wins", "ties", "losses", "unanswered")
 def _counted(forward, backward, result):
     counts = dict.fromkeys(NAMES, 0)
     for one, two in zip(forward, backward):
-        read = [text.strip().strip(".").lower() for text in (one, two)]
+        read = [text.strip(" .").lower() for text in (one, two)]
         counts[result(*read)] += 1
     return counts
+
+
+def _clearly(one, two):
+    """The right result of two texts from which everything has been taken off."""
+    if not _known(one, two):
+        return "unanswered"
+    return "ties" if one == two else "wins" if one == "first" else "losses"
 
 
 def _known(one, two):
@@ -119,6 +141,33 @@ def as_it_was_written(forward, backward):
         else:
             counts["ties" if one == two else "wins" if one == "first" else "losses"] += 1
     return counts
+
+
+def spaces_and_then_full_stops(forward, backward):
+    """Leaves the space before a full stop."""
+    pairs = zip(forward, backward)
+    found = [_clearly(*(x.strip().strip(".").lower() for x in pair)) for pair in pairs]
+    return {name: found.count(name) for name in NAMES}
+
+
+def full_stops_and_then_spaces(forward, backward):
+    """Leaves the full stop before a space."""
+    pairs = zip(forward, backward)
+    found = [_clearly(*(x.strip(".").strip().lower() for x in pair)) for pair in pairs]
+    return {name: found.count(name) for name in NAMES}
+
+
+def spaces_full_stops_and_spaces(forward, backward):
+    """Leaves a full stop behind another one and a space."""
+    pairs = zip(forward, backward)
+    found = [_clearly(*(x.strip().strip(".").strip().lower() for x in pair)) for pair in pairs]
+    return {name: found.count(name) for name in NAMES}
+
+
+def at_the_right_end_alone(forward, backward):
+    pairs = zip(forward, backward)
+    found = [_clearly(*(x.rstrip(" .").lower() for x in pair)) for pair in pairs]
+    return {name: found.count(name) for name in NAMES}
 
 
 def the_word_anywhere(forward, backward):
@@ -193,6 +242,8 @@ WRONG = {
         verdicts_drawn_one_by_one,
         rows_taken_for_blocks,
         of_ninety_percent,
+        of_ninety_two_percent,
+        two_stage,
         without_replacement,
         half_of_the_requests,
         as_many_as_verdicts,
@@ -205,6 +256,10 @@ WRONG = {
         no_answer_is_a_tie,
         anything_else_is_second,
         as_it_was_written,
+        spaces_and_then_full_stops,
+        full_stops_and_then_spaces,
+        spaces_full_stops_and_spaces,
+        at_the_right_end_alone,
         the_word_anywhere,
         one_answer_is_enough,
     ],
