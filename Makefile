@@ -7,7 +7,7 @@ RESULTS ?= benchmarks/results
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test format gpu mutants execute refresh address artifacts floors clean venv book-env test-env
+.PHONY: help book test format gpu mutants execute refresh engine address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -16,17 +16,15 @@ help: ## list the verbs
 book: book-env ## build the HTML from the stored outputs (REPOSITORY=https://... adds launch buttons)
 	@$(PY) book/build.py build $(if $(REPOSITORY),--repository "$(REPOSITORY)")
 
-test: test-env ## run every test: unit, identity, notebooks, site
+test: test-env ## run every test: notebooks, unit, identity, site
 	@$(PY) tests/site/browser.py
-	@failed=0; \
-	$(PY) -m pytest rlhf_lib tests --numprocesses logical --maxprocesses 4 --dist loadfile || failed=1; \
-	$(PY) -m pytest book || failed=1; \
-	exit $$failed
+	@$(PY) -m pytest book rlhf_lib tests --numprocesses logical --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder  # the long ones, the notebooks, come first
 
 format: test-env ## lay out Python (ruff) and the browser's code (biome) as the tests want it
 	@$(PY) -m ruff check --quiet --select I --fix .
 	@$(PY) -m ruff format --quiet .
-	@.venv/bin/biome format --write rlhf_lib/seeing/widgets book/static
+	@.venv/bin/biome format --write rlhf_lib/seeing book/static
 
 gpu: ## measure on this machine's GPU, in under 8 minutes; needs torch and transformers
 	@$(PYTHON) -m benchmarks.on_a_gpu --out "$(RESULTS)"
@@ -39,6 +37,9 @@ execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=b
 
 refresh: test-env ## put the library's current browser code into the demos that the chapters store
 	@$(PY) book/build.py refresh
+
+engine: test-env ## compile the C with which pages train a model
+	@$(PY) -m rlhf_lib.seeing.engine.compile
 
 address: book-env ## write the book's public address: make address REPOSITORY=https://... (empty: none)
 	@$(PY) book/build.py address "$(REPOSITORY)"

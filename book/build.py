@@ -165,7 +165,17 @@ def build(repository: str | None = None, output: Path = ROOT / "book") -> Path:
     first = output / "_build" / "html" / "index.html"
     if not first.exists():
         sys.exit(f"the build reported no error, but {first} is missing")
+    write_weights(first.parent / "_static" / "weights")
     return first
+
+
+def write_weights(folder: Path) -> None:
+    """Write the weights of the models that pages train; a page loads them when it is asked to."""
+    from rlhf_lib.seeing import engine
+
+    folder.mkdir(parents=True)
+    for name in engine.MODELS:
+        (folder / f"{name}.js").write_text(engine.weights_script(name), encoding="utf-8")
 
 
 # --- execute -------------------------------------------------------------------------------------
@@ -339,6 +349,7 @@ def main() -> None:
     verbs.add_parser("refresh", help="put the library's browser code into the stored demos")
     verb = verbs.add_parser("address", help="set the book's public address, or none")
     verb.add_argument("url", nargs="?", default="")
+    sys.path.insert(0, str(ROOT))  # this library, not an installed one
     args = parser.parse_args()
 
     if args.verb == "build":
@@ -353,7 +364,6 @@ def main() -> None:
                 sys.exit(f"CHAPTER is {str(path)!r}; expected an existing .ipynb file")
             execute(path.resolve())
     elif args.verb == "refresh":
-        sys.path.insert(0, str(ROOT))  # the demos of this library, not of an installed one
         for path in notebooks():
             changed, demos = refresh(path)
             if demos:
