@@ -36,9 +36,10 @@ skipped at first, as may the families until you bring a model of your own::
                   policy            a causal language model at a scale
                   reward_model      trunk and scalar head; critic
                   rollout           a batch of completions, with log-probabilities
-                  rewards           learned, verified, ruled or judged: one callable
+                  rewards           one kind of callable: learned, or several as one
     worlds        letters           prompts, authors, annotators, and a gold utility
                   sums              additions with a verifier, strict or hackable
+                  reward_sources    verifiers, rules, judges, penalties
                   notes             short English notes for a real chat model, and five checks
                   calculator        a tool on longer sums, whose tokens are not the policy's
                   files             tables from the hub or from files, as people have them
@@ -53,6 +54,7 @@ skipped at first, as may the families until you bring a model of your own::
     seeing        plots, widgets    figures and interactive demos
                   tables, drawings  of results and of processes, as HTML and as text
                   word_scores       what each word of a completion does to its score
+                  engine            a small GPT-2 and GRPO for a page, in C and JavaScript
     running       artifacts         shipped checkpoints, and how each is rebuilt
                   evaluation        held-out measurements with their errors
                   comparison        which of two is better, and how sure that is

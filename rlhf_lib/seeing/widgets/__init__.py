@@ -12,12 +12,16 @@ from .dpo_explorer import DPOExplorer
 from .estimator_explorer import EstimatorExplorer
 from .gae_explorer import GAEExplorer
 from .group_explorer import GroupExplorer
+from .letters_training import LettersTraining
 from .overoptimization_explorer import OveroptimizationExplorer
 from .policy_gradient_bandit import PolicyGradientBandit
+from .prompt_lab import PromptLab
 from .reasoning_replay import ReasoningReplay
+from .reward_fit import RewardFit
 from .reward_microscope import RewardMicroscope
 from .sample_explorer import SampleExplorer
 from .staleness_explorer import StalenessExplorer
+from .sums_training import SumsTraining
 from .tilt_explorer import TiltExplorer
 from .training_dashboard import TrainingDashboard
 from .training_replay import TrainingReplay
@@ -30,12 +34,16 @@ __all__ = [
     "EstimatorExplorer",
     "GAEExplorer",
     "GroupExplorer",
+    "LettersTraining",
     "OveroptimizationExplorer",
     "PolicyGradientBandit",
+    "PromptLab",
     "ReasoningReplay",
+    "RewardFit",
     "RewardMicroscope",
     "SampleExplorer",
     "StalenessExplorer",
+    "SumsTraining",
     "TiltExplorer",
     "TrainingDashboard",
     "TrainingReplay",

@@ -1,7 +1,5 @@
 // Be the annotator. The fit first, as pure functions; then the session, the stage, the keys, the controls.
-
-const SIDES = ["first", "second"];
-const placeOf = (side) => 1 + SIDES.indexOf(side); // of a reply in its pair, after the prompt
+// The stage itself, and what the browser keeps, are in comparing.js.
 
 // Rows of the fit: the features of the chosen reply less those of the other.
 const rowsOf = (labels, differences) =>
@@ -19,9 +17,6 @@ function foresight(labels, s) {
   const foreseen = judged.filter((v) => v.p > 0.5).length;
   return { last: verdicts.at(-1) ?? null, judged: judged.length, foreseen };
 }
-
-const isPair = (pair) =>
-  Array.isArray(pair) && pair.length === 3 && pair.every((words) => typeof words === "string");
 
 function wrongLabels(name, labels, pairs) {
   const listed = Array.isArray(labels) ? labels : [labels];
@@ -69,6 +64,7 @@ function sessionOf({ model, note, read, redraw, set }) {
     step: 0,
     connected: false,
     saves: false,
+    kept: true, // whether the browser keeps a choice
     skipped: new Set(),
   };
   let chosen = false; // whether the mode was the reader's choice
@@ -89,6 +85,15 @@ function sessionOf({ model, note, read, redraw, set }) {
   return {
     session,
     kernel,
+    // What an earlier visit has chosen.
+    restore() {
+      const { pairs, labels } = read();
+      if (!onBookPage() || labels.length) return;
+      const found = keptComparisons().flatMap((one) => labelOf(one, pairs));
+      if (!found.length) return;
+      session.mode = "label";
+      set({ labels: found });
+    },
     // With Python behind the page a choice counts once it says so.
     choose(side) {
       const s = read();
@@ -96,13 +101,19 @@ function sessionOf({ model, note, read, redraw, set }) {
       if (!labelling() || pair < 0) return;
       session.skipped.delete(pair);
       if (session.connected) kernel.ask({ kind: "label", pair, side });
-      else set({ labels: [...s.labels, [pair, side]] });
+      else {
+        session.kept = keepChoice(s.pairs[pair], side);
+        set({ labels: [...s.labels, [pair, side]] });
+      }
     },
     undo() {
-      const { labels } = read();
+      const { labels, pairs } = read();
       if (!labelling() || !labels.length) return;
       if (session.connected) kernel.ask({ kind: "undo" });
-      else set({ labels: labels.slice(0, -1) });
+      else {
+        takeBack(pairs[labels.at(-1)[0]]);
+        set({ labels: labels.slice(0, -1) });
+      }
     },
     skip() {
       const pair = openPair(read(), session.skipped);
@@ -150,13 +161,16 @@ const progressOf = (v) =>
     ? `choice ${v.step} of ${v.recorded.length}`
     : `${v.labels.length} of ${v.pairs.length} pairs labelled`;
 
-function whereOf({ replay, recorded_by, connected, saves, file_name }) {
+function whereOf({ replay, recorded_by, connected, saves, kept, file_name }) {
   if (replay) return `Recorded session. ${recorded_by}`;
   if (connected && saves) return `Every choice is appended to ${file_name} before it counts.`;
   if (connected) return "Choices are kept in memory only: give the demo a path to save them.";
+  if (!kept || !onBookPage()) {
+    return "This browser keeps nothing: your choices are gone when you leave. Download keeps them.";
+  }
   return (
-    "There is no Python behind this page: your choices stay here, and are gone when you leave. " +
-    "Download keeps them."
+    "Your choices stay in this browser, and nowhere else. In PPO, live, they become a reward model and a " +
+    "policy. Download makes a file of them."
   );
 }
 
@@ -177,30 +191,7 @@ function announcement(v) {
 
 // ---------------------------------------------------------------- the stage
 
-function cardOf(side, arrow, choose) {
-  const hint = html("span", { class: "rlhf-card-key" });
-  const reply = html("span", { "data-name": side });
-  const element = button({ control: side, class: "rlhf-card", ...OWN_KEYS }, "", () => choose(side));
-  element.append(hint, reply);
-  return {
-    element,
-    show({ replay, pair, pairs, picked }) {
-      element.disabled = replay || pair < 0;
-      element.classList.toggle("rlhf-card-picked", picked === side);
-      hint.textContent = picked === side ? "preferred" : replay ? "" : `${arrow} this one is better`;
-      reply.textContent = pair < 0 ? "" : pairs[pair][placeOf(side)];
-    },
-  };
-}
-
-// The pair with its keys; a click on it gives it the focus.
 function stageOf({ session, choose, undo, skip, go }) {
-  const prompt = html("p", { class: "rlhf-ask", "data-name": "prompt" });
-  const cards = SIDES.map((side, i) => cardOf(side, "←→"[i], choose));
-  const note = html("p", { class: "rlhf-note", "data-name": "note" });
-  const names = { class: "rlhf-stage", tabindex: 0, role: "group", "data-control": "stage", ...OWN_KEYS };
-  const pair = html("div", { class: "rlhf-cards" }, ...cards.map((card) => card.element));
-  const element = html("div", names, prompt, pair, note);
   const back = () => go(session.step - 1);
   const on = () => go(session.step + 1);
   const [first, second] = SIDES.map((side) => () => choose(side));
@@ -208,24 +199,20 @@ function stageOf({ session, choose, undo, skip, go }) {
     label: { ArrowLeft: first, ArrowRight: second, s: skip, u: undo, Backspace: undo },
     replay: { ArrowLeft: back, ArrowRight: on, Home: () => go(0), End: () => go(Infinity) },
   };
-  element.addEventListener("keydown", (event) => {
-    const act = acts[session.mode][event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    event.stopPropagation();
-    if (session.mode === "replay" || !event.repeat) act(); // a key held down labels once
+  const stage = pairStage({
+    choose,
+    acts: () => acts[session.mode],
+    repeats: () => session.mode === "replay", // where it labels, a key held down labels once
   });
   return {
-    element,
+    element: stage.element,
     show(v) {
-      prompt.textContent = v.pair < 0 ? "All pairs are labelled." : v.pairs[v.pair][0];
-      for (const card of cards) card.show(v);
-      note.textContent = noteOf(v);
       const keys = v.replay
         ? "Recorded session: arrow keys step through it"
         : "Two replies: left arrow if the first is better, right arrow if the second is; " +
           "S to skip, U to undo";
-      attribute(element, "aria-label", keys);
+      const pair = v.pair < 0 ? null : v.pairs[v.pair];
+      stage.show({ pair, still: v.replay, picked: v.picked, words: noteOf(v), keys });
     },
   };
 }
@@ -272,7 +259,10 @@ function actsOf({ read }, { session, undo, skip, go }) {
     button({ control: "next", label: "one choice on" }, "›", () => go(session.step + 1)),
   );
   const names = { control: "download", label: "download the labels as JSON lines" };
-  const download = button(names, "download labels", () => save(read()));
+  const download = button(names, "download labels", () => {
+    const { labels, pairs } = read();
+    saveComparisons(labels.map(([pair, side]) => comparisonOf(pairs[pair], side)));
+  });
   return {
     element: html("div", { class: "rlhf-control" }, labelling, steps, download),
     show({ replay, connected, saves, labels, recorded, step }) {
@@ -284,24 +274,6 @@ function actsOf({ read }, { session, undo, skip, go }) {
       stepper.show(step);
     },
   };
-}
-
-// Without Python the labels leave the page as a file of the same format.
-function save({ labels, pairs }) {
-  const lines = labels.map(([pair, side], i) =>
-    JSON.stringify({
-      kind: "label",
-      id: `page-${Date.now()}-${i}`,
-      annotator: "me",
-      prompt: pairs[pair][0],
-      chosen: pairs[pair][placeOf(side)],
-      rejected: pairs[pair][3 - placeOf(side)],
-    }),
-  );
-  const file = new Blob([`${lines.join("\n")}\n`], { type: "application/jsonl" });
-  const link = html("a", { download: "my-labels.jsonl", href: URL.createObjectURL(file) });
-  link.click();
-  URL.revokeObjectURL(link.href);
 }
 
 // ---------------------------------------------------------------- the demo
@@ -354,7 +326,10 @@ function build(page) {
       numbers.element,
       html("div", { class: "rlhf-panels" }, table),
     ],
-    start: kernel.hello,
+    start() {
+      acting.restore();
+      kernel.hello();
+    },
     stop: kernel.stop,
     draw(s) {
       const v = viewOf(s, session);

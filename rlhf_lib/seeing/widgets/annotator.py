@@ -134,7 +134,7 @@ class Annotator(Demo):
     Annotator(1 pairs, 0 labelled, recorded session of 0)
     """
 
-    _esm = browser_code("bradley_terry", "annotator")
+    _esm = browser_code("bradley_terry", "comparing", "annotator")
     _css = styles("annotator")
 
     pairs = traitlets.List(traitlets.List(traitlets.Unicode())).tag(sync=True)

@@ -16,6 +16,7 @@ import anywidget
 
 _HERE = Path(__file__).parent
 SHARED = ("common", "controls", "plot", "demo")  # the order in which they are joined
+RANDOM = "../engine/random.js"  # before them: the same draws in a demo and in the engine
 
 
 def browser_code(*names: str) -> str:
@@ -33,7 +34,7 @@ def browser_code(*names: str) -> str:
     -------
     str
     """
-    return _joined(*(f"{name}.js" for name in (*SHARED, *names)))
+    return _joined(RANDOM, *(f"{name}.js" for name in (*SHARED, *names)))
 
 
 def styles(*names: str) -> str:
@@ -48,6 +49,7 @@ def _joined(*files: str) -> str:
     """The files in one, without indentation and comments: each notebook stores it for each demo."""
     text = "\n".join((_HERE / file).read_text(encoding="utf-8") for file in files)
     text = re.sub(r"/\*.*?\*/|^\s*//.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^export (?=function )", "", text, flags=re.MULTILINE)  # of a module
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 

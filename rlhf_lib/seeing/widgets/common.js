@@ -25,17 +25,6 @@ const sum = (values) => values.reduce((total, value) => total + value, 0);
 const dot = (a, b) => a.reduce((total, value, i) => total + value * b[i], 0);
 const range = (count) => Array.from({ length: count }, (_, i) => i);
 
-// Draws from the uniform distribution on [0, 1): mulberry32, the same draws as Python's `uniforms`.
-function uniforms(seed) {
-  let state = seed | 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
 // A number as the book prints it: fixed digits, a real minus sign, and never "−0.000".
 function format(value, digits) {
   const text = Math.abs(value).toFixed(digits);

@@ -74,7 +74,8 @@ function messageOf(cannot = "This figure cannot be drawn", last = "Below is the 
   const element = html("p", { class: "rlhf-message", role: "alert", hidden: true });
   let broken = false;
   const write = (words) => {
-    element.textContent = words;
+    // An alert is read out at each change.
+    if (element.textContent !== words) element.textContent = words;
     element.hidden = !words;
   };
   return {
@@ -107,18 +108,18 @@ function whenChanged(build) {
 // ms until Python counts as silent
 const PATIENCE = 8000;
 
-// What is asked counts once Python has answered. `answered(content)` gets each answer that is `wanted`;
-// `silent()` is called when none has come in time.
+// What is asked counts once Python has answered. `answered(content, bytes)` gets each answer that is
+// `wanted`; `silent()` is called when none has come in time.
 function python(model, { answered, silent, wanted = () => true }) {
   let timer = 0;
   const settle = () => {
     clearTimeout(timer);
     timer = 0;
   };
-  const heard = (content) => {
+  const heard = (content, bytes) => {
     if ((content?.kind !== "done" && content?.kind !== "failed") || !wanted(content)) return;
     settle();
-    answered(content);
+    answered(content, bytes);
   };
   model.on("msg:custom", heard);
   return {

@@ -86,7 +86,7 @@ class TrainingDashboard(Demo):
     [0.02, 0.02, 0.02]
     """
 
-    _esm = browser_code("training_view", "training_dashboard")
+    _esm = browser_code("training_view", "price", "training_dashboard")
     _css = styles("training_view")
 
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)

@@ -1,5 +1,5 @@
 // Recorded or running training, drawn: one panel a metric with a cursor, and replies to the same prompts.
-// Shared by the training replay and the dashboard; it stands before either's own code.
+// Shared by the training replay, the dashboard and the training in a page; it stands before their own code.
 
 const METRICS = {
   reward: ["learned reward", "what the policy is trained on", 2],
@@ -8,6 +8,14 @@ const METRICS = {
   entropy: ["entropy, nats", "per token", 2],
   length: ["length, tokens", "of a reply", 1],
   beta: ["β", "price of a nat", 3],
+};
+// What is shown of a run: its metrics, the one that held-out prompts are measured by, the worth of a reply in
+// words, and what a screen reader is told.
+const LETTERS = {
+  metrics: METRICS,
+  held: "gold",
+  worth: (gold) => `gold ${format(gold, 2)}`,
+  says: ({ reward, gold, kl, beta }) => `reward ${reward}, gold ${gold}, KL ${kl}, β ${beta}`,
 };
 const WINDOW = 5; // steps in the trailing mean
 
@@ -108,7 +116,7 @@ function gappedCurve(kind, steps, values, x, y) {
   return svg("path", { class: kind, d: parts.join("") });
 }
 
-function panelMarks(metric, values, { runs, chosen, step, lastStep }) {
+function panelMarks(metric, values, { runs, chosen, step, lastStep, kind }) {
   const { height, left, right, top, bottom } = PANEL;
   const log = metric === "beta";
   const { y, marks, words } = axisOf(values, log);
@@ -125,7 +133,7 @@ function panelMarks(metric, values, { runs, chosen, step, lastStep }) {
     others.map((one) => drawn("rlhf-other-run", one, mean)),
     own.length && !log ? drawn("rlhf-curve rlhf-raw", chosen, raw) : [],
     own.length ? drawn("rlhf-curve", chosen, mean) : [],
-    metric === "gold" ? heldDots(chosen, x, y) : [],
+    metric === kind.held ? heldDots(chosen, x, y) : [],
     line("rlhf-cursor", [x(step), top], [x(step), bottom]),
     Number.isFinite(value)
       ? circle("rlhf-dot", [x(chosen.steps[lastAt(chosen.steps, step)]), y(value)], 3.5)
@@ -138,12 +146,12 @@ const heldDots = ({ at, held }, x, y) =>
 
 // Draws the panel of a metric, and returns the number at the cursor in words.
 function drawPanel(place, metric, view) {
-  const { runs, chosen, step } = view;
-  const [label, , digits] = METRICS[metric];
+  const { runs, chosen, step, kind } = view;
+  const [label, , digits] = kind.metrics[metric];
   const values = runs.flatMap(({ curves, held }) =>
-    known([...(curves[metric] ?? []), ...(metric === "gold" ? held : [])]),
+    known([...(curves[metric] ?? []), ...(metric === kind.held ? held : [])]),
   );
-  const output = html("output", { "data-name": metric }, "–");
+  const output = html("output", { "data-name": metric, "aria-live": "off" }, "–");
   const value = chosen.curves[metric]?.[lastAt(chosen.steps, step)];
   if (Number.isFinite(value)) showNumber(output, value, digits);
   place.hidden = values.length === 0;
@@ -156,7 +164,7 @@ function drawPanel(place, metric, view) {
   return output.textContent;
 }
 
-function drawReplies(list, heading, prompts, { at, replies }, step) {
+function drawReplies(list, heading, prompts, { at, replies }, step, kind) {
   const seen = at.filter((_, i) => replies[i].length);
   const which = lastAt(seen, step);
   list.replaceChildren();
@@ -166,12 +174,12 @@ function drawReplies(list, heading, prompts, { at, replies }, step) {
   const words = `Replies to the same ${prompts.length} held-out prompts, after ${seen[which]} steps`;
   heading.textContent = words;
   heading.dataset.step = String(seen[which]);
-  list.append(...prompts.map((prompt, i) => replyOf(prompt, texts[i])));
+  list.append(...prompts.map((prompt, i) => replyOf(prompt, texts[i], kind)));
 }
 
-function replyOf(prompt, [words, worth]) {
+function replyOf(prompt, [words, worth], kind) {
   const gold = html("span", { class: "rlhf-reply-gold" });
-  if (Number.isFinite(worth)) showText(gold, `gold ${format(worth, 2)}`, worth);
+  if (Number.isFinite(worth)) showText(gold, kind.worth(worth), worth);
   return html(
     "li",
     { class: "rlhf-reply" },
@@ -222,8 +230,8 @@ function playerOf(now, go) {
 }
 
 // The panels of all metrics; `show(view)` returns their numbers in words, by metric.
-function panelsOf() {
-  const entries = Object.entries(METRICS);
+function panelsOf(kind) {
+  const entries = Object.entries(kind.metrics);
   const places = entries.map(([, [, why]]) => html("div", { class: "rlhf-small", title: why }));
   return {
     element: html("div", { class: "rlhf-panels rlhf-small-multiples" }, ...places),
@@ -274,7 +282,7 @@ function moving(now, player, jump, change) {
 
 // `choose(run, step)` is called when the reader moves; `draw(state)` shows {prompts, runs, run, step} and
 // returns what a screen reader is told, which is nothing while the run plays.
-function trainingView(choose) {
+function trainingView(choose, kind = LETTERS) {
   let state = null;
   const chosen = () => state.runs[state.run];
   const now = () => ({ chosen: chosen(), step: state.step });
@@ -289,7 +297,7 @@ function trainingView(choose) {
     choose(i, Math.min(state.step, lastOf(state.runs[i])));
   };
   const controls = moving(now, player, jump, change);
-  const panels = panelsOf();
+  const panels = panelsOf(kind);
   const legend = html(
     "p",
     { class: "rlhf-legend" },
@@ -311,15 +319,12 @@ function trainingView(choose) {
     }
     controls.show(state, one);
     const lastStep = Math.max(...runs.map(lastOf), total);
-    const words = panels.show({ runs, chosen: one, step, lastStep });
+    const words = panels.show({ runs, chosen: one, step, lastStep, kind });
     legend.hidden = !one.steps.length;
-    drawReplies(list, heading, prompts, one, step);
+    drawReplies(list, heading, prompts, one, step, kind);
     player.show();
     if (player.playing()) return "";
-    return (
-      `${one.name}, step ${step}: reward ${words.reward}, gold ${words.gold}, ` +
-      `KL ${words.kl}, β ${words.beta}.`
-    );
+    return `${one.name}, step ${step}: ${kind.says(words)}.`;
   }
   return { element, draw, stop: player.stop, playing: player.playing };
 }
