@@ -2,7 +2,8 @@
 
 Each code cell is a test. One more follows in the same kernel: its peak memory. The time that the
 notebook took is told at the end and is no test: it depends on the machine, and on what else runs
-there. Notebooks that are not in the table of contents are not collected.
+there. `make test` runs as many notebooks at a time as there are cores, each on one of them.
+Notebooks that are not in the table of contents are not collected.
 
 A chapter that trains a model of GPT-2's size says in its metadata what it needs for that, such as
 `"budget": {"seconds": 420, "megabytes": 6000}`, and is promised to nobody who has less: it replays.
@@ -82,12 +83,15 @@ class Notebook(IPyNbFile):
     def setup(self) -> None:
         options = self.config.option
         options.nbval_current_env = True  # the kernel of this environment, whatever else there is
-        options.nbval_cell_timeout = 2.5 * self.budget["seconds"]
+        options.nbval_cell_timeout = 6 * self.budget["seconds"]  # a slow machine, one core of it
         self.skip_compare += ("text/html",)  # a table is compared by its text
+        self.environment = dict(os.environ)
         os.environ.update(kernel_environment(allocator_of(self.notebook)))
         os.environ.pop("MPLBACKEND", None)  # figures are drawn inline, as a reader sees them
         self.profile = tempfile.TemporaryDirectory()  # nobody's own IPython settings or history
         os.environ["IPYTHONDIR"] = self.profile.name
+        if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared: a kernel has one
+            os.environ["OMP_THREAD_LIMIT"] = "1"
         super().setup()
         # nbval runs cells outside the kernel's history, where a `;` does not hide a result.
         self.kernel.execute_cell_input = lambda source, allow_stdin=None: self.kernel.kc.execute(
@@ -97,7 +101,8 @@ class Notebook(IPyNbFile):
 
     def teardown(self) -> None:
         super().teardown()
-        os.environ.pop("IPYTHONDIR")
+        os.environ.clear()
+        os.environ.update(self.environment)
         self.profile.cleanup()
 
 

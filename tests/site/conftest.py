@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from playwright.sync_api import sync_playwright
 from book.build import build
 from tests.site.browser import find
 
+pytest.register_assert_rewrite("tests.site.alone")  # what fails there says with which values
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -24,6 +26,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+HEAVY = re.compile(r"_static/.*(?:mathjax|fontawesome).*\.js")
 
 
 @pytest.fixture(scope="session")
@@ -82,22 +85,38 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser):
+    """The profile in which all pages are opened, one after another: it stays warm."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.keeper = context.new_page()  # with the last page its processes would go
+    context.devtools = context.new_cdp_session(context.keeper)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser, site, html):
-    """A browser page, 1280 pixels wide.
+def page(context, site, html):
+    """A new browser page, 1280 pixels wide, in a browser that has nothing stored.
 
     `page.base` is where the book is served, `page.folder` the same from disk. `page.outside` are
-    the requests to anywhere else (stopped), `page.errors` what went wrong.
+    the requests to anywhere else (stopped), `page.errors` what went wrong. Mathematics and icons,
+    which take most of a page's time and which no demo has, are left out unless `page.whole`.
     """
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    for origin in (site.rstrip("/"), "file://"):
+        context.devtools.send(
+            "Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"}
+        )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # against a hang: a machine that does other things is slow
     page.base, page.folder = site, html.as_uri() + "/"
-    page.outside, page.errors = [], []
+    page.outside, page.errors, page.whole = [], [], False
 
     def gate(route) -> None:
         url = route.request.url
-        if url.startswith((page.base, page.folder, "blob:", "data:")):
+        if not page.whole and HEAVY.search(url):
+            route.fulfill(body="", content_type="text/javascript")
+        elif url.startswith((page.base, page.folder, "blob:", "data:")):
             route.continue_()
         else:
             page.outside.append(url)
@@ -121,4 +140,5 @@ def page(browser, site, html):
         ),
     )
     yield page
-    context.close()
+    page.close()
+    context.unroute_all(behavior="ignoreErrors")  # what is still on its way ends with the page

@@ -12,14 +12,18 @@ RENDER = """async ([trait, drawn, first, then]) => {
   const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
   const el = document.createElement("div");
   document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
+  const end = (await import(url)).default.render({ model, el });
   for (const [key, value] of Object.entries(then)) {
     state[key] = value;
     for (const f of heard[`change:${key}`] ?? []) f();
   }
   const figure = el.querySelector(".rlhf-figure"), message = el.querySelector(".rlhf-message");
-  return { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
-           drawn: el.querySelectorAll(drawn).length, inside: figure.innerHTML };
+  const found = { text: message.hidden ? "" : message.textContent, figure: !figure.hidden,
+                  drawn: figure.querySelectorAll(drawn).length, inside: figure.innerHTML };
+  end();
+  el.remove();
+  URL.revokeObjectURL(url);
+  return found;
 }"""
 
 
@@ -27,6 +31,7 @@ def render(page, trait: str, drawn: str, first: dict, then: dict) -> dict:
     """Draw a demo anew from its stored state with changes, also such as Python would refuse.
 
     The demo is the one whose state has `trait`; `first` is set before it draws, `then` after.
-    `drawn` selects the parts of the figure that are counted.
+    `drawn` selects the parts of the figure that are counted. What was drawn is taken away again:
+    the next drawing finds the page as this one did.
     """
     return page.evaluate(RENDER, [trait, drawn, first, then])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import nbformat
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from book.build import ROOT, WIDGET_STATE
 from rlhf_lib.seeing.widgets import Annotator
 from rlhf_lib.worlds import labels as label_file
+from tests.site.alone import Shown, assert_fits, assert_told
 
 CHAPTER = "book/reward/preferences.html"
 EXACT = 1e-7
 
 
+@cache
 def saved() -> dict:
     """The state of the demo that the chapter stores."""
     notebook = nbformat.read((ROOT / CHAPTER).with_suffix(".ipynb"), as_version=4)
@@ -31,15 +34,12 @@ def in_python() -> Annotator:
     )
 
 
-class Demo:
+class Demo(Shown):
     def __init__(self, page, base: str | None = None) -> None:
-        page.set_default_timeout(60_000)
         page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
-        self.page, self.root = page, page.locator(".rlhf-annotator").first
+        super().__init__(page.locator(".rlhf-annotator").first)
+        self.page = page
         self.root.locator(".rlhf-weight").first.wait_for()
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
 
     def text(self, name: str) -> str:
         return self.root.locator(f'[data-name="{name}"]').text_content()
@@ -47,9 +47,9 @@ class Demo:
     def check(self, choices) -> None:
         """Compare everything on display with Python after these choices."""
         numbers = in_python().numbers([tuple(c) for c in choices])
+        weights = self.values("data-feature")
         for name, weight in numbers.weights.items():
-            cell = self.root.locator(f'[data-feature="{name}"]')
-            assert float(cell.get_attribute("data-value")) == pytest.approx(weight, abs=EXACT), name
+            assert float(weights[name]) == pytest.approx(weight, abs=EXACT), name
         tile = self.root.locator('[data-name="foreseen"]')
         assert (int(tile.get_attribute("data-value")), int(tile.get_attribute("data-judged"))) == (
             numbers.foreseen,
@@ -102,7 +102,7 @@ def test_labelling_by_keyboard_alone(page):
     assert demo.text("prompt") == saved()["pairs"][4][0]
     page.keyboard.press("u")
     demo.check([(0, "first"), (1, "second")])
-    assert "gone when you leave" in demo.text("where")
+    assert "Your choices stay in this browser" in demo.text("where")
     assert page.errors == []
 
 
@@ -213,39 +213,25 @@ def test_a_python_that_dies_is_noticed(page):
     root.locator('[data-control="stage"]').focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")  # while the first is open, no second is sent
-    root.locator(".rlhf-message").wait_for(timeout=20_000)
+    root.locator(".rlhf-message").wait_for()
     assert "Python does not answer" in root.locator(".rlhf-message").text_content()
     assert len(page.evaluate("window.sent")) == 2
 
 
-RENDER = """async (bad) => {
-  const states = Object.values(JSON.parse(document.querySelector(
-    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
-  const state = {...states.find((s) => s.state.recorded).state, ...bad};
-  const model = { get: (k) => state[k], set() {}, save_changes() {}, on() {}, off() {}, send() {} };
-  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
-  const el = document.createElement("div");
-  document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
-  return el.querySelector(".rlhf-message").textContent;
-}"""
+BAD = [
+    ({"pairs": []}, "pairs has none that can be labelled"),
+    ({"pairs": [["a", "b"]]}, "pairs has an entry that is not prompt, first and second"),
+    ({"differences": []}, "differences has 0 rows; expected 40"),
+    ({"labels": [[99, "first"]]}, "labels[0] is 99,first; expected a pair from 0 to 39"),
+    ({"recorded": [[0, "left"]]}, "recorded[0] is 0,left"),
+    ({"ridge": 0}, "ridge is 0; expected a positive number"),
+    ({"reference": [1]}, "reference has 1 entries; expected 12"),
+]
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"pairs": []}, "pairs has none that can be labelled"),
-        ({"pairs": [["a", "b"]]}, "pairs has an entry that is not prompt, first and second"),
-        ({"differences": []}, "differences has 0 rows; expected 40"),
-        ({"labels": [[99, "first"]]}, "labels[0] is 99,first; expected a pair from 0 to 39"),
-        ({"recorded": [[0, "left"]]}, "recorded[0] is 0,left"),
-        ({"ridge": 0}, "ridge is 0; expected a positive number"),
-        ({"reference": [1]}, "reference has 1 entries; expected 12"),
-    ],
-)
-def test_a_bad_state_gets_a_message(page, bad, says):
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     Demo(page)
-    assert says in page.evaluate(RENDER, bad)
+    assert_told(page, BAD, "recorded")
 
 
 def test_no_machine_in_the_saved_state():
@@ -254,15 +240,12 @@ def test_no_machine_in_the_saved_state():
     assert "/" not in json.dumps([state["file_name"], state["recorded_by"]])
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_fits_the_page(page, width):
-    page.set_viewport_size({"width": width, "height": 800})
+def test_fits_the_page(page):
+    page.set_viewport_size({"width": 375, "height": 900})
     demo = Demo(page)
     demo.control("mode-label").click()
-    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
-        .map((e) => [e.outerHTML.slice(0, 90), e.getBoundingClientRect()])
-        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
-    assert beyond == []
+    for width in (375, 1280):
+        assert_fits(page, demo.root, width)
 
 
 def test_controls_have_names(page):

@@ -7,20 +7,25 @@ import pytest
 
 from rlhf_lib.mathematics import bradley_terry
 from rlhf_lib.seeing.widgets import BradleyTerryExplorer
+from rlhf_lib.seeing.widgets.bradley_terry_explorer import START
+from tests.site.alone import Shown, assert_fits, assert_told, show
 
 CHAPTER = "book/reward/preferences.html"
 EXACT = 1e-9
 
 
-class Demo:
-    def __init__(self, page, base: str | None = None) -> None:
-        page.set_default_timeout(60_000)
-        page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
-        self.page, self.root = page, page.locator(".rlhf-bt").first
-        self.root.locator(".rlhf-win").first.wait_for()
+PRESETS = {
+    "start": START["wins"],
+    "unbeaten": [[0, 3, 2], [0, 0, 3], [0, 2, 0]],
+    "cycle": [[0, 4, 1], [1, 0, 4], [4, 1, 0]],
+}
 
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
+
+class Demo(Shown):
+    def __init__(self, page, root=None) -> None:
+        super().__init__(root or show(page, BradleyTerryExplorer(presets=PRESETS)))
+        self.page = page
+        self.root.locator(".rlhf-win").first.wait_for()
 
     def value(self, name: str) -> float | None:
         text = self.root.locator(f'[data-name="{name}"]').get_attribute("data-value")
@@ -64,9 +69,10 @@ class Demo:
 
 
 @pytest.mark.parametrize("source", ["http", "file"])
-def test_starts_with_pythons_numbers(page, source):
-    demo = Demo(page, page.base if source == "http" else page.folder)
-    assert demo.check().scores == [0, 0, 0]
+def test_the_chapter_starts_with_pythons_numbers(page, source):
+    base = page.base if source == "http" else page.folder
+    page.goto(base + CHAPTER, wait_until="domcontentloaded")
+    assert Demo(page, page.locator(".rlhf-bt")).check().scores == [0, 0, 0]
     assert (page.errors, page.outside) == ([], [])
 
 
@@ -134,45 +140,26 @@ def test_no_comparisons_at_all(page):
     assert page.errors == []
 
 
-RENDER = """async (bad) => {
-  const states = Object.values(JSON.parse(document.querySelector(
-    'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state);
-  const state = {...states.find((s) => s.state.wins).state, ...bad};
-  const model = { get: (k) => state[k], set() {}, save_changes() {}, on() {}, off() {} };
-  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
-  const el = document.createElement("div");
-  document.querySelector("article").prepend(el);
-  (await import(url)).default.render({ model, el });
-  return el.querySelector(".rlhf-message").textContent;
-}"""
+BAD = [
+    ({"wins": [[0]]}, "wins has 1 items; expected 2 to 6"),
+    ({"wins": [[0, 1, 2], [1, 0], [1, 2, 0]]}, "wins is not square"),
+    ({"wins": [[0, -1, 0], [1, 0, 0], [0, 0, 0]]}, "expected counts"),
+    ({"wins": [[1, 1, 0], [1, 0, 0], [0, 0, 0]]}, "wins[0] counts an item against itself"),
+    ({"labels": ["A"]}, "labels has 1 entries; expected 3"),
+    ({"scores": [0, None, 0]}, "expected finite numbers"),
+    ({"ridge": "much"}, "ridge is much"),
+]
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"wins": [[0]]}, "wins has 1 items; expected 2 to 6"),
-        ({"wins": [[0, 1, 2], [1, 0], [1, 2, 0]]}, "wins is not square"),
-        ({"wins": [[0, -1, 0], [1, 0, 0], [0, 0, 0]]}, "expected counts"),
-        ({"wins": [[1, 1, 0], [1, 0, 0], [0, 0, 0]]}, "wins[0] counts an item against itself"),
-        ({"labels": ["A"]}, "labels has 1 entries; expected 3"),
-        ({"scores": [0, None, 0]}, "expected finite numbers"),
-        ({"ridge": "much"}, "ridge is much"),
-    ],
-)
-def test_a_bad_state_gets_a_message(page, bad, says):
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     Demo(page)
-    assert says in page.evaluate(RENDER, bad)
+    assert_told(page, BAD, drawn=".rlhf-win")
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_fits_the_page(page, width):
-    page.set_viewport_size({"width": width, "height": 800})
-    demo = Demo(page)
-    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
-        .map((e) => [e.outerHTML.slice(0, 90), e.getBoundingClientRect()])
-        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
-    assert beyond == []
-    assert demo.root.bounding_box()["width"] <= width
+def test_fits_the_page(page):
+    root = show(page, BradleyTerryExplorer(presets=PRESETS), width=375)
+    for width in (375, 1280):
+        assert_fits(page, root, width)
 
 
 def test_controls_have_names(page):

@@ -7,46 +7,32 @@ import itertools
 import pytest
 
 from rlhf_lib.seeing.widgets import ClipExplorer
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits_and_reads, assert_told, case, show
 
 EXACT = 1e-8
 NUMBERS = ("plain", "clipped", "objective", "gradient")
-MOVE = """(root, [name, position]) => {
-  const input = root.querySelector(`[data-control="${name}"]`);
-  input.value = position;
-  input.dispatchEvent(new Event("input"));
-}"""
 STEPS = {"ratio": 0.01, "epsilon": 0.01, "advantage": 0.1, "dual_clip": 0.1}
 
 
-class Shown:
-    def __init__(self, root) -> None:
-        self.root = root
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
+class Shown(alone.Shown):
     def set(self, **settings) -> None:
-        for name, value in settings.items():
-            self.root.evaluate(MOVE, [name, round(value / STEPS[name])])
+        self.moves({name: round(value / STEPS[name]) for name, value in settings.items()})
 
     def settings(self) -> dict:
-        found = {
-            name: float(self.root.locator(f'[data-setting="{name}"]').get_attribute("data-value"))
-            for name in STEPS
-        }
+        values = self.values("data-setting")
+        found = {name: float(values[name]) for name in STEPS}
         return found if self.control("dual").is_checked() else found | {"dual_clip": None}
 
     def check(self) -> ClipExplorer:
         """Compare everything on display with Python, and return its half."""
         demo = ClipExplorer(**self.settings())
-        numbers = demo.result
+        numbers, values = demo.result, self.values()
         for name in NUMBERS:
-            shown = self.root.locator(f'[data-name="{name}"]').get_attribute("data-value")
-            assert float(shown) == pytest.approx(getattr(numbers, name), abs=EXACT), (name, demo)
-        says = self.root.locator('[data-name="says"]')
-        assert says.get_attribute("data-zone") == numbers.zone, demo
-        assert says.get_attribute("data-active") == str(numbers.active).lower(), demo
+            shown = float(values[name])
+            assert shown == pytest.approx(getattr(numbers, name), abs=EXACT), (name, demo)
+        says = self.look('[data-name="says"]', "data-zone", "data-active")
+        assert says == [[numbers.zone, str(numbers.active).lower()]], demo
         return demo
 
 
@@ -86,27 +72,29 @@ def test_every_case_and_every_edge(page):
     assert ("beyond", False, -2.3) in seen and page.errors == []
 
 
-@pytest.mark.parametrize(
-    "name, zone, active",
-    [
-        ("good, fallen", "below", True),
-        ("good, risen", "above", False),
-        ("bad, fallen", "below", False),
-        ("bad, risen", "above", True),
-    ],
-)
-def test_the_four_cases_have_buttons_and_words(page, name, zone, active):
+CASES = [
+    ("good, fallen", "below", True),
+    ("good, risen", "above", False),
+    ("bad, fallen", "below", False),
+    ("bad, risen", "above", True),
+]
+
+
+def test_the_four_cases_have_buttons_and_words(page):
     shown = Shown(show(page, ClipExplorer()))
-    shown.control(f"case-{name}").click()
-    numbers = shown.check().result
-    assert (numbers.zone, numbers.active) == (zone, active)
-    says = shown.root.locator('[data-name="says"]').text_content()
-    assert ("the gradient is active" in says) == active and ("No gradient" in says) != active
-    assert ("good token" in says) == name.startswith("good")
-    assert ("less likely" in says) == name.endswith("fallen")
-    cell = shown.root.locator('[data-case][aria-current="true"]')
-    assert cell.count() == 1 and cell.get_attribute("data-active") == str(active).lower()
-    assert cell.get_attribute("data-case") == ("+" if "good" in name else "-") + zone
+    for name, zone, active in CASES:
+        with case(name):
+            shown.control(f"case-{name}").click()
+            numbers = shown.check().result
+            assert (numbers.zone, numbers.active) == (zone, active)
+            says = shown.root.locator('[data-name="says"]').text_content()
+            assert ("the gradient is active" in says) == active
+            assert ("No gradient" in says) == (not active)
+            assert ("good token" in says) == name.startswith("good")
+            assert ("less likely" in says) == name.endswith("fallen")
+            cell = shown.root.locator('[data-case][aria-current="true"]')
+            assert cell.count() == 1 and cell.get_attribute("data-active") == str(active).lower()
+            assert cell.get_attribute("data-case") == ("+" if "good" in name else "-") + zone
 
 
 def test_the_point_lies_on_the_plot_of_its_sign(page):
@@ -158,33 +146,28 @@ def test_keyboard_alone(page):
     assert shown.check().result.zone == "beyond"
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"ratio": None}, "ratio is null; expected a number from 0.05 to 4"),
-        ({"epsilon": "wide"}, "epsilon is wide; expected a number from 0.01 to 0.5"),
-        ({"advantage": None}, "advantage is null; expected a number from -3 to 3"),
-        ({"dual_clip": None}, "dual_clip is null; expected a number from 1.6 to 4"),
-        ({"dual": 1}, "dual is 1; expected true or false"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"ratio": None}, "ratio is null; expected a number from 0.05 to 4"),
+    ({"epsilon": "wide"}, "epsilon is wide; expected a number from 0.01 to 0.5"),
+    ({"advantage": None}, "advantage is null; expected a number from -3 to 3"),
+    ({"dual_clip": None}, "dual_clip is null; expected a number from 1.6 to 4"),
+    ({"dual": 1}, "dual is 1; expected true or false"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     show(page, ClipExplorer())
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_fits_and_reads_in_both_themes(page, width):
-    root = show(page, ClipExplorer(3.5, 0.5, -3.0, 3.0), width=width)
-    assert_fits(page, root, width)
+def test_fits_and_reads_in_both_themes(page):
+    root = show(page, ClipExplorer(3.5, 0.5, -3.0, 3.0), width=390)
     assert "NaN" not in root.inner_html()
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            root,
-            theme,
-            [".rlhf-says", ".rlhf-cases td", ".rlhf-legend", ".rlhf-tile output", ".rlhf-label"],
-        )
+    assert_fits_and_reads(
+        page,
+        root,
+        [".rlhf-says", ".rlhf-cases td", ".rlhf-legend", ".rlhf-tile output", ".rlhf-label"],
+    )
 
 
 def test_controls_have_names_and_changes_are_announced(page):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 
 from rlhf_lib.seeing.widgets import DPOExplorer
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits_and_reads, assert_told, case, show
 
 EXACT = 1e-9
-MOVE = """(root, [name, position]) => {
-  const input = root.querySelector(`[data-control="${name}"]`);
-  input.value = position;
-  input.dispatchEvent(new Event("input"));
-}"""
 SETTINGS = ("chosen_log_ratio", "rejected_log_ratio", "beta")
 NAMES = ("chosen_reward", "rejected_reward", "margin", "probability", "loss")
 STEP = 13.2  # of the plane: its units to a nat
@@ -27,57 +24,47 @@ PAIRS = {
 }
 
 
-class Shown:
-    def __init__(self, root) -> None:
-        self.root = root
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str, name: str = "data-value") -> float:
-        return float(self.root.locator(selector).get_attribute(name))
-
+class Shown(alone.Shown):
     def set(self, chosen: float, rejected: float, beta: float) -> None:
         positions = (10 * chosen, 10 * rejected, 40 * (math.log10(beta) + 2))
-        for name, position in zip(SETTINGS, positions):
-            self.root.evaluate(MOVE, [name, round(position)])
+        self.moves({name: round(position) for name, position in zip(SETTINGS, positions)})
 
     def check(self) -> DPOExplorer:
         """Compare everything on display with Python, and return its half."""
-        settings = {name: self.number(f'[data-setting="{name}"]') for name in SETTINGS}
+        values = self.values("data-setting")
+        settings = {name: float(values[name]) for name in SETTINGS}
         pressed = self.root.locator('[data-control^="loss-"][aria-pressed="true"]')
         demo = DPOExplorer(**settings, loss=pressed.get_attribute("data-control")[5:])
-        numbers = demo.result
+        numbers, values = demo.result, self.values()
         for name in NAMES:
-            found = self.number(f'[data-name="{name}"]')
+            found = float(values[name])
             assert found == pytest.approx(getattr(numbers, name), rel=EXACT, abs=1e-13), (
                 name,
                 demo,
             )
         names = ["chosen_pull", "rejected_pull"] if demo.loss == "kto" else ["pull"]
-        pulls = [self.number(f'[data-name="{name}"]') for name in names]
+        pulls = [float(values[name]) for name in names]
         assert pulls == pytest.approx(numbers.pull[: len(names)], rel=EXACT, abs=1e-13), demo
         self.check_plane(demo)
         self.check_curve(demo)
-        assert "NaN" not in self.root.inner_html() and "Infinity" not in self.root.inner_html()
+        assert not re.search("NaN|Infinity", self.root.inner_html())
         return demo
 
     def check_plane(self, demo: DPOExplorer) -> None:
         """The point is where its log-ratios are, and the arrow goes the way of descent."""
         point, numbers = ".rlhf-dpo-point", demo.result
-        at = [self.number(point, name) for name in ("cx", "cy")]
+        at = list(map(float, *self.look(point, "cx", "cy")))
         assert at == pytest.approx(
             [170 + STEP * demo.chosen_log_ratio, 172 - STEP * demo.rejected_log_ratio]
         )
         size = math.hypot(*numbers.gradient)
         reference = math.hypot(*DPOExplorer(0, 0, demo.beta, demo.loss).result.gradient)
-        push = self.root.locator(".rlhf-dpo-push")
+        push = self.look(".rlhf-dpo-push", "data-share", "x2", "y2")
         if size < 0.05 * reference:
-            assert push.count() == 0, demo
+            assert not push, demo
             return
-        share = float(push.get_attribute("data-share"))
+        share, x, y = map(float, *push)
         assert share == pytest.approx(size / reference, rel=EXACT)
-        x, y = (float(push.get_attribute(name)) for name in ("x2", "y2"))
         way = [(x - at[0]), (at[1] - y)]
         long = 28 * min(share, 2)
         assert math.hypot(*way) == pytest.approx(8 + long - min(10, long) / 2, abs=0.01)
@@ -85,8 +72,8 @@ class Shown:
         assert [part / math.hypot(*way) for part in way] == pytest.approx(descent, abs=1e-6)
 
     def check_curve(self, demo: DPOExplorer) -> None:
-        dots = self.root.locator("svg").nth(1).locator(".rlhf-dot").all()
-        found = [float(dot.get_attribute("data-loss")) for dot in dots]
+        dots = self.root.locator("svg").nth(1).locator(".rlhf-dot")
+        found = dots.evaluate_all("(dots) => dots.map((dot) => Number(dot.dataset.loss))")
         if demo.loss == "kto":
             assert len(found) == 2 and sum(found) / 2 == pytest.approx(demo.result.loss)
         else:
@@ -101,16 +88,16 @@ def test_starts_with_pythons_numbers(page, source):
     assert (page.errors, page.outside) == ([], [])
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "kto"])
-def test_every_corner_of_the_plane(page, loss):
+def test_every_corner_of_the_plane(page):
     shown = Shown(show(page, DPOExplorer()))
-    shown.control(f"loss-{loss}").click()
-    for chosen, rejected in itertools.product((-8, -1.3, 8), repeat=2):
-        for beta in (0.01, 0.1, 1):
-            shown.set(chosen, rejected, beta)
-            demo = shown.check()
-            assert (demo.chosen_log_ratio, demo.rejected_log_ratio) == (chosen, rejected)
-            assert (demo.beta, demo.loss) == (beta, loss)
+    for loss in ("dpo", "ipo", "kto"):
+        shown.control(f"loss-{loss}").click()
+        for chosen, rejected in itertools.product((-8, -1.3, 8), repeat=2):
+            for beta in (0.01, 0.1, 1):
+                shown.set(chosen, rejected, beta)
+                demo = shown.check()
+                assert (demo.chosen_log_ratio, demo.rejected_log_ratio) == (chosen, rejected)
+                assert (demo.beta, demo.loss) == (beta, loss)
     assert page.errors == []
 
 
@@ -186,36 +173,32 @@ def test_the_point_can_be_dragged(page):
     assert shown.check().chosen_log_ratio == 8  # let go
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"chosen_log_ratio": None}, "chosen_log_ratio is null; expected a number from -8 to 8"),
-        ({"rejected_log_ratio": "low"}, "rejected_log_ratio is low; expected a number from -8 to"),
-        ({"beta": None}, "beta is null; expected a number from 0.01 to 1"),
-        ({"loss": "simpo"}, "loss is simpo; expected one of dpo, ipo, kto"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"chosen_log_ratio": None}, "chosen_log_ratio is null; expected a number from -8 to 8"),
+    ({"rejected_log_ratio": "low"}, "rejected_log_ratio is low; expected a number from -8 to"),
+    ({"beta": None}, "beta is null; expected a number from 0.01 to 1"),
+    ({"loss": "simpo"}, "loss is simpo; expected one of dpo, ipo, kto"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     show(page, DPOExplorer())
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
 # corners from which the arrow is long, or points out of the plane
 STATES = [("dpo", -8, 8, 1), ("ipo", 8, -8, 0.01), ("kto", 8, -8, 0.01), ("dpo", 8, 8, 0.1)]
+TEXTS = [".rlhf-dpo-says", ".rlhf-bars td", ".rlhf-bars th", ".rlhf-legend", ".rlhf-label"]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("loss, chosen, rejected, beta", STATES)
-def test_fits_and_reads_in_both_themes(page, width, loss, chosen, rejected, beta):
-    root = show(page, DPOExplorer(chosen, rejected, beta, loss), width=width)
-    assert_fits(page, root, width)
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            root,
-            theme,
-            [".rlhf-dpo-says", ".rlhf-bars td", ".rlhf-bars th", ".rlhf-legend", ".rlhf-label"],
-        )
+def test_fits_and_reads_in_both_themes(page):
+    shown = Shown(show(page, DPOExplorer(), width=390))
+    for width in (390, 1280):
+        for loss, *state in STATES:
+            shown.control(f"loss-{loss}").click()
+            shown.set(*state)
+            with case(loss, *state):
+                assert_fits_and_reads(page, shown.root, TEXTS, widths=(width,))
 
 
 def test_nothing_jumps_when_the_pair_changes(page):

@@ -12,6 +12,7 @@ import pytest
 
 from rlhf_lib.seeing.widgets import EstimatorExplorer
 from rlhf_lib.seeing.widgets.estimator_explorer import RUNS
+from tests.site.alone import Shown, assert_fits, assert_told, set_theme, show
 from tests.site.render import render
 
 CHAPTER = "book/alignment/kl-estimators.html"
@@ -21,25 +22,13 @@ STATE = """() => Object.values(JSON.parse(document.querySelector(
   .map((record) => record.state).filter((state) => state._esm && state.policy)"""
 
 
-class Demo:
+class Demo(Shown):
     """One explorer on a page: what it shows, and how a reader moves it."""
 
-    def __init__(self, page, place: int) -> None:
-        self.page, self.seed = page, 0
-        self.root = page.locator(".rlhf-estimators").nth(place)
+    def __init__(self, page, root, saved: dict | None = None) -> None:
+        self.page, self.seed, self.saved = page, 0, saved or {}
+        super().__init__(root)
         self.root.locator(".rlhf-hist").first.wait_for()
-        # the two models in the saved state, told apart by their size: 191 points, or a vocabulary
-        states = sorted(page.evaluate(STATE), key=lambda state: len(state["policy"]))
-        saved = states[place]
-        self.saved = {
-            name: saved[name] for name in ("reference", "policy", "distance_range", "presets")
-        }
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict:
         return {
@@ -52,10 +41,9 @@ class Demo:
         """Compare everything on display with Python, and return the settings."""
         settings = self.settings()
         expected = EstimatorExplorer(**self.saved, **settings).result
-        assert self.number('[data-name="kl"]') == pytest.approx(expected.kl, abs=EXACT)
-        assert float(self.root.locator(".rlhf-exact").get_attribute("data-kl")) == pytest.approx(
-            expected.kl, abs=EXACT
-        )
+        numbers, (exact,) = self.values(), self.numbers(".rlhf-exact", "data-kl")
+        assert float(numbers["kl"]) == pytest.approx(expected.kl, abs=EXACT)
+        assert exact == pytest.approx(expected.kl, abs=EXACT)
         for name in ("k1", "k2", "k3"):
             estimator = getattr(expected, name)
             for column, value, digits in (
@@ -66,9 +54,10 @@ class Demo:
                 ("below_zero", estimator.below_zero, 3),
                 ("below_kl", estimator.below_kl, 3),
             ):
-                cell = f'[data-name="{name}-{column}"]'
-                assert self.number(cell) == pytest.approx(value, rel=1e-7, abs=EXACT), cell
-                shown = float(self.root.locator(cell).text_content().replace("−", "-"))
+                cell = f"{name}-{column}"
+                assert float(numbers[cell]) == pytest.approx(value, rel=1e-7, abs=EXACT), cell
+                text = self.root.locator(f'[data-name="{cell}"]').text_content()
+                shown = float(text.replace("−", "-"))
                 assert shown == pytest.approx(value, abs=0.51 * 10**-digits), cell
         self.check_bars(expected)
         return settings
@@ -88,16 +77,28 @@ class Demo:
         assert said == [f"{n} of {RUNS} runs beyond →" for n in beyond if n]
 
 
-def explorer(page, place: int = 0, base: str | None = None) -> Demo:
-    page.set_default_timeout(60_000)
+def explorer(page, width: int = 1280) -> Demo:
+    """The explorer of two bell curves, alone on a page."""
+    return Demo(page, show(page, EstimatorExplorer(), width=width))
+
+
+def in_chapter(page, base: str | None = None) -> list[Demo]:
+    """Open the chapter and return its two explorers."""
     page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
-    return Demo(page, place)
+    page.wait_for_function("document.documentElement.dataset.liveWidgets === 'done'")
+    # the two models in the saved state, told apart by their size: 191 points, or a vocabulary
+    states = sorted(page.evaluate(STATE), key=lambda state: len(state["policy"]))
+    names = ("reference", "policy", "distance_range", "presets")
+    return [
+        Demo(page, root, {name: saved[name] for name in names})
+        for root, saved in zip(page.locator(".rlhf-estimators").all(), states, strict=True)
+    ]
 
 
-@pytest.mark.parametrize("place, source", [(0, "http"), (1, "http"), (0, "file")])
-def test_starts_with_pythons_numbers(page, place, source):
-    demo = explorer(page, place, page.base if source == "http" else page.folder)
-    assert demo.check()["distance"] == 1
+@pytest.mark.parametrize("source", ["http", "file"])
+def test_starts_with_pythons_numbers(page, source):
+    for demo in in_chapter(page, page.base if source == "http" else page.folder):
+        assert demo.check()["distance"] == 1
     assert (page.errors, page.outside) == ([], [])
 
 
@@ -119,13 +120,14 @@ def test_keyboard_moves_both_sliders(page):
     assert "256" in demo.control("samples").get_attribute("aria-valuetext")
 
 
-@pytest.mark.parametrize("distance", ["0.1", "1", "2"])
-def test_buttons_set_the_rows_of_the_table(page, distance):
+def test_buttons_set_the_rows_of_the_table(page):
     demo = explorer(page)
-    demo.root.locator(f'[data-distance="{distance}"]').click()
-    assert demo.check()["distance"] == float(distance)
-    assert demo.number('[data-name="kl"]') == pytest.approx(float(distance) ** 2 / 2)
-    assert demo.root.locator('[aria-pressed="true"]').get_attribute("data-distance") == distance
+    for distance in ("0.1", "1", "2"):
+        demo.root.locator(f'[data-distance="{distance}"]').click()
+        assert demo.check()["distance"] == float(distance)
+        assert demo.number('[data-name="kl"]') == pytest.approx(float(distance) ** 2 / 2)
+        pressed = demo.root.locator('[aria-pressed="true"]')
+        assert pressed.get_attribute("data-distance") == distance
 
 
 def test_draw_again_draws_the_next_samples(page):
@@ -139,7 +141,7 @@ def test_draw_again_draws_the_next_samples(page):
 
 
 def test_two_explorers_on_a_page_are_apart(page):
-    first, second = explorer(page), Demo(page, 1)
+    first, second = in_chapter(page)
     first.root.locator('[data-distance="2"]').click()
     first.check()
     assert second.check()["distance"] == 1
@@ -160,41 +162,30 @@ def test_k2_settles_beside_the_truth_and_most_runs_of_k3_are_below_it(page):
     assert demo.number('[data-name="k3-below_kl"]') > 0.6 > demo.number('[data-name="k1-below_kl"]')
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"policy": [0.5, 0.5]}, "policy has 2 entries; expected"),
-        ({"policy": []}, "policy is empty"),
-        ({"reference": [0.5, 0.6], "policy": [0.5, 0.5]}, "reference sums to 1.1; expected"),
-        (
-            {"reference": [0.5, 0.5], "policy": [1, 0]},
-            "policy[1] is 0; expected positive probabilities",
-        ),
-        (
-            {"reference": [0.5, 0.5], "policy": [None, 1]},
-            "policy[0] is null; expected finite numbers",
-        ),
-        ({"distance": "far"}, "distance is far; expected a number"),
-        ({"distance_range": [3, 1]}, "distance_range is 3,1; expected two positive numbers"),
-        ({"samples": 3}, "samples is 3; expected a power of two"),
-        ({"seed": -1}, "seed is -1; expected 0 to"),
-        (
-            {"reference": [0.5, 0.5], "policy": [1, 1e-300], "distance": 1.2},
-            "spread of k3 is beyond",
-        ),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
-    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
-    from_the_start = render(page, "policy", ".rlhf-hist", bad, {})
-    assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = render(page, "policy", ".rlhf-hist", {}, bad)
-    assert says in later["text"] and later["figure"] and later["drawn"]
-    assert page.errors == []
+BAD = [
+    ({"policy": [0.5, 0.5]}, "policy has 2 entries; expected"),
+    ({"policy": []}, "policy is empty"),
+    ({"reference": [0.5, 0.6], "policy": [0.5, 0.5]}, "reference sums to 1.1; expected"),
+    (
+        {"reference": [0.5, 0.5], "policy": [1, 0]},
+        "policy[1] is 0; expected positive probabilities",
+    ),
+    ({"reference": [0.5, 0.5], "policy": [None, 1]}, "policy[0] is null; expected finite numbers"),
+    ({"distance": "far"}, "distance is far; expected a number"),
+    ({"distance_range": [3, 1]}, "distance_range is 3,1; expected two positive numbers"),
+    ({"samples": 3}, "samples is 3; expected a power of two"),
+    ({"seed": -1}, "seed is -1; expected 0 to"),
+    ({"reference": [0.5, 0.5], "policy": [1, 1e-300], "distance": 1.2}, "spread of k3 is beyond"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
+    explorer(page)
+    assert_told(page, BAD, drawn=".rlhf-hist")
 
 
 def test_equal_policies_are_drawn(page):
-    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
+    explorer(page)
     state = {"reference": [0.5, 0.5], "policy": [0.5, 0.5]}
     shown = render(page, "policy", ".rlhf-hist", state, {})
     assert shown["text"] == "" and shown["figure"] and shown["drawn"]
@@ -202,14 +193,8 @@ def test_equal_policies_are_drawn(page):
 
 
 def test_fits_and_works_on_a_phone(page):
-    page.set_viewport_size({"width": 375, "height": 800})
-    demo = explorer(page)
-    box = demo.root.bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
-    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
-        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
-        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
-    assert beyond == []
+    demo = explorer(page, width=375)
+    assert_fits(page, demo.root, 375)
     demo.root.locator('[data-distance="2"]').click()
     assert demo.check()["distance"] == 2
 
@@ -247,9 +232,8 @@ CONTRAST = """(root) => {
 }"""
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_and_bars_stand_out_from_the_page(page, theme):
+def test_text_and_bars_stand_out_from_the_page(page):
     demo = explorer(page)
-    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-    page.wait_for_timeout(400)  # the theme fades its colours
-    assert min(demo.root.evaluate(CONTRAST)) >= 4.5
+    for theme in ("light", "dark"):
+        set_theme(page, theme)
+        assert min(demo.root.evaluate(CONTRAST)) >= 4.5, theme

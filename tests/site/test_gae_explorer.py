@@ -6,44 +6,31 @@ import pytest
 
 from rlhf_lib.seeing.widgets import GAEExplorer
 from rlhf_lib.seeing.widgets.gae_explorer import PRESETS
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits_and_reads, assert_told, case, show
 
 EXACT = 1e-9
-MOVE = """(root, [name, position]) => {
-  const input = root.querySelector(`[data-control="${name}"]`);
-  input.value = position;
-  input.dispatchEvent(new Event("input"));
-}"""
 STEPS = {"lam": 0.01, "gamma": 0.01, "score": 0.1, "beta": 0.01}
 
 
-class Shown:
-    def __init__(self, root) -> None:
-        self.root = root
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
-
+class Shown(alone.Shown):
     def set(self, **settings) -> None:
-        for name, value in settings.items():
-            self.root.evaluate(MOVE, [name, round(value / STEPS[name])])
+        self.moves({name: round(value / STEPS[name]) for name, value in settings.items()})
 
     def check(self) -> GAEExplorer:
         """Compare everything on display with Python, and return its half."""
         tokens = self.root.locator("tbody th").all_text_contents()
         places = range(len(tokens))
+        controls, settings = self.values("data-control"), self.values("data-setting")
         cells = {
-            name: [self.number(f'[data-control="{name}-{t}"]') for t in places]
+            name: [float(controls[f"{name}-{t}"]) for t in places]
             for name in ("log_ratios", "values")
         }
-        settings = {name: self.number(f'[data-setting="{name}"]') for name in STEPS}
+        settings = {name: float(settings[name]) for name in STEPS}
         demo = GAEExplorer(tokens, **cells, **settings, lumped=self.control("lumped").is_checked())
-        shown = demo.result
+        shown, values = demo.result, self.values()
         for name in ("rewards", "deltas", "advantages", "returns"):
-            found = [self.number(f'[data-name="{name}-{t}"]') for t in places]
+            found = [float(values[f"{name}-{t}"]) for t in places]
             assert found == pytest.approx(getattr(shown, name).tolist(), abs=EXACT), (name, demo)
         for kind, expected in (
             ("delta", shown.deltas),
@@ -51,15 +38,11 @@ class Shown:
             ("return", shown.returns),
             ("other", shown.other if demo.lumped else []),
         ):
-            bars = self.root.locator(f'[data-bar="{kind}"]').all()
-            assert [float(bar.get_attribute("data-value")) for bar in bars] == pytest.approx(
-                list(expected), abs=EXACT
-            ), kind
+            bars = self.numbers(f'[data-bar="{kind}"]')
+            assert bars == pytest.approx(list(expected), abs=EXACT), kind
         t = int(self.root.locator(".rlhf-sum").get_attribute("data-token"))
         for name in ("score_weight", "critic_weight"):
-            assert self.number(f'[data-name="{name}"]') == pytest.approx(
-                getattr(shown, name)[t], abs=EXACT
-            )
+            assert float(values[name]) == pytest.approx(getattr(shown, name)[t], abs=EXACT)
         assert "NaN" not in self.root.inner_html()
         return demo
 
@@ -142,42 +125,43 @@ def test_a_value_can_be_dragged(page):
     assert after[:3] + after[4:] == before[:3] + before[4:]
 
 
-@pytest.mark.parametrize(
-    "typed, says, kept",
-    [
-        ("abc", "value of “lamp” is abc; expected a number from −6 to 6. Still showing 1.9.", 1.9),
-        ("", "value of “lamp” is empty; expected a number", 1.9),
-        ("50", "value of “lamp” is 50; expected a number from −6 to 6. Showing 6.", 6),
-        ("−1.25", "", -1.25),
-    ],
-)
-def test_typing_a_value(page, typed, says, kept):
+TYPED = [
+    ("abc", "value of “lamp” is abc; expected a number from −6 to 6. Still showing 1.9.", 1.9),
+    ("", "value of “lamp” is empty; expected a number", 1.9),
+    ("50", "value of “lamp” is 50; expected a number from −6 to 6. Showing 6.", 6),
+    ("−1.25", "", -1.25),
+]
+
+
+def test_typing_a_value(page):
     shown = Shown(show(page, GAEExplorer()))
     field = shown.control("values-4")
-    field.fill(typed)
-    field.press("Enter")
-    assert shown.check().values[4] == kept
-    assert shown.message().startswith(says) and bool(says) == bool(shown.message())
-    shown.control("preset-critic at zero").click()
-    assert shown.message() == "" and field.input_value() == "0"
-    assert shown.check().values == [0.0] * 7
+    for typed, says, kept in TYPED:
+        with case(typed):
+            shown.control("preset-good critic").click()
+            field.fill(typed)
+            field.press("Enter")
+            assert shown.check().values[4] == kept
+            assert shown.message().startswith(says) and bool(says) == bool(shown.message())
+            shown.control("preset-critic at zero").click()
+            assert shown.message() == "" and field.input_value() == "0"
+            assert shown.check().values == [0.0] * 7
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"tokens": []}, "tokens has 0 entries; expected 2 to 10"),
-        ({"values": [1]}, "values has 1 entries; expected 7, one for each token"),
-        ({"log_ratios": [0, None, 0, 0, 0, 0, 0]}, "log_ratios[1] is null; expected a number"),
-        ({"score": None}, "score is null; expected a number from -5 to 5"),
-        ({"lam": "much"}, "lam is much; expected a number from 0 to 1"),
-        ({"lumped": 1}, "lumped is 1; expected true or false"),
-        ({"token": 0.5}, "token is 0.5; expected a whole number"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"tokens": []}, "tokens has 0 entries; expected 2 to 10"),
+    ({"values": [1]}, "values has 1 entries; expected 7, one for each token"),
+    ({"log_ratios": [0, None, 0, 0, 0, 0, 0]}, "log_ratios[1] is null; expected a number"),
+    ({"score": None}, "score is null; expected a number from -5 to 5"),
+    ({"lam": "much"}, "lam is much; expected a number from 0 to 1"),
+    ({"lumped": 1}, "lumped is 1; expected true or false"),
+    ({"token": 0.5}, "token is 0.5; expected a whole number"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     show(page, GAEExplorer())
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
 def test_zeros_everywhere_are_drawn(page):
@@ -186,8 +170,7 @@ def test_zeros_everywhere_are_drawn(page):
     assert "Infinity" not in root.inner_html() and page.errors == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_fits_and_reads_in_both_themes(page, width):
+def test_fits_and_reads_in_both_themes(page):
     root = show(
         page,
         GAEExplorer(
@@ -198,16 +181,11 @@ def test_fits_and_reads_in_both_themes(page, width):
             lumped=True,
             presets={"one": ([0.0] * 10, [0.0] * 10, 1.0)},
         ),
-        width=width,
+        width=390,
     )
-    assert_fits(page, root, width)
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            root,
-            theme,
-            [".rlhf-sum", ".rlhf-bars td", ".rlhf-legend", ".rlhf-label", ".rlhf-cell"],
-        )
+    assert_fits_and_reads(
+        page, root, [".rlhf-sum", ".rlhf-bars td", ".rlhf-legend", ".rlhf-label", ".rlhf-cell"]
+    )
 
 
 def test_nothing_jumps_when_numbers_change(page):

@@ -7,31 +7,21 @@ import pytest
 from rlhf_lib.algorithms.variants import VARIANTS
 from rlhf_lib.seeing.widgets import GroupExplorer
 from rlhf_lib.seeing.widgets.group_explorer import PRESETS
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits_and_reads, assert_told, show
 
 EXACT = 1e-9
 
 
-class Shown:
-    def __init__(self, root) -> None:
-        self.root = root
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
-
-    def says(self) -> str:
-        return self.root.locator('[data-name="says"]').text_content()
-
+class Shown(alone.Shown):
     def check(self, budget: int = 32) -> GroupExplorer:
         """Compare everything on display with Python, and return its half."""
         places = range(self.root.locator("tbody tr").count())
         pressed = self.root.locator('[data-control^="method-"][aria-pressed="true"]')
+        verdicts, values = self.values("data-control"), self.values()
         demo = GroupExplorer(
-            [self.number(f'[data-control="verdict-{i}"]') for i in places],
-            [int(self.number(f'[data-name="lengths-{i}"]')) for i in places],
+            [float(verdicts[f"verdict-{i}"]) for i in places],
+            [int(values[f"lengths-{i}"]) for i in places],
             pressed.get_attribute("data-control").removeprefix("method-"),
             budget,
         )
@@ -41,20 +31,18 @@ class Shown:
             ("weights", shown.token_weights),
             ("pulls", shown.pulls),
         ):
-            found = [self.number(f'[data-name="{name}-{i}"]') for i in places]
+            found = [float(values[f"{name}-{i}"]) for i in places]
             assert found == pytest.approx(expected.tolist(), abs=EXACT), (name, demo)
         for name in ("spread", "up", "down"):
-            assert self.number(f'[data-name="{name}"]') == pytest.approx(
-                getattr(shown, name), abs=EXACT
-            ), (name, demo)
+            expected = pytest.approx(getattr(shown, name), abs=EXACT)
+            assert float(values[name]) == expected, (name, demo)
         for name, expected in (("advantage", shown.advantages), ("weight", shown.token_weights)):
-            bars = self.root.locator(f'[data-bar="{name}"]').all()
-            assert [float(bar.get_attribute("data-value")) for bar in bars] == pytest.approx(
-                expected.tolist(), abs=EXACT
-            ), name
-            for bar, value in zip(bars, expected):  # its colour
+            bars = self.look(f'[data-bar="{name}"]', "data-value", "class")
+            found = [float(value) for value, _ in bars]
+            assert found == pytest.approx(expected.tolist(), abs=EXACT), name
+            for (_, kind), value in zip(bars, expected):  # its colour
                 if abs(value) > EXACT:
-                    assert ("rlhf-group-down" in bar.get_attribute("class")) == (value < 0), name
+                    assert ("rlhf-group-down" in kind) == (value < 0), name
         assert ("teaches nothing" in self.says()) == (not shown.teaches)
         assert "NaN" not in self.root.inner_html()
         return demo
@@ -201,46 +189,39 @@ def test_groups_of_two_to_twelve(page):
     assert shown.control("length").get_attribute("max") == "16" and page.errors == []
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"rewards": [1]}, "rewards has 1 entries; expected 2 to 12, as a completion is compared"),
-        ({"rewards": None}, "rewards has undefined entries; expected 2 to 12"),
-        (
-            {"rewards": [1, None, 0, 0, 0, 0, 0, 0]},
-            "rewards[1] is null; expected a number from -2 to",
-        ),
-        ({"lengths": [3]}, "lengths has 1 entries; expected 8, one for each reward"),
-        ({"lengths": [3, 0, 3, 3, 3, 3, 3, 3]}, "lengths[1] is 0; expected at least 1 token"),
-        ({"budget": 4}, "budget is 4; expected at least the longest completion, 26 tokens"),
-        ({"method": "ppo"}, "method is ppo; expected one of grpo, dr_grpo"),
-        ({"methods": None}, "method is grpo; expected one of"),
-        ({"completion": 0.5}, "completion is 0.5; expected a whole number"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"rewards": [1]}, "rewards has 1 entries; expected 2 to 12, as a completion is compared"),
+    ({"rewards": None}, "rewards has undefined entries; expected 2 to 12"),
+    ({"rewards": [1, None, 0, 0, 0, 0, 0, 0]}, "rewards[1] is null; expected a number from -2 to"),
+    ({"lengths": [3]}, "lengths has 1 entries; expected 8, one for each reward"),
+    ({"lengths": [3, 0, 3, 3, 3, 3, 3, 3]}, "lengths[1] is 0; expected at least 1 token"),
+    ({"budget": 4}, "budget is 4; expected at least the longest completion, 26 tokens"),
+    ({"method": "ppo"}, "method is ppo; expected one of grpo, dr_grpo"),
+    ({"methods": None}, "method is grpo; expected one of"),
+    ({"completion": 0.5}, "completion is 0.5; expected a whole number"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     show(page, GroupExplorer())
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
-@pytest.mark.parametrize("width", [390, 820, 1280])
-def test_fits_and_reads_in_both_themes(page, width):
-    root = show(page, GroupExplorer([-2.0, 2.0] * 6, [1, 32] * 6, "reinforce++"), width=width)
-    assert_fits(page, root, width)
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            root,
-            theme,
-            [
-                "[data-name=says]",
-                ".rlhf-bars td",
-                ".rlhf-legend",
-                ".rlhf-label",
-                ".rlhf-button:not(:disabled)",
-                ".rlhf-tile output",
-            ],
-        )
+def test_fits_and_reads_in_both_themes(page):
+    root = show(page, GroupExplorer([-2.0, 2.0] * 6, [1, 32] * 6, "reinforce++"), width=390)
+    assert_fits_and_reads(
+        page,
+        root,
+        [
+            "[data-name=says]",
+            ".rlhf-bars td",
+            ".rlhf-legend",
+            ".rlhf-label",
+            ".rlhf-button:not(:disabled)",
+            ".rlhf-tile output",
+        ],
+        widths=(390, 820, 1280),
+    )
 
 
 def test_nothing_jumps_when_numbers_change(page):

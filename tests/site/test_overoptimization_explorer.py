@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 
 from rlhf_lib.seeing.widgets import OveroptimizationExplorer
-from tests.site.alone import assert_fits, assert_readable, redraw, show
+from tests.site import alone
+from tests.site.alone import assert_fits, assert_readable, assert_told, show
 from tests.unit.test_overoptimization_explorer import run, runs
 
 CHAPTER = "book/ppo/over-optimization.html"
@@ -18,18 +18,13 @@ STATE = """() => Object.values(JSON.parse(document.querySelector(
   .map((record) => record.state).find((state) => state._esm && state.runs)"""
 
 
-class Demo:
+class Demo(alone.Shown):
     """The explorer on a page: what it shows, and how a reader moves it."""
 
     def __init__(self, root, recorded: list[dict]) -> None:
-        self.root, self.recorded = root, recorded
+        super().__init__(root)
+        self.recorded = recorded
         root.locator(".rlhf-form").first.wait_for(state="attached")
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict:
         pressed = {
@@ -86,7 +81,6 @@ def explorer(page, recorded=None, width: int = 1280, **settings) -> Demo:
 
 @pytest.mark.parametrize("source", ["http", "file"])
 def test_the_chapter_starts_with_pythons_numbers(page, source):
-    page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
     page.goto(
         (page.base if source == "http" else page.folder) + CHAPTER, wait_until="domcontentloaded"
     )
@@ -146,36 +140,29 @@ def test_a_form_that_never_falls_has_no_peak(page):
     assert demo.root.locator('[data-name="peak"]').text_content() == "none"
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"runs": []}, "runs is empty"),
-        ({"runs": [{}]}, "runs[0]['form'] is undefined"),
-        ({"runs": [run(gold=[0.0, 1.0])]}, "runs[0]['gold'] has 2 entries; expected 5"),
-        ({"runs": [run(gold=[0.0, None, 1.0, 1.0, 1.0])]}, "runs[0]['gold'] has the entry null"),
-        ({"runs": [run(d=[0.0, 1.0, 1.0, 2.0, 2.0])]}, "fewer than 3 distances"),
-        ({"method": "GRPO"}, "method is GRPO; expected one of PPO, best-of-n"),
-        ({"pairs": "many"}, "pairs is many; expected a whole number"),
-        ({"point": 9}, "point is 9; expected 0 to 4"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
-    explorer(page)
-    from_the_start = redraw(page, bad, {})
-    assert says in from_the_start["text"] and not from_the_start["figure"]
-    explorer(page)
-    later = redraw(page, {}, bad)
-    assert says in later["text"] and later["figure"] and "<path" in later["inside"]
-    assert not re.search("NaN|Infinity", later["inside"])
-    assert page.errors == []
+BAD = [
+    ({"runs": []}, "runs is empty"),
+    ({"runs": [{}]}, "runs[0]['form'] is undefined"),
+    ({"runs": [run(gold=[0.0, 1.0])]}, "runs[0]['gold'] has 2 entries; expected 5"),
+    ({"runs": [run(gold=[0.0, None, 1.0, 1.0, 1.0])]}, "runs[0]['gold'] has the entry null"),
+    ({"runs": [run(d=[0.0, 1.0, 1.0, 2.0, 2.0])]}, "fewer than 3 distances"),
+    ({"method": "GRPO"}, "method is GRPO; expected one of PPO, best-of-n"),
+    ({"pairs": "many"}, "pairs is many; expected a whole number"),
+    ({"point": 9}, "point is 9; expected 0 to 4"),
+]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_fits_and_works(page, width):
-    demo = explorer(page, width=width)
-    assert_fits(page, demo.root, width)
-    demo.root.locator('[data-seed="3"]').click()
-    assert demo.check()["seed"] == 3
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
+    explorer(page)
+    assert_told(page, BAD, drawn="path")
+
+
+def test_fits_and_works(page):
+    demo = explorer(page, width=390)
+    for width, seed in ((390, 3), (1280, 2)):
+        assert_fits(page, demo.root, width)
+        demo.root.locator(f'[data-seed="{seed}"]').click()
+        assert demo.check()["seed"] == seed
 
 
 def test_controls_have_names_and_changes_are_announced(page):
@@ -191,18 +178,18 @@ def test_controls_have_names_and_changes_are_announced(page):
     )
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_the_page(page, theme):
+def test_text_stands_out_from_the_page(page):
     demo = explorer(page)
-    assert_readable(
-        page,
-        demo.root,
-        theme,
-        [
-            ".rlhf-tile output",
-            ".rlhf-tile small",
-            ".rlhf-legend",
-            ".rlhf-reply-text",
-            ".rlhf-reply-head",
-        ],
-    )
+    for theme in ("light", "dark"):
+        assert_readable(
+            page,
+            demo.root,
+            theme,
+            [
+                ".rlhf-tile output",
+                ".rlhf-tile small",
+                ".rlhf-legend",
+                ".rlhf-reply-text",
+                ".rlhf-reply-head",
+            ],
+        )

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from rlhf_lib.seeing.widgets import PolicyGradientBandit
+from tests.site.alone import Shown, assert_fits, assert_told, case, set_theme, show
 from tests.site.render import render
 
 CHAPTER = "book/ppo/policy-gradients.html"
@@ -15,19 +16,13 @@ EXACT = 1e-9  # the page and Python compute in the same precision
 BASELINES = ("none", "mean", "leave_one_out", "value", "optimal")
 
 
-class Demo:
-    """The demo on its page: what it shows, and how a reader moves it."""
+class Demo(Shown):
+    """The demo on a page: what it shows, and how a reader moves it."""
 
-    def __init__(self, page) -> None:
+    def __init__(self, page, root) -> None:
         self.page, self.seed = page, 0
-        self.root = page.locator(".rlhf-bandit").first
+        super().__init__(root)
         self.root.locator(".rlhf-simplex").wait_for()
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict:
         pressed = self.root.locator('[data-baseline][aria-pressed="true"]')
@@ -43,7 +38,7 @@ class Demo:
     def check(self) -> dict:
         """Compare everything on display with Python, and return the settings."""
         settings = self.settings()
-        expected = PolicyGradientBandit(**settings).result
+        expected, numbers = PolicyGradientBandit(**settings).result, self.values()
         for name, value, digits in (
             ("expected", expected.expected_reward, 3),
             ("entropy", expected.entropy, 3),
@@ -51,18 +46,18 @@ class Demo:
             ("kept", expected.kept, 3),
             ("cosine", expected.cosine, 3),
         ):
-            cell = f'[data-name="{name}"]'
-            assert self.number(cell) == pytest.approx(value, rel=1e-7, abs=EXACT), cell
-            shown = float(self.root.locator(cell).text_content().replace("−", "-"))
-            assert shown == pytest.approx(value, abs=0.51 * 10**-digits), cell
-        assert self.number('[data-name="noise"]') == pytest.approx(expected.noise, rel=1e-7)
+            assert float(numbers[name]) == pytest.approx(value, rel=1e-7, abs=EXACT), name
+            text = self.root.locator(f'[data-name="{name}"]').text_content()
+            shown = float(text.replace("−", "-"))
+            assert shown == pytest.approx(value, abs=0.51 * 10**-digits), name
+        assert float(numbers["noise"]) == pytest.approx(expected.noise, rel=1e-7)
         for a in range(3):
             for name, values in (
                 ("policy", expected.path[-1]),
                 ("count", expected.counts),
                 ("advantage", expected.advantages),
             ):
-                assert self.number(f'[data-name="{name}-{a}"]') == pytest.approx(
+                assert float(numbers[f"{name}-{a}"]) == pytest.approx(
                     float(values[a]), rel=1e-7, abs=EXACT
                 ), (name, a)
         drawn = self.root.locator(".rlhf-drawn").text_content().partition(": ")[2].split()
@@ -109,16 +104,15 @@ def moved(policy, step):
     return [w / sum(weights) for w in weights]
 
 
-def demo_of(page, base: str | None = None) -> Demo:
-    page.set_default_timeout(60_000)
-    page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
-    return Demo(page)
+def demo_of(page, width: int = 1280) -> Demo:
+    return Demo(page, show(page, PolicyGradientBandit(), width=width))
 
 
 @pytest.mark.parametrize("source", ["http", "file"])
-def test_starts_with_pythons_numbers(page, source):
-    demo = demo_of(page, page.base if source == "http" else page.folder)
-    assert demo.check()["steps"] == 0
+def test_the_chapter_starts_with_pythons_numbers(page, source):
+    base = page.base if source == "http" else page.folder
+    page.goto(base + CHAPTER, wait_until="domcontentloaded")
+    assert Demo(page, page.locator(".rlhf-bandit")).check()["steps"] == 0
     assert (page.errors, page.outside) == ([], [])
 
 
@@ -146,18 +140,21 @@ def test_step_run_stop_and_reset(page):
     assert demo.check()["steps"] == 0
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_each_baseline_replays_the_run(page, baseline):
+def test_each_baseline_replays_the_run(page):
     demo = demo_of(page)
     for _ in range(3):
         demo.control("step").click()
-    demo.root.locator(f'[data-baseline="{baseline}"]').click()
-    settings = demo.check()
-    assert (settings["baseline"], settings["steps"]) == (baseline, 3)
-    demo.control("reward_shift").focus()
-    for key in ["ArrowRight"] * 4:
-        page.keyboard.press(key)
-    assert demo.check()["reward_shift"] == 2
+    for baseline in BASELINES:
+        with case(baseline):
+            demo.root.locator(f'[data-baseline="{baseline}"]').click()
+            settings = demo.check()
+            assert (settings["baseline"], settings["steps"]) == (baseline, 3)
+            demo.control("reward_shift").focus()
+            for key in ["ArrowRight"] * 4:
+                page.keyboard.press(key)
+            assert demo.check()["reward_shift"] == 2
+            for key in ["ArrowLeft"] * 4:
+                page.keyboard.press(key)
 
 
 def test_keyboard_moves_every_slider(page):
@@ -193,7 +190,7 @@ def test_other_draws_replay_with_the_next_seed(page):
 
 
 def test_the_run_ends_at_the_last_step(page):
-    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
+    demo_of(page)
     shown = render(
         page, "logits", ".rlhf-step", {"steps": 200, "reward_shift": 10, "learning_rate": 20}, {}
     )
@@ -201,46 +198,35 @@ def test_the_run_ends_at_the_last_step(page):
     assert not re.search("NaN", shown["inside"])
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"rewards": [1, 0]}, "rewards has 2 entries; expected 3"),
-        ({"rewards": [1, 0, None]}, "rewards[2] is null; expected a number"),
-        ({"logits": [0, 0, 1000]}, "logits[2] is 1000; expected a number"),
-        ({"labels": None}, "labels has 0 entries; expected 3"),
-        ({"baseline": "median"}, "baseline is 'median'; expected one of 'none', 'mean'"),
-        ({"reward_shift": "up"}, "reward_shift is up; expected a number from -5 to 10"),
-        ({"learning_rate": None}, "learning_rate is null; expected a number from 0.01 to 20"),
-        ({"batch_size": 12}, "batch_size is 12; expected a power of two from 2 to 32"),
-        ({"seed": -1}, "seed is -1; expected 0 to"),
-        ({"steps": 201}, "steps is 201; expected 0 to 200"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
-    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
-    from_the_start = render(page, "logits", ".rlhf-simplex", bad, {})
-    assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = render(page, "logits", ".rlhf-simplex", {}, bad)
-    assert says in later["text"] and later["figure"] and later["drawn"]
-    assert page.errors == []
+BAD = [
+    ({"rewards": [1, 0]}, "rewards has 2 entries; expected 3"),
+    ({"rewards": [1, 0, None]}, "rewards[2] is null; expected a number"),
+    ({"logits": [0, 0, 1000]}, "logits[2] is 1000; expected a number"),
+    ({"labels": None}, "labels has 0 entries; expected 3"),
+    ({"baseline": "median"}, "baseline is 'median'; expected one of 'none', 'mean'"),
+    ({"reward_shift": "up"}, "reward_shift is up; expected a number from -5 to 10"),
+    ({"learning_rate": None}, "learning_rate is null; expected a number from 0.01 to 20"),
+    ({"batch_size": 12}, "batch_size is 12; expected a power of two from 2 to 32"),
+    ({"seed": -1}, "seed is -1; expected 0 to"),
+    ({"steps": 201}, "steps is 201; expected 0 to 200"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
+    demo_of(page)
+    assert_told(page, BAD, drawn=".rlhf-simplex")
 
 
 def test_rewards_that_are_all_equal_are_drawn(page):
-    page.goto(page.base + CHAPTER, wait_until="domcontentloaded")
+    demo_of(page)
     shown = render(page, "logits", ".rlhf-simplex", {"rewards": [1, 1, 1], "baseline": "mean"}, {})
     assert shown["text"] == "" and shown["figure"] and "∞" in shown["inside"]
     assert "NaN" not in shown["inside"]
 
 
 def test_fits_and_works_on_a_phone(page):
-    page.set_viewport_size({"width": 375, "height": 800})
-    demo = demo_of(page)
-    box = demo.root.bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
-    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
-        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
-        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
-    assert beyond == []
+    demo = demo_of(page, width=375)
+    assert_fits(page, demo.root, 375)
     demo.control("step").click()
     assert demo.check()["steps"] == 1
 
@@ -276,9 +262,8 @@ CONTRAST = """(root) => {
 }"""
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_and_arrows_stand_out_from_the_page(page, theme):
+def test_text_and_arrows_stand_out_from_the_page(page):
     demo = demo_of(page)
-    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-    page.wait_for_timeout(400)  # the theme fades its colours
-    assert min(demo.root.evaluate(CONTRAST)) >= 4.5
+    for theme in ("light", "dark"):
+        set_theme(page, theme)
+        assert min(demo.root.evaluate(CONTRAST)) >= 4.5, theme

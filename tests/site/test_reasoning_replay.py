@@ -9,7 +9,8 @@ import pytest
 from rlhf_lib.seeing.widgets import ReasoningReplay
 from rlhf_lib.seeing.widgets.reasoning_replay import MEASURES
 from rlhf_lib.worlds import sums
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits, assert_fits_and_reads, assert_told, case, resize, show
 from tests.unit.test_reasoning_replay import ROWS, TWO, recorded, row
 
 CARDS = """root => Object.fromEntries([...root.querySelectorAll("[data-card]")].map((card) => {
@@ -79,12 +80,10 @@ def check_all(root, prompts: list[str], rows: list[dict]) -> None:
             check_card(cards[name], at["step"], prompts[k], at["replies"][k])
 
 
-class Shown:
+class Shown(alone.Shown):
     def __init__(self, page, demo: ReasoningReplay, **options) -> None:
-        self.root, self.demo = show(page, demo, **options), demo
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
+        super().__init__(show(page, demo, **options))
+        self.demo = demo
 
     def says(self, name: str) -> str:
         return self.root.locator(f'[data-name="{name}-says"]').text_content()
@@ -329,41 +328,31 @@ def test_a_right_answer_is_right_whatever_the_working(page):
     assert "the sum is 112: right working, wrong answer" in cards["after"]["answerText"]
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"prompts": []}, "prompts is empty; expected at least one sum"),
-        ({"prompts": None}, "prompts is empty"),
-        ({"prompts": ["67+45=", "hi"]}, "prompts[1] is hi; expected a sum such as 4821+377="),
-        (
-            {"measured": []},
-            "measured has 0 entries; expected at least two, before training and after",
-        ),
-        ({"measured": None}, "measured has undefined entries"),
-        ({"measured": [ROWS[0], None]}, "measured[1] has step=undefined"),
-        ({"measured": [ROWS[1], ROWS[3]]}, "measured[0] has step=3; expected 0, before training"),
-        ({"measured": [ROWS[0], ROWS[3], ROWS[1]]}, "measured[2] has step=3; expected one after 9"),
-        (
-            {"measured": [ROWS[0], {**ROWS[1], "greedy": 2}]},
-            "measured[1] has greedy=2; expected a sha",
-        ),
-        ({"measured": [ROWS[0], {**ROWS[1], "working": None}]}, "measured[1] has working=null"),
-        (
-            {"measured": [ROWS[0], {**ROWS[1], "length": None}]},
-            "length=null; expected a mean of token",
-        ),
-        (
-            {"measured": [ROWS[0], {**ROWS[1], "replies": ["1"]}]},
-            "measured[1] has other replies; expected 2 texts, one for each prompt",
-        ),
-        ({"measured": [ROWS[0], {**ROWS[1], "replies": ["1", None]}]}, "expected 2 texts"),
-        ({"step": 2}, "step is 2; expected one that was measured: 0, 3, 4, 9"),
-        ({"sum": 2}, "sum is 2; expected 0 to 1"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"prompts": []}, "prompts is empty; expected at least one sum"),
+    ({"prompts": None}, "prompts is empty"),
+    ({"prompts": ["67+45=", "hi"]}, "prompts[1] is hi; expected a sum such as 4821+377="),
+    ({"measured": []}, "measured has 0 entries; expected at least two, before training and after"),
+    ({"measured": None}, "measured has undefined entries"),
+    ({"measured": [ROWS[0], None]}, "measured[1] has step=undefined"),
+    ({"measured": [ROWS[1], ROWS[3]]}, "measured[0] has step=3; expected 0, before training"),
+    ({"measured": [ROWS[0], ROWS[3], ROWS[1]]}, "measured[2] has step=3; expected one after 9"),
+    ({"measured": [ROWS[0], {**ROWS[1], "greedy": 2}]}, "measured[1] has greedy=2; expected a sha"),
+    ({"measured": [ROWS[0], {**ROWS[1], "working": None}]}, "measured[1] has working=null"),
+    ({"measured": [ROWS[0], {**ROWS[1], "length": None}]}, "length=null; expected a mean of token"),
+    (
+        {"measured": [ROWS[0], {**ROWS[1], "replies": ["1"]}]},
+        "measured[1] has other replies; expected 2 texts, one for each prompt",
+    ),
+    ({"measured": [ROWS[0], {**ROWS[1], "replies": ["1", None]}]}, "expected 2 texts"),
+    ({"step": 2}, "step is 2; expected one that was measured: 0, 3, 4, 9"),
+    ({"sum": 2}, "sum is 2; expected 0 to 1"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     made_up(page)
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
 LONG = [
@@ -397,29 +386,30 @@ TEXTS = [
     ],
     ids=["recorded", "long"],
 )
-@pytest.mark.parametrize("width", [390, 820, 1280])
-def test_fits_and_reads_in_both_themes(page, make, texts, width):
-    shown = make(page, width=width)
+def test_fits_and_reads_in_both_themes(page, make, texts):
+    shown = make(page, width=390)
     shown.control("step").focus()
     page.keyboard.press("Home")
-    for k in reversed(range(len(shown.demo.prompts))):
-        shown.control(f"sum-{k}").click()
-        assert_fits(page, shown.root, width)
-    for theme in ("light", "dark"):
-        assert_readable(page, shown.root, theme, texts)
+    for width in (390, 820, 1280):
+        for k in reversed(range(len(shown.demo.prompts))):
+            with case(f"sum {k}"):
+                shown.control(f"sum-{k}").click()
+                assert_fits(page, shown.root, width)
+        assert_fits_and_reads(page, shown.root, texts, widths=(width,))
 
 
-@pytest.mark.parametrize("width", [360, 390, 1280])
-def test_the_controls_stay_in_place_when_the_step_moves(page, width):
-    shown = replay(page, width=width)
-    shown.control("step").focus()
-    page.keyboard.press("Home")
-    places = set()
-    for _ in recorded()["measured"]:
-        boxes = [shown.control(name).bounding_box() for name in ("step", "sum-0", "sum-7")]
-        places.add(tuple((box["x"], box["y"], box["width"]) for box in boxes))
-        page.keyboard.press("ArrowRight")
-    assert len(places) == 1, places
+def test_the_controls_stay_in_place_when_the_step_moves(page):
+    shown = replay(page, width=360)
+    for width in (360, 390, 1280):
+        resize(page, width)
+        shown.control("step").focus()
+        page.keyboard.press("Home")
+        places = set()
+        for _ in recorded()["measured"]:
+            boxes = [shown.control(name).bounding_box() for name in ("step", "sum-0", "sum-7")]
+            places.add(tuple((box["x"], box["y"], box["width"]) for box in boxes))
+            page.keyboard.press("ArrowRight")
+        assert len(places) == 1, (width, places)
 
 
 def test_controls_have_names_and_changes_are_announced(page):

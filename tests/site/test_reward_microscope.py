@@ -6,7 +6,8 @@ import pytest
 
 from rlhf_lib.seeing.widgets import RewardMicroscope
 from rlhf_lib.worlds import letters
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits_and_reads, assert_told, case, show
 
 REPLIES = [
     (
@@ -20,6 +21,8 @@ REPLIES = [
     ),
 ]
 EXACT = 1e-9
+WORDS = """(chips) => chips.map(
+  (chip) => [chip.querySelector("span").textContent, Number(chip.dataset.value)])"""
 
 
 def reward(prompts, completions):
@@ -38,24 +41,15 @@ def microscope(gold=letters.gold_reward) -> RewardMicroscope:
     return RewardMicroscope(reward, REPLIES, gold=gold)
 
 
-class Shown:
-    def __init__(self, root) -> None:
-        self.root = root
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
+class Shown(alone.Shown):
     def text(self, name: str) -> str:
         return self.root.locator(f'[data-name="{name}"]').text_content()
 
     def value(self, name: str) -> float:
         return float(self.root.locator(f'[data-name="{name}"]').get_attribute("data-value"))
 
-    def words(self) -> list[tuple[str, float]]:
-        return [
-            (chip.locator("span").text_content(), float(chip.get_attribute("data-value")))
-            for chip in self.root.locator(".rlhf-word").all()
-        ]
+    def words(self) -> list[list]:
+        return self.root.locator(".rlhf-word").evaluate_all(WORDS)
 
     def check(self, demo: RewardMicroscope) -> None:
         """Everything on display is what Python has for the same state."""
@@ -92,8 +86,7 @@ def test_without_python_every_recorded_edit_is_shown(page, source):
             demo.edit = row["name"]
             shown.control(f"edit-{demo.edit}").click()
             shown.check(demo)
-    effects = shown.root.locator('[data-name="effect"]').all()
-    assert [float(cell.get_attribute("data-value")) for cell in effects] == pytest.approx(
+    assert shown.numbers('[data-name="effect"]') == pytest.approx(
         [row["score"] - demo.rows[1][0]["score"] for row in demo.rows[1]], abs=EXACT
     )
     assert (page.errors, page.outside) == ([], [])
@@ -235,30 +228,32 @@ def test_with_python_what_is_typed_is_scored(page):
     assert page.errors == []
 
 
-@pytest.mark.parametrize(
-    "text, says",
-    [
-        ("", "Not scored: the reply is empty; expected at least one word."),
-        ("word " * 150, "217 tokens; expected at most 128, the context of this model"),
-    ],
-)
-def test_what_cannot_be_scored_is_said_and_the_last_reply_stays(page, text, says):
+UNSCORED = [
+    ("", "Not scored: the reply is empty; expected at least one word.", "hello ben"),
+    ("word " * 150, "217 tokens; expected at most 128, the context of this model", "hi maria"),
+]
+
+
+def test_what_cannot_be_scored_is_said_and_the_last_reply_stays(page):
     shown, demo = connect(page)
-    shown.control("reply").fill(text)
     message = shown.root.locator(".rlhf-message")
-    message.wait_for()
-    assert says in message.text_content()
-    shown.check(demo)
-    shown.control("reply").fill("hello ben")
-    wait_for_score(page, round(reward([""], ["hello ben"])[0], 4))
-    assert message.is_hidden()
+    for text, says, scored in UNSCORED:
+        with case(says):
+            shown.control("reply").fill(text)
+            message.wait_for()
+            assert says in message.text_content()
+            shown.check(demo)
+            shown.control("reply").fill(scored)
+            wait_for_score(page, round(reward([""], [scored])[0], 4))
+            assert message.is_hidden()
+            demo.edit = "your own"
 
 
 def test_a_python_that_dies_is_noticed(page):
     shown, demo = connect(page, silent=True)
     shown.control("reply").fill("hello")
     message = shown.root.locator(".rlhf-message")
-    message.wait_for(timeout=20_000)
+    message.wait_for()
     assert "Python does not answer" in message.text_content()
     shown.check(demo)
 
@@ -297,48 +292,43 @@ def row(**changes) -> list:
     ] * 2
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"prompts": []}, "replies is empty"),
-        ({"rows": []}, "rows has 0 entries; expected 2"),
-        ({"rows": [[], []]}, "rows has a prompt without a reply"),
-        ({"rows": row(pieces=[])}, "the reply “as written” is empty; expected at least one word"),
-        ({"rows": row(contributions=[])}, "contributions of “as written” are not 1 finite numbers"),
-        ({"rows": row(running=[0, None])}, "running of “as written” are not 2 finite numbers"),
-        ({"rows": row(score="much")}, "score of “as written” is much; expected a number"),
-        ({"rows": row(gold="much")}, "gold of “as written” is much; expected a number"),
-        ({"case": 2}, "case is 2; expected 0 to 1"),
-        ({"edit": None}, "edit is null; expected the name of an edit"),
-        ({"view": "other"}, "view is other; expected contributions or running"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"prompts": []}, "replies is empty"),
+    ({"rows": []}, "rows has 0 entries; expected 2"),
+    ({"rows": [[], []]}, "rows has a prompt without a reply"),
+    ({"rows": row(pieces=[])}, "the reply “as written” is empty; expected at least one word"),
+    ({"rows": row(contributions=[])}, "contributions of “as written” are not 1 finite numbers"),
+    ({"rows": row(running=[0, None])}, "running of “as written” are not 2 finite numbers"),
+    ({"rows": row(score="much")}, "score of “as written” is much; expected a number"),
+    ({"rows": row(gold="much")}, "gold of “as written” is much; expected a number"),
+    ({"case": 2}, "case is 2; expected 0 to 1"),
+    ({"edit": None}, "edit is null; expected the name of an edit"),
+    ({"view": "other"}, "view is other; expected contributions or running"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     show(page, microscope())
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_fits_and_reads_in_both_themes(page, width):
-    root = show(page, microscope(), width=width)
+def test_fits_and_reads_in_both_themes(page):
+    root = show(page, microscope(), width=390)
     Shown(root).control("edit-another day").click()
-    assert_fits(page, root, width)
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            root,
-            theme,
-            [
-                ".rlhf-word span",
-                ".rlhf-word small",
-                "del",
-                ".rlhf-legend",
-                ".rlhf-edit",
-                ".rlhf-true",
-                ".rlhf-verdict",
-                ".rlhf-tile output",
-            ],
-        )
+    assert_fits_and_reads(
+        page,
+        root,
+        [
+            ".rlhf-word span",
+            ".rlhf-word small",
+            "del",
+            ".rlhf-legend",
+            ".rlhf-edit",
+            ".rlhf-true",
+            ".rlhf-verdict",
+            ".rlhf-tile output",
+        ],
+    )
 
 
 def test_controls_have_names(page):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rlhf_lib.seeing.widgets import SampleExplorer
-from tests.site.render import render
+from tests.site.alone import Shown, assert_fits, assert_readable, assert_told
 
 CHAPTER = "book/alignment/alignment-problem.html"
 LISTS = ("prompts", "stages", "temperatures", "styles", "replies", "counts", "totals")
@@ -16,6 +16,11 @@ EXACT = 1e-12
 STATE = """() => Object.values(JSON.parse(document.querySelector(
     'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
     .map((record) => record.state).find((s) => s._esm && s.replies)"""
+
+REPLIES = """(rows) => rows.map((row) => [
+  row.querySelector(".rlhf-reply-text").textContent,
+  row.querySelector(".rlhf-reply-style").textContent,
+  Number(row.querySelector(".rlhf-reply-gold").dataset.value)])"""
 
 
 def twin(state: dict) -> SampleExplorer:
@@ -27,19 +32,15 @@ def twin(state: dict) -> SampleExplorer:
     return demo
 
 
-class Demo:
+class Demo(Shown):
     """The explorer on its page: what it shows, and how a reader moves it."""
 
     def __init__(self, page, base: str | None = None) -> None:
-        page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
         page.goto((base or page.base) + CHAPTER, wait_until="domcontentloaded")
         self.page = page
-        self.root = page.locator(".rlhf-samples").first
+        super().__init__(page.locator(".rlhf-samples").first)
         self.root.locator(".rlhf-reply").first.wait_for()
         self.python = twin(page.evaluate(STATE))
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
 
     def stage(self, name: str):
         return self.root.locator(f'[data-stage="{name}"]')
@@ -65,15 +66,8 @@ class Demo:
         )
         self.python.prompt, self.python.stage, self.python.temperature = settings
         expected = self.python.result
-        shown = [
-            (
-                row.locator(".rlhf-reply-text").text_content(),
-                row.locator(".rlhf-reply-style").text_content(),
-                float(row.locator(".rlhf-reply-gold").get_attribute("data-value")),
-            )
-            for row in self.root.locator(".rlhf-reply").all()
-        ]
-        assert shown == [tuple(reply) for reply in expected.completions]
+        shown = self.root.locator(".rlhf-reply").evaluate_all(REPLIES)
+        assert shown == [list(reply) for reply in expected.completions]
         assert self.value('[data-name="gold"]') == pytest.approx(expected.gold, abs=EXACT)
         assert self.value('[data-interval="gold"]') == pytest.approx(
             expected.gold_margin, abs=EXACT
@@ -81,16 +75,13 @@ class Demo:
         assert self.value('[data-name="asked"]') == pytest.approx(expected.asked, abs=EXACT)
         text = self.root.locator('[data-name="gold"]').text_content().replace("−", "-")
         assert float(text) == pytest.approx(expected.gold, abs=5.01e-3)
-        cells = self.root.locator("td.rlhf-share").all()
+        cells = self.look("td.rlhf-share", "data-value", "data-low", "data-high")
         for cell, style in zip(cells, self.python.styles, strict=True):
-            numbers = [
-                float(cell.get_attribute(f"data-{name}")) for name in ("value", "low", "high")
-            ]
-            assert numbers == pytest.approx(
+            assert [float(number) for number in cell] == pytest.approx(
                 [expected.shares[style], *expected.intervals[style]], abs=EXACT
             )
-        bars = self.root.locator(".rlhf-bar:not(.rlhf-bar-ref)").all()
-        widths = [float(bar.get_attribute("style").split(":")[1].rstrip("%;")) for bar in bars]
+        bars = self.look(".rlhf-bar:not(.rlhf-bar-ref)", "style")
+        widths = [float(style.split(":")[1].rstrip("%;")) for (style,) in bars]
         widest = max(
             max(counts) / totals[0]
             for s, t in zip(self.python.counts, self.python.totals)
@@ -143,44 +134,28 @@ def test_every_request_can_be_chosen(page):
         assert demo.check()[0] == place
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"prompts": []}, "prompts is empty; expected recorded samples"),
-        ({"prompt": 99}, "prompt is 99; expected 0 to 5"),
-        ({"prompt": None}, "prompt is null; expected 0 to 5"),
-        ({"stage": "ppo"}, "stage is ppo; expected one of base, SFT, aligned"),
-        ({"temperature": 0.9}, "temperature is 0.9; expected one of 0.3, 0.7, 1, 1.5"),
-        ({"totals": []}, "totals of stage base at temperature 0.3 are undefined"),
-        (
-            {"totals": [[[0, 0, 0, 0]] * 4] * 3},
-            "totals of stage base at temperature 0.3 are [0,0,0,0]",
-        ),
-        (
-            {"counts": [[[1]] * 4] * 3},
-            "counts of stage base at temperature 0.3 are [1]; expected 10",
-        ),
-        ({"replies": [[[[]] * 4] * 3] * 6}, "replies to prompt 0 of stage base at temperature 0.3"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"prompts": []}, "prompts is empty; expected recorded samples"),
+    ({"prompt": 99}, "prompt is 99; expected 0 to 5"),
+    ({"prompt": None}, "prompt is null; expected 0 to 5"),
+    ({"stage": "ppo"}, "stage is ppo; expected one of base, SFT, aligned"),
+    ({"temperature": 0.9}, "temperature is 0.9; expected one of 0.3, 0.7, 1, 1.5"),
+    ({"totals": []}, "totals of stage base at temperature 0.3 are undefined"),
+    ({"totals": [[[0, 0, 0, 0]] * 4] * 3}, "totals of stage base at temperature 0.3 are [0,0,0,0]"),
+    ({"counts": [[[1]] * 4] * 3}, "counts of stage base at temperature 0.3 are [1]; expected 10"),
+    ({"replies": [[[[]] * 4] * 3] * 6}, "replies to prompt 0 of stage base at temperature 0.3"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     Demo(page)
-    from_the_start = render(page, "replies", ".rlhf-reply", bad, {})
-    assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = render(page, "replies", ".rlhf-reply", {}, bad)
-    assert says in later["text"] and later["figure"] and later["drawn"]
-    assert page.errors == []
+    assert_told(page, BAD, "replies", ".rlhf-reply")
 
 
 def test_fits_and_works_on_a_phone(page):
     page.set_viewport_size({"width": 375, "height": 800})
     demo = Demo(page)
-    box = demo.root.bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
-    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
-        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
-        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
-    assert beyond == []
+    assert_fits(page, demo.root, 375)
     demo.stage("aligned").click()
     assert demo.check()[1] == "aligned"
 
@@ -207,28 +182,20 @@ def test_saved_state_is_small(page):
     assert len(json.dumps(demo.page.evaluate(STATE))) < 60_000
 
 
-CONTRAST = """(root) => {
-  const rgb = (css) => css.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
-    .map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-    .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
-  const paper = (part) => {
-    while (rgb(getComputedStyle(part).backgroundColor)[3] === 0) part = part.parentElement;
-    return light(rgb(getComputedStyle(part).backgroundColor));
-  };
-  const parts = [".rlhf-tile output", ".rlhf-reply-text", ".rlhf-reply-gold", ".rlhf-bars tbody th",
-    ".rlhf-legend", ".rlhf-select", '.rlhf-button[aria-pressed="true"]'];
-  return parts.map((selector) => {
-    const part = root.querySelector(selector);
-    const ink = light(rgb(getComputedStyle(part).color)), below = paper(part);
-    return (Math.max(ink, below) + .05) / (Math.min(ink, below) + .05);
-  });
-}"""
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_the_page(page, theme):
+def test_text_stands_out_from_the_page(page):
     demo = Demo(page)
-    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-    page.wait_for_timeout(400)  # the theme fades its colours
-    assert min(demo.root.evaluate(CONTRAST)) >= 4.5
+    for theme in ("light", "dark"):
+        assert_readable(
+            page,
+            demo.root,
+            theme,
+            [
+                ".rlhf-tile output",
+                ".rlhf-reply-text",
+                ".rlhf-reply-gold",
+                ".rlhf-bars tbody th",
+                ".rlhf-legend",
+                ".rlhf-select",
+                '.rlhf-button[aria-pressed="true"]',
+            ],
+        )

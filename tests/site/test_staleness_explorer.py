@@ -10,60 +10,41 @@ import pytest
 
 from rlhf_lib.seeing.widgets import StalenessExplorer
 from rlhf_lib.seeing.widgets.staleness_explorer import REWARDS, SAMPLER, TREATMENTS, token_logprobs
-from tests.site.alone import assert_fits, assert_readable, assert_told, show
+from tests.site import alone
+from tests.site.alone import assert_fits_and_reads, assert_told, case, resize, show
 
 EXACT = 1e-9
-MOVE = """(root, [name, position]) => {
-  const input = root.querySelector(`[data-control="${name}"]`);
-  input.value = position;
-  input.dispatchEvent(new Event("input"));
-}"""
-READ = """(elements, names) => elements.map((e) => names.map((name) => e.getAttribute(name)))"""
 NO_BOUND = 23  # the last position of the slider
 BOUND_AT = {1.1: 0, 1.5: 4, 2.0: 7, 3.0: 11, 10.0: 22, None: NO_BOUND}
 COLUMNS = ("bias", "noise", "error", "cosine", "effective")
 TILES = ("kl", "largest_ratio", "largest_weight", "over_bound", "over_bound_learner")
 
 
-class Shown:
-    def __init__(self, root) -> None:
-        self.root = root
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
-
-    def says(self) -> str:
-        return self.root.locator('[data-name="says"]').text_content()
-
+class Shown(alone.Shown):
     def set(self, updates: int, bound: float | None, replies: int) -> None:
         positions = {"updates": updates, "bound": BOUND_AT[bound], "replies": math.log2(replies)}
-        for name, position in positions.items():
-            self.root.evaluate(MOVE, [name, position])
+        self.moves(positions)
 
     def check(self) -> StalenessExplorer:
         """Compare everything on display with Python, and return its half."""
         pressed = self.root.locator('[data-control^="treatment-"][aria-pressed="true"]')
-        bound = self.number('[data-setting="bound"]')
+        settings = self.values("data-setting")
+        bound = float(settings["bound"])
         demo = StalenessExplorer(
-            int(self.number('[data-setting="updates"]')),
+            int(settings["updates"]),
             pressed.get_attribute("data-control").removeprefix("treatment-"),
             None if math.isinf(bound) else bound,
-            int(self.number('[data-setting="replies"]')),
+            int(settings["replies"]),
         )
+        values = self.values()
         for treatment, numbers in demo.table.items():
             for name in COLUMNS:
-                found = self.number(f'[data-name="{treatment}-{name}"]')
+                found = float(values[f"{treatment}-{name}"])
                 expected = pytest.approx(getattr(numbers, name), rel=EXACT, abs=1e-12)
                 assert found == expected, (treatment, name, demo)
         for name in TILES:
-            found = self.number(f'[data-name="{name}"]')
-            assert found == pytest.approx(getattr(demo.result, name), rel=EXACT, abs=1e-12), (
-                name,
-                demo,
-            )
+            found, expected = float(values[name]), getattr(demo.result, name)
+            assert found == pytest.approx(expected, rel=EXACT, abs=1e-12), (name, demo)
         marked = self.root.locator('tr[aria-current="true"] th').text_content()
         assert marked == pressed.text_content()
         self.check_curves(demo)
@@ -76,7 +57,7 @@ class Shown:
         curves = demo.curves
         highest = max(along[:, 2].max() for along in curves.values())
         scale = next(top for top in (1.5, 3, 6) if top >= highest)
-        paths = dict(self.root.locator("path[data-curve]").evaluate_all(READ, ["data-curve", "d"]))
+        paths = dict(self.look("path[data-curve]", "data-curve", "d"))
         wanted = {f"{kind}-error": (kind, 2) for kind in TREATMENTS}
         wanted |= {f"{demo.treatment}-bias": (demo.treatment, 0)}
         wanted |= {f"{demo.treatment}-noise": (demo.treatment, 1)}
@@ -85,7 +66,7 @@ class Shown:
             heights = [float(y) for y in re.findall(r",([\d.]+)", paths[name])]
             expected = 218 - 190 * curves[kind][:, place] / scale
             assert heights == pytest.approx(expected.tolist(), abs=0.006), (name, demo)
-        points = self.root.locator("[data-point]").evaluate_all(READ, ["data-point", "cx", "cy"])
+        points = self.look("[data-point]", "data-point", "cx", "cy")
         found = {name: (float(x), float(y)) for name, x, y in points}
         for place, name in enumerate(COLUMNS[:3]):
             at = (34 + 212 * demo.updates / 40, 218 - 190 * demo.result[place] / scale)
@@ -94,7 +75,7 @@ class Shown:
     def check_dots(self, demo: StalenessExplorer) -> None:
         """A mark for each reply or token: what its ratio is, and what has become of it."""
         names = ["data-letters", "data-chance", "data-ratio", "data-weight", "class", "cx", "cy"]
-        dots = self.root.locator(".rlhf-age-dot").evaluate_all(READ, names)
+        dots = self.look(".rlhf-age-dot", *names)
         tokens = demo.treatment.startswith("token")
         assert len(dots) == (120 if tokens else 81)
         found, written = demo.estimate, np.exp(token_logprobs(SAMPLER))
@@ -115,14 +96,13 @@ class Shown:
             assert kind.removeprefix("rlhf-age-dot").strip() == mark, (letters, demo)
         self.check_scales(*np.array([[float(dot[i]) for i in (1, 2, 5, 6)] for dot in dots]).T)
         crosses = self.root.locator(".rlhf-age-cross").count()
-        capped = self.root.locator(".rlhf-age-capped")
+        capped = self.look(".rlhf-age-capped", "cy")
         rings = [kind.split()[-1] for *_, kind, _, _ in dots]
         assert crosses == 2 * rings.count("rlhf-age-masked")
-        assert capped.count() == rings.count("rlhf-age-ring")
-        line = self.root.locator(".rlhf-age-bound")
-        assert line.count() == (demo.treatment != "ignored" and demo.bound is not None)
-        for (height,) in capped.evaluate_all(READ, ["cy"]):
-            assert height == line.get_attribute("y1")
+        assert len(capped) == rings.count("rlhf-age-ring")
+        line = self.look(".rlhf-age-bound", "y1")
+        assert len(line) == (demo.treatment != "ignored" and demo.bound is not None)
+        assert all(height == line[0] for height in capped)
 
     def check_scales(self, chances, ratios, x, y) -> None:
         """Both axes are logarithmic; a ratio of 1 lies on its line."""
@@ -143,21 +123,21 @@ def test_starts_with_pythons_numbers(page, source):
     assert (page.errors, page.outside) == ([], [])
 
 
-@pytest.mark.parametrize("treatment", TREATMENTS)
-def test_every_treatment_at_the_ends_and_between(page, treatment):
+def test_every_treatment_at_the_ends_and_between(page):
     shown = Shown(show(page, StalenessExplorer()))
-    shown.control(f"treatment-{treatment}").click()
-    for updates, bound, replies in [
-        (0, 3.0, 256),
-        (40, 1.1, 16),
-        (40, None, 16),
-        (17, 2.0, 1024),
-        (40, 10.0, 64),
-    ]:
-        shown.set(updates, bound, replies)
-        demo = shown.check()
-        assert (demo.updates, demo.treatment) == (updates, treatment)
-        assert (demo.bound, demo.replies) == (bound, replies)
+    for treatment in TREATMENTS:
+        shown.control(f"treatment-{treatment}").click()
+        for updates, bound, replies in [
+            (0, 3.0, 256),
+            (40, 1.1, 16),
+            (40, None, 16),
+            (17, 2.0, 1024),
+            (40, 10.0, 64),
+        ]:
+            shown.set(updates, bound, replies)
+            demo = shown.check()
+            assert (demo.updates, demo.treatment) == (updates, treatment)
+            assert (demo.bound, demo.replies) == (bound, replies)
     assert page.errors == []
 
 
@@ -217,22 +197,21 @@ def test_keyboard_alone(page):
     assert shown.check().replies == 32
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"logits": [0, 1]}, "logits has 2 entries; expected 120, three for each prefix"),
-        ({"logits": [None] * 120}, "logits[0] is null; expected a number from -4 to 4"),
-        ({"logits": [0, 9] * 60}, "logits[1] is 9; expected a number from -4 to 4"),
-        ({"updates": 41}, "updates is 41; expected 0 to 40"),
-        ({"updates": 2.5}, "updates is 2.5; expected 0 to 40"),
-        ({"treatment": "clip"}, "treatment is clip; expected one of ignored, token_truncate"),
-        ({"bound": "low"}, "bound is low; expected a number from 1.1 to 10"),
-        ({"replies": 100}, "replies is 100; expected a power of two from 16 to 1024"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
+BAD = [
+    ({"logits": [0, 1]}, "logits has 2 entries; expected 120, three for each prefix"),
+    ({"logits": [None] * 120}, "logits[0] is null; expected a number from -4 to 4"),
+    ({"logits": [0, 9] * 60}, "logits[1] is 9; expected a number from -4 to 4"),
+    ({"updates": 41}, "updates is 41; expected 0 to 40"),
+    ({"updates": 2.5}, "updates is 2.5; expected 0 to 40"),
+    ({"treatment": "clip"}, "treatment is clip; expected one of ignored, token_truncate"),
+    ({"bound": "low"}, "bound is low; expected a number from 1.1 to 10"),
+    ({"replies": 100}, "replies is 100; expected a power of two from 16 to 1024"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
     show(page, StalenessExplorer())
-    assert_told(page, bad, says)
+    assert_told(page, BAD)
 
 
 STATES = [
@@ -242,35 +221,33 @@ STATES = [
     (40, "token_truncate", 10.0, 1024),
     (40, "ignored", 1.5, 64),
 ]
+TEXTS = [".rlhf-age-says", ".rlhf-bars td", ".rlhf-bars th", ".rlhf-legend", ".rlhf-label"]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state[1])
-def test_fits_and_reads_in_both_themes(page, width, state):
-    root = show(page, StalenessExplorer(*state), width=width)
-    assert_fits(page, root, width)
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            root,
-            theme,
-            [".rlhf-age-says", ".rlhf-bars td", ".rlhf-bars th", ".rlhf-legend", ".rlhf-label"],
-        )
+def test_fits_and_reads_in_both_themes(page):
+    shown = Shown(show(page, StalenessExplorer(), width=390))
+    for width in (390, 1280):
+        for updates, treatment, bound, replies in STATES:
+            shown.control(f"treatment-{treatment}").click()
+            shown.set(updates, bound, replies)
+            with case(treatment, updates):
+                assert_fits_and_reads(page, shown.root, TEXTS, widths=(width,))
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_jumps_when_a_setting_changes(page, width):
-    shown = Shown(show(page, StalenessExplorer(), width=width))
-    places = set()
-    for treatment in TREATMENTS:
-        shown.control(f"treatment-{treatment}").click()
-        for updates, bound in [(0, 3.0), (20, 3.0), (40, 1.1), (40, None)]:
-            shown.set(updates, bound, 16)
-            box = shown.root.locator("svg").first.bounding_box()
-            table = shown.root.locator("table").bounding_box()
-            at = (box["x"], box["y"], box["width"], table["y"], table["width"])
-            places.add(tuple(round(place) for place in at))
-    assert len(places) == 1, places
+def test_nothing_jumps_when_a_setting_changes(page):
+    shown = Shown(show(page, StalenessExplorer(), width=390))
+    for width in (390, 1280):
+        resize(page, width)
+        places = set()
+        for treatment in TREATMENTS:
+            shown.control(f"treatment-{treatment}").click()
+            for updates, bound in [(0, 3.0), (20, 3.0), (40, 1.1), (40, None)]:
+                shown.set(updates, bound, 16)
+                box = shown.root.locator("svg").first.bounding_box()
+                table = shown.root.locator("table").bounding_box()
+                at = (box["x"], box["y"], box["width"], table["y"], table["width"])
+                places.add(tuple(round(place) for place in at))
+        assert len(places) == 1, (width, places)
 
 
 def test_controls_have_names_and_changes_are_announced(page):

@@ -6,11 +6,14 @@ flawed proxy.
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import pytest
 
 from book.build import ROOT
 from rlhf_lib.seeing.widgets import TiltExplorer
+from tests.site.alone import Shown, assert_fits, assert_readable, assert_told, case, show
 from tests.site.render import render
 
 CHAPTER, LANDING = "book/alignment/kl-tilt.html", "book/intro.html"
@@ -18,21 +21,15 @@ EXACT = 1e-9  # the page and Python compute in the same precision
 TILES = ("expected_reward", "expected_true_reward", "overstatement", "kl", "objective")
 
 
-class Demo:
+class Demo(Shown):
     """One explorer on a page: what it shows, and how a reader moves it."""
 
-    def __init__(self, page, place: int) -> None:
+    def __init__(self, page, root) -> None:
         self.page = page
-        self.root = page.locator(".rlhf-tilt").nth(place)
+        super().__init__(root)
         self.root.locator(".rlhf-dot").first.wait_for()
         for fold in self.root.locator("details:not([open]) > summary").all():
             fold.click()  # the compact form keeps two sliders there
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
-
-    def number(self, selector: str) -> float:
-        return float(self.root.locator(selector).get_attribute("data-value"))
 
     def settings(self) -> dict[str, float]:
         return {
@@ -56,14 +53,12 @@ class Demo:
             ), name
             shown = tile.text_content().replace("−", "-")
             assert float(shown) == pytest.approx(getattr(expected, name), abs=5.01e-4), name
-        policy = self.root.locator("td.rlhf-policy")
-        values = [float(cell.get_attribute("data-value")) for cell in policy.all()]
+        policy = self.root.locator("td.rlhf-policy").all_text_contents()
+        assert policy == [f"{p:.5f}" for p in expected.policy]
+        values = self.numbers("td.rlhf-policy")
         assert values == pytest.approx(list(expected.policy), abs=EXACT)
-        assert [cell.text_content() for cell in policy.all()] == [
-            f"{p:.5f}" for p in expected.policy
-        ]
-        bars = self.root.locator(".rlhf-bar:not(.rlhf-bar-ref)").all()
-        widths = [float(bar.get_attribute("style").split(":")[1].rstrip("%;")) for bar in bars]
+        bars = self.look(".rlhf-bar:not(.rlhf-bar-ref)", "style")
+        widths = [float(style.split(":")[1].rstrip("%;")) for (style,) in bars]
         assert widths == pytest.approx([100 * p for p in expected.policy], abs=0.01)
         dot = self.root.locator(".rlhf-dot:not(.rlhf-dot-true)")
         assert float(dot.get_attribute("data-kl")) == pytest.approx(expected.kl, abs=EXACT)
@@ -75,40 +70,41 @@ class Demo:
 
     def check_tangent(self, expected) -> None:
         """The line is drawn through the point and through beta log Z on the left axis."""
-        line, dot, mark = (
-            self.root.locator(s)
-            for s in (".rlhf-tangent", ".rlhf-dot:not(.rlhf-dot-true)", ".rlhf-intercept")
+        (x1, y1, x2, y2), (cx, cy), (y,) = (
+            map(float, *self.look(*part))
+            for part in (
+                (".rlhf-tangent", "x1", "y1", "x2", "y2"),
+                (".rlhf-dot:not(.rlhf-dot-true)", "cx", "cy"),
+                (".rlhf-intercept", "y"),
+            )
         )
-        x1, y1, x2, y2 = (float(line.get_attribute(a)) for a in ("x1", "y1", "x2", "y2"))
-        cx, cy = (float(dot.get_attribute(a)) for a in ("cx", "cy"))
-        assert float(mark.get_attribute("y")) + 3.5 == pytest.approx(y1)
+        assert y + 3.5 == pytest.approx(y1)
         if x2 - x1 > 1 and cx - x1 > 1:
             assert (cy - y1) / (cx - x1) == pytest.approx((y2 - y1) / (x2 - x1), rel=1e-6)
 
 
-def explorer(page, name: str = LANDING, place: int = 0, base: str | None = None) -> Demo:
-    """Open a page (the light one, unless told otherwise) and return its explorer."""
-    open_page(page, (base or page.base) + name)
-    return Demo(page, place)
+def explorer(page, width: int = 1280, **settings) -> Demo:
+    """The explorer in its compact form, unless told otherwise, alone on a page."""
+    demo = TiltExplorer(**{"compact": True, **settings})
+    return Demo(page, show(page, demo, width=width))
 
 
-def open_page(page, address: str) -> None:
-    page.set_default_timeout(60_000)  # a machine that does other things meanwhile is slow
-    page.goto(address, wait_until="domcontentloaded")
+def on_page(page, name: str, base: str | None = None) -> list[Demo]:
+    """Open a page of the book and return its explorers."""
+    page.goto((base or page.base) + name, wait_until="domcontentloaded")
+    page.wait_for_function("document.documentElement.dataset.liveWidgets === 'done'")
+    return [Demo(page, root) for root in page.locator(".rlhf-tilt").all()]
+
+
+AS_IT_IS = {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}
+FLAWED = {"beta": 20.0, "reward_shift": 0.0, "proxy_gap": 1.0}
 
 
 @pytest.mark.parametrize("source", ["http", "file"])
-@pytest.mark.parametrize(
-    "name, place, start",
-    [
-        (LANDING, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
-        (CHAPTER, 0, {"beta": 1.0, "reward_shift": 0.0, "proxy_gap": 0.0}),
-        (CHAPTER, 1, {"beta": 20.0, "reward_shift": 0.0, "proxy_gap": 1.0}),
-    ],
-)
-def test_starts_with_pythons_numbers(page, name, place, start, source):
-    demo = explorer(page, name, place, page.base if source == "http" else page.folder)
-    assert demo.check() == start
+@pytest.mark.parametrize("name, starts", [(LANDING, [AS_IT_IS]), (CHAPTER, [AS_IT_IS, FLAWED])])
+def test_starts_with_pythons_numbers(page, name, starts, source):
+    demos = on_page(page, name, page.base if source == "http" else page.folder)
+    assert [demo.check() for demo in demos] == starts
     assert (page.errors, page.outside) == ([], [])
 
 
@@ -140,12 +136,12 @@ def test_mouse_drags_beta_and_the_numbers_follow(page):
     assert demo.number('[data-name="kl"]') > kl
 
 
-@pytest.mark.parametrize("beta", ["0.1", "1", "10"])
-def test_buttons_set_beta_exactly(page, beta):
+def test_buttons_set_beta_exactly(page):
     demo = explorer(page)
-    demo.root.locator(f'[data-beta="{beta}"]').click()
-    assert demo.check()["beta"] == float(beta)
-    assert demo.root.locator('[aria-pressed="true"]').get_attribute("data-beta") == beta
+    for beta in ("0.1", "1", "10"):
+        demo.root.locator(f'[data-beta="{beta}"]').click()
+        assert demo.check()["beta"] == float(beta)
+        assert demo.root.locator('[aria-pressed="true"]').get_attribute("data-beta") == beta
 
 
 def printed(way: str) -> dict[str, str]:
@@ -166,19 +162,19 @@ def printed(way: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("way", ["hand", "formula", "explorer", "ascent"])
-def test_the_browser_shows_the_digits_that_the_chapter_prints(page, way):
+def test_the_browser_shows_the_digits_that_the_chapter_prints(page):
     """The explorer of the four ways is the one in the page, not its Python half."""
-    demo, lines = explorer(page, CHAPTER), printed(way)
-    assert list(lines) == ["0.1", "1", "10"]
-    for beta, line in lines.items():
+    demo, shown = on_page(page, CHAPTER)[0], {}
+    for beta in ("0.1", "1", "10"):
         demo.root.locator(f'[data-beta="{beta}"]').click()
         shares = demo.root.locator("td.rlhf-policy").all_text_contents()
         numbers = [
             demo.root.locator(f'[data-name="{name}"]').text_content()
             for name in ("expected_reward", "kl")
         ]
-        assert " ".join(p.removeprefix("0") for p in shares) + " | " + " ".join(numbers) == line
+        shown[beta] = " ".join(p.removeprefix("0") for p in shares) + " | " + " ".join(numbers)
+    for way in ("hand", "formula", "explorer", "ascent"):
+        assert list(printed(way).items()) == list(shown.items()), way
 
 
 def test_a_typed_beta_is_used_exactly(page):
@@ -205,7 +201,7 @@ def test_shift_changes_rewards_and_nothing_else(page):
 
 
 def test_with_a_gap_the_proxy_rises_and_the_truth_falls(page):
-    demo = explorer(page, CHAPTER, place=1)
+    demo = explorer(page, compact=False, beta=20.0, proxy_gap=1.0)
     demo.root.locator('[data-beta="10"]').click()
     demo.check()
     proxy, true = (demo.number(f'[data-name="{name}"]') for name in TILES[:2])
@@ -217,30 +213,32 @@ def test_with_a_gap_the_proxy_rises_and_the_truth_falls(page):
 
 
 def test_two_explorers_on_a_page_are_apart(page):
-    first, second = explorer(page, CHAPTER), Demo(page, 1)
+    first, second = on_page(page, CHAPTER)
     first.root.locator('[data-beta="0.1"]').click()
     assert second.check()["beta"] == 20.0
 
 
-@pytest.mark.parametrize(
-    "typed, says",
-    [
-        ("-1", "beta is -1; expected a positive number"),
-        ("0", "beta is 0; expected a positive number"),
-        ("abc", "beta is abc; expected a positive number"),
-        ("", "beta is empty; expected a positive number"),
-    ],
-)
-def test_a_bad_beta_gets_a_message_and_the_figure_stays(page, typed, says):
+TYPED = [
+    ("-1", "beta is -1; expected a positive number"),
+    ("0", "beta is 0; expected a positive number"),
+    ("abc", "beta is abc; expected a positive number"),
+    ("", "beta is empty; expected a positive number"),
+]
+
+
+def test_a_bad_beta_gets_a_message_and_the_figure_stays(page):
     demo = explorer(page)
-    demo.control("beta-field").fill(typed)
-    demo.control("beta-field").press("Enter")
-    assert says in demo.message()
-    assert demo.root.locator(".rlhf-message").get_attribute("role") == "alert"
-    assert demo.number('[data-name="expected_reward"]') == pytest.approx(7.6104, abs=1e-4)
-    demo.root.locator('[data-beta="10"]').click()
-    assert demo.message() == ""
-    demo.check()
+    for typed, says in TYPED:
+        with case(typed):
+            demo.root.locator('[data-beta="1"]').click()
+            demo.control("beta-field").fill(typed)
+            demo.control("beta-field").press("Enter")
+            assert says in demo.message()
+            assert demo.root.locator(".rlhf-message").get_attribute("role") == "alert"
+            assert demo.number('[data-name="expected_reward"]') == pytest.approx(7.6104, abs=1e-4)
+            demo.root.locator('[data-beta="10"]').click()
+            assert demo.message() == ""
+            demo.check()
 
 
 def test_a_beta_beyond_the_slider_is_clamped_and_said(page):
@@ -251,56 +249,44 @@ def test_a_beta_beyond_the_slider_is_clamped_and_said(page):
     assert "this figure goes from 0.05 to 20" in demo.message()
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"beta": -1}, "beta is -1; expected a positive number"),
-        ({"beta": None}, "beta is null; expected a positive number"),
-        ({"reference": [0.5] * 8}, "reference sums to 4; expected probabilities that sum to 1"),
-        ({"reference": [1.5, -0.5] + [0] * 6}, "reference[1] is -0.5; expected probabilities"),
-        ({"rewards": [1, 2]}, "rewards has 2 entries; expected 8, as reference has"),
-        ({"rewards": [None] * 8}, "rewards[0] is null; expected finite numbers"),
-        ({"labels": []}, "labels is empty"),
-        ({"beta_range": [3, 1]}, "beta_range is 3,1; expected two positive numbers"),
-        ({"reference": [0] * 8}, "reference sums to 0; expected probabilities that sum to 1"),
-        ({"rewards": [1e308] * 8}, "a reward or bias of size 1e+308 over beta=0.05 overflows"),
-        ({"proxy_gap": "much"}, "proxy_gap is much; expected a number"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_never_a_blank(page, bad, says):
-    open_page(page, page.base + LANDING)
-    from_the_start = render(page, "rewards", ".rlhf-dot", bad, {})
-    assert says in from_the_start["text"] and not from_the_start["figure"]
-    later = render(page, "rewards", ".rlhf-dot", {}, bad)
-    assert says in later["text"] and later["figure"] and later["drawn"]
-    assert page.errors == []
+BAD = [
+    ({"beta": -1}, "beta is -1; expected a positive number"),
+    ({"beta": None}, "beta is null; expected a positive number"),
+    ({"reference": [0.5] * 8}, "reference sums to 4; expected probabilities that sum to 1"),
+    ({"reference": [1.5, -0.5] + [0] * 6}, "reference[1] is -0.5; expected probabilities"),
+    ({"rewards": [1, 2]}, "rewards has 2 entries; expected 8, as reference has"),
+    ({"rewards": [None] * 8}, "rewards[0] is null; expected finite numbers"),
+    ({"labels": []}, "labels is empty"),
+    ({"beta_range": [3, 1]}, "beta_range is 3,1; expected two positive numbers"),
+    ({"reference": [0] * 8}, "reference sums to 0; expected probabilities that sum to 1"),
+    ({"rewards": [1e308] * 8}, "a reward or bias of size 1e+308 over beta=0.05 overflows"),
+    ({"proxy_gap": "much"}, "proxy_gap is much; expected a number"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_never_a_blank(page):
+    explorer(page)
+    assert_told(page, BAD, drawn=".rlhf-dot")
 
 
 def test_zeros_in_the_reference_and_ties_are_drawn(page):
-    open_page(page, page.base + LANDING)
+    explorer(page)
     state = {"reference": [0.5, 0.5, 0, 0, 0, 0, 0, 0], "rewards": [1, 1, 9, 9, 0, 0, 0, 0]}
     shown = render(page, "rewards", ".rlhf-dot", state, {})
     assert (shown["text"], shown["figure"], shown["drawn"]) == ("", True, 1)
-    drawn = page.locator(".rlhf-plot").first.inner_html()
-    assert "NaN" not in drawn and "Infinity" not in drawn
+    assert not re.search("NaN|Infinity", shown["inside"])
 
 
-@pytest.mark.parametrize("name", [LANDING, CHAPTER])
-def test_fits_and_works_on_a_phone(page, name):
-    page.set_viewport_size({"width": 375, "height": 800})
-    demo = explorer(page, name)
-    box = demo.root.bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 375
-    beyond = demo.root.evaluate("""(root) => [...root.querySelectorAll("*")]
-        .map((e) => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
-        .filter(([, r]) => r.width > 1 && r.right > root.getBoundingClientRect().right + 1)""")
-    assert beyond == []
+@pytest.mark.parametrize("compact", [True, False])
+def test_fits_and_works_on_a_phone(page, compact):
+    demo = explorer(page, width=375, compact=compact)
+    assert_fits(page, demo.root, 375)
     demo.root.locator('[data-beta="0.1"]').click()
     assert demo.check()["beta"] == 0.1
 
 
 def test_landing_page_shows_the_demo_without_scrolling(page):
-    demo = explorer(page, LANDING)
+    (demo,) = on_page(page, LANDING)
     for part in (".rlhf-slider", ".rlhf-tile", ".rlhf-bars", ".rlhf-dot"):
         box = demo.root.locator(part).first.bounding_box()
         assert box["y"] + box["height"] <= 900, part
@@ -323,25 +309,12 @@ def test_controls_have_names_and_changes_are_announced(page):
     assert "4.058" in said and "0.110" in said
 
 
-CONTRAST = """(root) => {
-  const rgb = (css) => css.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
-    .map((c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-    .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
-  let paper = root;
-  while (rgb(getComputedStyle(paper).backgroundColor)[3] === 0) paper = paper.parentElement;
-  const below = light(rgb(getComputedStyle(paper).backgroundColor));
-  const parts = [".rlhf-tile output", ".rlhf-true", ".rlhf-bars tbody th", ".rlhf-legend"];
-  return parts.map((selector) => {
-    const ink = light(rgb(getComputedStyle(root.querySelector(selector)).color));
-    return (Math.max(ink, below) + .05) / (Math.min(ink, below) + .05);
-  });
-}"""
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_the_page(page, theme):
-    demo = explorer(page, CHAPTER, place=1)
-    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-    page.wait_for_timeout(400)  # the theme fades its colours
-    assert min(demo.root.evaluate(CONTRAST)) >= 4.5
+def test_text_stands_out_from_the_page(page):
+    demo = explorer(page, compact=False, beta=20.0, proxy_gap=1.0)
+    for theme in ("light", "dark"):
+        assert_readable(
+            page,
+            demo.root,
+            theme,
+            [".rlhf-tile output", "td.rlhf-true", ".rlhf-bars tbody th", ".rlhf-legend"],
+        )

@@ -8,7 +8,8 @@ import pytest
 
 from rlhf_lib.seeing.widgets import TrainingDashboard, TrainingReplay
 from rlhf_lib.seeing.widgets.training_replay import as_run
-from tests.site.alone import assert_fits, assert_readable, redraw, show
+from tests.site import alone
+from tests.site.alone import assert_fits, assert_fits_and_reads, assert_told, case, show
 
 PROMPTS = [
     "write to ben. ask for a refund: the lamp, friday. reply:",
@@ -48,17 +49,15 @@ def counting(steps: int = 12):
     return SimpleNamespace(step_number=0, beta=0.1, config=SimpleNamespace(max_steps=steps))
 
 
-class Shown:
+class Shown(alone.Shown):
     """A demo on its page, with its twin in Python."""
 
     def __init__(self, root, python: TrainingReplay) -> None:
-        self.root, self.python = root, python
-
-    def control(self, name: str):
-        return self.root.locator(f'[data-control="{name}"]')
+        super().__init__(root)
+        self.python = python
 
     def step(self) -> int:
-        return int(self.root.locator('[data-setting="step"]').get_attribute("data-value"))
+        return int(self.number('[data-setting="step"]'))
 
     def check(self, run: int, step: int) -> None:
         """Everything on display is what Python has at this run and step."""
@@ -75,10 +74,7 @@ class Shown:
                 assert output.text_content() == "–"
         replies = self.root.locator(".rlhf-reply-text").all_text_contents()
         assert replies == [text for _, text, _ in expected.completions]
-        golds = [
-            float(g.get_attribute("data-value"))
-            for g in self.root.locator(".rlhf-reply-gold").all()
-        ]
+        golds = self.numbers(".rlhf-reply-gold")
         assert golds == [gold for *_, gold in expected.completions]
         heading = self.root.locator(".rlhf-replies-head")
         assert int(heading.get_attribute("data-step")) == expected.completions_of
@@ -128,16 +124,17 @@ PANEL = """name => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["reward", "gold", "kl", "length"])
-def test_the_dot_stands_at_the_number_and_no_step_is_cut_off(page, name):
+def test_the_dot_stands_at_the_number_and_no_step_is_cut_off(page):
     demo = replay(page)
     demo.control("step").focus()
     for key in ("ArrowRight", "End"):
         page.keyboard.press(key)
-        panel = page.evaluate(PANEL, name)
-        expected = panel["top"] + panel["slope"] * (panel["value"] - panel["a"])
-        assert panel["dot"] == pytest.approx(expected, abs=0.6)
-    assert len(set(panel["raw"])) == 12  # a straight line of steps: at an edge they would be equal
+        for name in ("reward", "gold", "kl", "length"):
+            panel = page.evaluate(PANEL, name)
+            expected = panel["top"] + panel["slope"] * (panel["value"] - panel["a"])
+            assert panel["dot"] == pytest.approx(expected, abs=0.6), name
+            # a straight line of steps: at an edge they would be equal
+            assert len(set(panel["raw"])) == 12, name
 
 
 def test_another_run_keeps_the_step_as_far_as_it_goes(page):
@@ -184,49 +181,37 @@ def without(run: dict, **change) -> dict:
     return {**as_run(run["name"], run["records"], run["measured"], PROMPTS), **change}
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"runs": []}, "runs is empty"),
-        ({"run": 7}, "run is 7; expected 0 to 2"),
-        ({"step": -1}, "step is -1; expected 0 or more"),
-        ({"prompts": "p"}, "prompts are not a list"),
-        ({"runs": [without(RUNS[0], steps=[2, 1])]}, "the steps of run fixed are not whole"),
-        (
-            {"runs": [without(RUNS[0], curves={"kl": [1]})]},
-            "kl of run fixed has 1 values; expected 12",
-        ),
-        (
-            {"runs": [without(RUNS[0], at=[0])]},
-            "the held-out measurements of run fixed are missing",
-        ),
-        ({"prompts": ["one"]}, "replies of run fixed do not fit the prompts; expected 1 each time"),
-    ],
-)
-def test_a_bad_state_gets_a_message_and_no_blank_figure(page, bad, says):
+BAD = [
+    ({"runs": []}, "runs is empty"),
+    ({"run": 7}, "run is 7; expected 0 to 2"),
+    ({"step": -1}, "step is -1; expected 0 or more"),
+    ({"prompts": "p"}, "prompts are not a list"),
+    ({"runs": [without(RUNS[0], steps=[2, 1])]}, "the steps of run fixed are not whole"),
+    ({"runs": [without(RUNS[0], curves={"kl": [1]})]}, "kl of run fixed has 1 values; expected 12"),
+    ({"runs": [without(RUNS[0], at=[0])]}, "the held-out measurements of run fixed are missing"),
+    ({"prompts": ["one"]}, "replies of run fixed do not fit the prompts; expected 1 each time"),
+]
+
+
+def test_a_bad_state_gets_a_message_and_no_blank_figure(page):
     replay(page)
-    found = redraw(page, bad, {})
-    assert says in found["text"] and not found["figure"]
+    assert_told(page, BAD)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_and_can_be_read(page, width):
-    demo = replay(page, width=width)
+def test_it_fits_and_can_be_read(page):
+    demo = replay(page, width=390)
     demo.control("run-1").click()
-    assert_fits(page, demo.root, width)
-    for theme in ("light", "dark"):
-        assert_readable(
-            page,
-            demo.root,
-            theme,
-            [
-                ".rlhf-panel-head span",
-                ".rlhf-reply-text",
-                ".rlhf-reply-gold",
-                ".rlhf-button",
-                ".rlhf-legend",
-            ],
-        )
+    assert_fits_and_reads(
+        page,
+        demo.root,
+        [
+            ".rlhf-panel-head span",
+            ".rlhf-reply-text",
+            ".rlhf-reply-gold",
+            ".rlhf-button",
+            ".rlhf-legend",
+        ],
+    )
 
 
 def test_controls_have_names(page):
@@ -261,13 +246,14 @@ def test_without_python_and_without_a_recording_it_says_so(page):
     assert root.locator(".rlhf-training").is_hidden() and page.errors == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_dashboard_fits_the_page(page, width):
-    root = dashboard(page, width=width)
-    assert_fits(page, root, width)
+def test_the_dashboard_fits_the_page(page):
+    root = dashboard(page, width=390)
+    for width in (390, 1280):
+        assert_fits(page, root, width)
     with_python(page)
     page.wait_for_function(STEERING)
-    assert_fits(page, page.locator("#with-python"), width)
+    for width in (390, 1280):
+        assert_fits(page, page.locator("#with-python"), width)
 
 
 # The demo with a Python of the test's behind it: what the page sends, and what it is answered.
@@ -370,23 +356,24 @@ def test_beta_is_turned_by_slider_and_by_field(page):
     assert root.locator(".rlhf-message").is_hidden()
 
 
-@pytest.mark.parametrize("typed", ["-1", "much"])
-def test_a_bad_beta_is_refused_in_words_and_the_old_one_stays(page, typed):
+def test_a_bad_beta_is_refused_in_words_and_the_old_one_stays(page):
     dashboard(page)
     root = with_python(page)
     page.wait_for_function(STEERING)
-    field = root.locator('[data-control="beta-field"]')
-    field.fill(typed)
-    field.press("Enter")
-    root.locator(".rlhf-message").wait_for()
-    said = root.locator(".rlhf-message").text_content()
-    assert f"Refused: beta is '{typed}'; expected 0 or more" in said and "as it was" in said
-    assert field.get_attribute("aria-invalid") == "true"
-    assert page.evaluate("window.python.get('beta')") == 0.1
-    field.fill("0.2")
-    field.press("Enter")
-    page.wait_for_function("window.python.get('beta') === 0.2")
-    assert root.locator(".rlhf-message").is_hidden()
+    field, message = root.locator('[data-control="beta-field"]'), root.locator(".rlhf-message")
+    for typed, old, good in (("-1", 0.1, "0.2"), ("much", 0.2, "0.3")):
+        with case(typed):
+            field.fill(typed)
+            field.press("Enter")
+            message.wait_for()
+            said = message.text_content()
+            assert f"Refused: beta is '{typed}'; expected 0 or more" in said and "as it was" in said
+            assert field.get_attribute("aria-invalid") == "true"
+            assert page.evaluate("window.python.get('beta')") == old
+            field.fill(good)
+            field.press("Enter")
+            page.wait_for_function(f"window.python.get('beta') === {good}")
+            assert message.is_hidden()
 
 
 def test_what_went_wrong_in_the_run_is_shown(page):
@@ -430,19 +417,17 @@ def test_a_python_that_is_busy_is_noticed(page):
     root = with_python(page, deaf=True)
     page.wait_for_function(STEERING)
     root.locator('[data-control="go"]').click()
-    root.locator(".rlhf-message").wait_for(timeout=20_000)
+    root.locator(".rlhf-message").wait_for()
     assert "Python does not answer" in root.locator(".rlhf-message").text_content()
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        ({"beta": -1}, "beta is -1; expected 0 or more"),
-        ({"total": 0}, "total is 0; expected at least 1 step"),
-        ({"recorded": [without(RUNS[0], curves={"kl": [1]})]}, "kl of run fixed has 1 values"),
-    ],
-)
-def test_a_bad_state_of_the_dashboard_gets_a_message(page, bad, says):
+BAD_DASHBOARD = [
+    ({"beta": -1}, "beta is -1; expected 0 or more"),
+    ({"total": 0}, "total is 0; expected at least 1 step"),
+    ({"recorded": [without(RUNS[0], curves={"kl": [1]})]}, "kl of run fixed has 1 values"),
+]
+
+
+def test_a_bad_state_of_the_dashboard_gets_a_message(page):
     dashboard(page)
-    found = redraw(page, bad, {})
-    assert says in found["text"] and not found["figure"]
+    assert_told(page, BAD_DASHBOARD)
