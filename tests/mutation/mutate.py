@@ -8,6 +8,7 @@ trailing commas and the spelling of numbers do not count, so a formatter may mov
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import textwrap
 import tokenize
@@ -36,7 +37,7 @@ def apply(text: str, function: str, old: str, new: str) -> str:
     """
     first, last = lines_of(text, function)
     code, pairs = bare([t for t in tokens(text) if first <= t.start[0] <= last])
-    piece = tokens(textwrap.dedent(old))
+    piece = list(tokens(textwrap.dedent(old)))
     while piece and piece[-1].text == "\n":
         piece.pop()
     wanted = [token.text for token in bare(piece)[0]]
@@ -92,9 +93,12 @@ def bare(code: list[Token]) -> tuple[list[Token], list]:
     return kept, pairs
 
 
+parsed = functools.cache(ast.parse)  # one file takes many changes, and is read once
+
+
 def lines_of(text: str, function: str) -> tuple[int, int]:
     """First and last line of a function, a method or a class; of the whole file for ""."""
-    body: list = [ast.parse(text)]
+    body: list = [parsed(text)]
     for name in filter(None, function.split(".")):
         body = [n for parent in body for n in parent.body if getattr(n, "name", None) == name]
     if len(body) != 1:
@@ -102,7 +106,8 @@ def lines_of(text: str, function: str) -> tuple[int, int]:
     return getattr(body[0], "lineno", 1), getattr(body[0], "end_lineno", len(text))
 
 
-def tokens(text: str) -> list[Token]:
+@functools.cache
+def tokens(text: str) -> tuple[Token, ...]:
     """What a piece of code says, without how it is laid out; it need not be complete."""
     found: list[Token] = []
     try:
@@ -118,4 +123,4 @@ def tokens(text: str) -> list[Token]:
             found.append(Token(spelled, token.start, token.end))
     except tokenize.TokenError:  # a piece may leave a bracket open
         pass
-    return found
+    return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,36 +11,51 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.mutants import MUTANTS
-from tests.mutation.mutate import apply
+from tests.mutation.mutate import apply, parsed
 from tests.mutation.run import NOTICED, tally, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
+def read(file: str) -> str:
+    return (ROOT / "rlhf_lib" / file).read_text(encoding="utf-8")
+
+
+def meaning(text: str, mutant) -> str:
+    """What a file says once it is changed, without how it is laid out."""
+    return ast.dump(ast.parse(apply(text, mutant.function, mutant.old, mutant.new)))
+
+
+MEANING: dict[str, str] = {}  # of the files as they are, by the mutant's name
+
+
+def meaning_here(mutant) -> str:
+    if mutant.name not in MEANING:
+        MEANING[mutant.name] = meaning(read(mutant.file), mutant)
+    return MEANING[mutant.name]
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_applies_once_and_compiles(mutant):
-    text = (ROOT / "rlhf_lib" / mutant.file).read_text(encoding="utf-8")
-    changed = apply(text, mutant.function, mutant.old, mutant.new)
-    compile(changed, mutant.file, "exec")
-    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text))
+    text = read(mutant.file)
+    compile(apply(text, mutant.function, mutant.old, mutant.new), mutant.file, "exec")
+    assert meaning_here(mutant) != ast.dump(parsed(text))
 
 
 @pytest.mark.parametrize("width", [60, 160])
 @pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
 def test_a_mutant_survives_formatting(file, width):
-    text = (ROOT / "rlhf_lib" / file).read_text(encoding="utf-8")
     laid_out = subprocess.run(
         [sys.executable, "-m", "ruff", "format", "--line-length", str(width), "-"],
-        input=text,
+        input=read(file),
         text=True,
         capture_output=True,
         check=True,
     ).stdout
     for mutant in MUTANTS:
         if mutant.file == file:
-            there = apply(laid_out, mutant.function, mutant.old, mutant.new)
-            here = apply(text, mutant.function, mutant.old, mutant.new)
-            assert ast.dump(ast.parse(there)) == ast.dump(ast.parse(here)), mutant.name
+            assert meaning(laid_out, mutant) == meaning_here(mutant), mutant.name
 
 
 def test_code_is_found_as_it_is_spelled_and_not_as_it_is_laid_out():

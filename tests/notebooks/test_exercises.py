@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import functools
 import io
 import runpy
 from pathlib import Path
@@ -24,10 +25,16 @@ WRONG = Path(__file__).parent / "wrong_answers"
 KINDS = ("check", "exercise", "solution")
 
 
+@functools.cache
+def cells_of(path: Path) -> list:
+    return nbformat.read(path, as_version=4).cells
+
+
+@functools.cache
 def exercises(path: Path) -> dict[str, dict[str, list[int]]]:
     """Return, for each exercise of a notebook, the places of its cells of each kind."""
     found: dict[str, dict[str, list[int]]] = {}
-    for place, cell in enumerate(nbformat.read(path, as_version=4).cells):
+    for place, cell in enumerate(cells_of(path)):
         for tag in cell.metadata.get("tags", []):
             kind, _, name = tag.partition(":")
             if kind in KINDS:
@@ -40,6 +47,7 @@ def wrong_answers(path: Path) -> dict[str, list]:
     return runpy.run_path(str(file))["WRONG"] if file.exists() else {}
 
 
+@functools.cache
 def names(source: str) -> tuple[set[str], set[str]]:
     """Return the names that a cell defines, and those that it takes from earlier cells."""
     defined: set[str] = set()
@@ -104,17 +112,23 @@ def needed(sources: list[str], targets: list[int]) -> list[int]:
 
 
 class Exercise:
-    """One exercise, with the names that its cells need."""
+    """One exercise, with the names that its cells need: these are computed once."""
 
     def __init__(self, path: Path, name: str) -> None:
-        cells = nbformat.read(path, as_version=4).cells
-        self.name = name
+        cells = cells_of(path)
+        self.path, self.name = path, name
         self.sources = [c.source if c.cell_type == "code" else "" for c in cells]
         self.place = {kind: place[0] for kind, place in exercises(path)[name].items()}
         self.namespace: dict[str, object] = {"__name__": "__main__"}
         for place in needed(self.sources, sorted(self.place.values())):
             self.run(place)
         self.run(self.place["check"])
+        self.before = dict(self.namespace)
+
+    def reset(self) -> None:
+        """Forget what was answered."""
+        self.namespace.clear()  # functions of earlier cells look names up in this very dictionary
+        self.namespace.update(self.before)
 
     def run(self, place: int) -> str:
         """Run a cell and return what it prints."""
@@ -132,43 +146,51 @@ class Exercise:
 
 
 ALL = [
-    pytest.param(path, name, id=f"{path.stem}-{name}")
+    pytest.param((path, name), id=f"{path.stem}-{name}")
     for path in notebooks()
     for name in exercises(path)
 ]
 
 
-@pytest.mark.parametrize("path, name", ALL)
+@pytest.fixture(scope="module", params=ALL)  # so pytest asks all of one before the next
+def prepared(request) -> Exercise:
+    return Exercise(*request.param)
+
+
+@pytest.fixture
+def exercise(prepared) -> Exercise:
+    prepared.reset()
+    return prepared
+
+
+@pytest.mark.parametrize("path, name", [pytest.param(*p.values[0], id=p.id) for p in ALL])
 def test_exercise_has_its_three_cells_in_order(path, name):
     place = exercises(path)[name]
     assert {kind: len(places) for kind, places in place.items()} == dict.fromkeys(KINDS, 1)
     assert place["check"] < place["exercise"] < place["solution"]
-    tags = nbformat.read(path, as_version=4).cells[place["solution"][0]].metadata.tags
+    tags = cells_of(path)[place["solution"][0]].metadata.tags
     assert "hide-cell" in tags
 
 
-@pytest.mark.parametrize("path, name", ALL)
-def test_check_refuses_the_stub(path, name):
-    exercise = Exercise(path, name)
+def test_check_refuses_the_stub(exercise):
+    name = exercise.name
     printed = exercise.run(exercise.place["exercise"])
     assert f"{name}: not yet" in printed, printed
     assert exercise.check(exercise.namespace[name])[0] is False
 
 
-@pytest.mark.parametrize("path, name", ALL)
-def test_check_refuses_wrong_answers(path, name):
-    wrong = wrong_answers(path).get(name, [])
-    assert len(wrong) >= 2, f"wrong_answers/{path.stem}.py has {len(wrong)} for {name}; expected 2"
-    exercise = Exercise(path, name)
+def test_check_refuses_wrong_answers(exercise):
+    name, wrong = exercise.name, wrong_answers(exercise.path).get(exercise.name, [])
+    file = f"wrong_answers/{exercise.path.stem}.py"
+    assert len(wrong) >= 2, f"{file} has {len(wrong)} for {name}; expected 2"
     for candidate in wrong:
         verdict, printed = exercise.check(candidate)
         label = getattr(candidate, "__name__", candidate)
         assert not verdict and f"{name}: not yet: " in printed, f"{label}: {printed}"
 
 
-@pytest.mark.parametrize("path, name", ALL)
-def test_check_accepts_the_solution(path, name):
-    exercise = Exercise(path, name)
+def test_check_accepts_the_solution(exercise):
+    name = exercise.name
     printed = exercise.run(exercise.place["solution"])
     assert f"{name}: passed" in printed, printed
     names = exercise.namespace

@@ -25,7 +25,7 @@ import torch
 
 from rlhf_lib.models.policy import load_policy
 from rlhf_lib.models.reward_model import load_reward_model
-from rlhf_lib.running import artifacts, commands
+from rlhf_lib.running import artifacts, commands, report
 from rlhf_lib.running import command_line as cli
 from rlhf_lib.running import log as runlog
 from rlhf_lib.running.command_line import Stop, main, make_parser, settle
@@ -37,9 +37,10 @@ TRAINING = ["sft", "reward-model", "ppo", "grpo", "dpo"]
 SETTINGS = {  # small enough for half a second
     "sft": "--rows 20 --batch-size 4 --max-steps 5 --eval-rows 6",
     "reward-model": "--rows 12 --batch-size 4 --max-steps 5 --eval-rows 6",
-    "ppo": "--batch-size 4 --mini-batch-size 2 --max-steps 5 --eval-rows 6 --max-new-tokens 6",
-    "grpo": "--batch-size 4 --num-generations 2 --mini-batch-size 2 --max-steps 5 --eval-rows 6 "
+    "ppo": "--rows 40 --batch-size 4 --mini-batch-size 2 --max-steps 5 --eval-rows 6 "
     "--max-new-tokens 6",
+    "grpo": "--rows 40 --batch-size 4 --num-generations 2 --mini-batch-size 2 --max-steps 5 "
+    "--eval-rows 6 --max-new-tokens 6",
     "dpo": "--rows 12 --batch-size 4 --max-steps 5 --eval-rows 6",
     "best-of-n": "--rows 18 --batch-size 4 --num-generations 3 --max-new-tokens 6",
 }
@@ -53,6 +54,13 @@ def models(tmp_path_factory) -> dict[str, str]:
         model.save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
     return {name: str(folder / name) for name in ("policy", "reward")}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch) -> None:
+    """Only the runs of `unbroken` draw their report: drawing takes as long as the run."""
+    if "unbroken" not in request.fixturenames:
+        monkeypatch.setattr(report, "figure", lambda runs, path: "")
 
 
 def line(command: str, models: dict, out, *more) -> list[str]:
@@ -1239,8 +1247,6 @@ def test_a_finished_run_is_not_measured_again(unbroken, tmp_path, monkeypatch):
 
 
 def test_a_report_that_fails_comes_after_all_else(models, tmp_path, monkeypatch, capsys):
-    from rlhf_lib.running import report
-
     monkeypatch.setattr(report, "figure", lambda *a: {}["Agg"])
     assert main(line("sft", models, tmp_path / "run")) == 2
     text = said(capsys)

@@ -285,9 +285,15 @@ def test_a_policy_that_recomputes_samples_through_its_cache(make, caplog):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str
+    "make, settings",
+    [
+        (ppo, {}),
+        (grpo, {"gradient_checkpointing": True}),
+        (grpo, {"bf16": True}),  # tracing it takes longest; PPO's models have the same layers
+        (llama, {}),
+        (llama, {"gradient_checkpointing": True}),
+    ],
 )
-@pytest.mark.parametrize("make", [ppo, grpo, llama])
 def test_compiled_layers_share_a_program_and_change_no_number(monkeypatch, make, settings):
     """With the tracer and its guards, and, in place of generated code, what was traced."""
     programs, compile_layer = [], torch.nn.Module.compile

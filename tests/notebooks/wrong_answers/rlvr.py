@@ -200,6 +200,35 @@ def as_floats(mask):
     return (mask.float().cumsum(dim=1) - 1).clamp(min=0)
 
 
+# --- compute_for ----------------------------------------------------------------------------------
+
+
+def share_of_the_ceiling(target, R_0, A, B, C_mid):
+    if target <= R_0:
+        return 0.0
+    return C_mid * (target / (A - target)) ** (1 / B) if target < A else math.inf
+
+
+def exponent_not_inverted(target, R_0, A, B, C_mid):
+    if target <= R_0:
+        return 0.0
+    return C_mid * ((target - R_0) / (A - target)) ** B if target < A else math.inf
+
+
+def ceiling_is_reached(target, R_0, A, B, C_mid):
+    if target <= R_0:
+        return 0.0
+    g = min((target - R_0) / (A - R_0), 1 - 1e-12)
+    return C_mid * (g / (1 - g)) ** (1 / B)
+
+
+def below_the_start(target, R_0, A, B, C_mid):
+    if target >= A:
+        return math.inf
+    g = max((target - R_0) / (A - R_0), 1e-12)
+    return C_mid * (g / (1 - g)) ** (1 / B)
+
+
 WRONG = {
     "first_crossing": [mean_inside_the_power, ties_count, most_left_out, most_not_reached],
     "length_parts": [
@@ -218,4 +247,10 @@ WRONG = {
     ],
     "habit_gradient": [without_the_division, large_groups, biased_deviation],
     "repaired_positions": [counted_from_one, negative_on_padding, as_floats],
+    "compute_for": [
+        share_of_the_ceiling,
+        exponent_not_inverted,
+        ceiling_is_reached,
+        below_the_start,
+    ],
 }
