@@ -40,7 +40,7 @@ class Table:
     def _repr_html_(self) -> str:
         # Alignment stands inline: Jupyter and Colab have other styles, and not this book's.
         styles = [f' style="text-align:{"right" if n else "left"}"' for n in self.numeric]
-        head = "".join(f'<th scope="col"{s}>{_title(t)}</th>' for t, s in zip(self.head, styles))
+        head = "".join(_head(title, style) for title, style in zip(self.head, styles))
         body = ""
         for number, (first, *others) in enumerate(self.cells):
             bold = ' class="marked" style="font-weight:bold"' if number in self.marked else ""
@@ -121,6 +121,7 @@ def _cell(value: object, title: str, form: str) -> str:
         raise ValueError(f"columns[{title!r}] is {form!r}; expected {expected}") from None
 
 
-def _title(title: str) -> str:
+def _head(title: str, style: str) -> str:
     name, _, unit = escape(title).partition("\n")
-    return f'{name}<br><span class="unit">{unit}</span>' if unit else name
+    shown = f'{name}<br><span class="unit">{unit}</span>' if unit else name
+    return f'<th scope="col"{style}>{shown}</th>' if shown else f"<td{style}></td>"

@@ -50,6 +50,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DISPLAY_MATH = re.compile(r"\$\$.*?\$\$", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|<a\s[^>]*href=[\"']([^\"']+)[\"']")
 TAG = re.compile(r"<[a-zA-Z/][^>]*>")
+COLUMNS, LINES = 84, 25  # of visible code: beside two sidebars, and in one look
 DECIMAL = re.compile(r"(?<![\d.])\d*\.\d+(?!\.?\d)")
 
 
@@ -188,6 +189,38 @@ def plain_markdown(notebook: NotebookNode, path: Path) -> Problems:
             )
         ):
             yield f"cell {n}: {found.strip()!r} is understood by Sphinx alone"
+
+
+@rule
+def visible_code_fits(notebook: NotebookNode, path: Path) -> Problems:
+    """What is not folded has lines that fit their column, and before the exercises it is short."""
+    exercises = False
+    for n, cell in enumerate(notebook.cells, 1):
+        exercises |= cell.cell_type == "markdown" and cell.source.startswith("## Exercises")
+        if cell.cell_type != "code" or {"hide-input", "hide-cell"} & set(tags(cell)):
+            continue
+        lines = cell.source.splitlines()
+        if (widest := max(map(len, lines), default=0)) > COLUMNS:
+            yield f"cell {n}: a line of {widest} characters; expected at most {COLUMNS}"
+        if len(lines) > LINES and not exercises:
+            yield f"cell {n}: {len(lines)} lines; expected at most {LINES}, or a fold"
+
+
+@rule
+def tables_name_their_columns(notebook: NotebookNode, path: Path) -> Problems:
+    """Each column of a Markdown table has a title, which a screen reader says with each cell."""
+    for n, cell in cells(notebook, "markdown"):
+        for head in untitled_columns(cell.source):
+            yield f"cell {n}: {head[:60]!r} has a column without a title"
+
+
+def untitled_columns(text: str) -> Iterator[str]:
+    """Yield the first lines of the Markdown tables that leave a title out."""
+    lines = FENCE.sub("", text).splitlines()
+    for head, below in itertools.pairwise(lines):
+        if re.fullmatch(r"\|[\s:|-]*-[\s:|-]*\|", below.strip()):
+            if not all(title.strip() for title in head.strip().strip("|").split("|")):
+                yield head
 
 
 @rule
