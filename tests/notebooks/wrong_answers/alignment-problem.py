@@ -5,32 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-# --- kl_to_data -----------------------------------------------------------------------------------
-
-
-def the_other_way_round(data, model):
-    inside = model > 0
-    return (model[inside] * np.log(model[inside] / data[inside])).sum()
-
-
-def zeros_left_in(data, model):
-    return (data * np.log(data / model)).sum()
-
-
-def a_small_constant(data, model):
-    return (data * np.log((data + 1e-12) / (model + 1e-12))).sum()
-
-
-def skips_what_the_model_rules_out(data, model):
-    both = (data > 0) & (model > 0)
-    return (data[both] * np.log(data[both] / model[both])).sum()
-
-
-def cross_entropy_alone(data, model):
-    seen = data > 0
-    return -(data[seen] * np.log(model[seen])).sum()
-
-
 # --- author_posterior -----------------------------------------------------------------------------
 
 
@@ -84,31 +58,6 @@ def means_over_the_wrong_axis(rewards):
     return means.std(ddof=1) / np.sqrt(len(means))
 
 
-# --- ascent_direction -----------------------------------------------------------------------------
-
-
-def _softmax(logits):
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
-
-
-def without_the_average(logits, rewards):
-    return _softmax(logits) * rewards
-
-
-def plain_average(logits, rewards):
-    return _softmax(logits) * (rewards - rewards.mean())
-
-
-def without_the_policy(logits, rewards):
-    return rewards - _softmax(logits) @ rewards
-
-
-def descent(logits, rewards):
-    policy = _softmax(logits)
-    return policy * (policy @ rewards - rewards)
-
-
 # --- drift ----------------------------------------------------------------------------------------
 
 
@@ -157,13 +106,6 @@ def lowest_wins(truth, proxy, n):
 
 
 WRONG = {
-    "kl_to_data": [
-        the_other_way_round,
-        zeros_left_in,
-        a_small_constant,
-        skips_what_the_model_rules_out,
-        cross_entropy_alone,
-    ],
     "author_posterior": [
         without_the_shares,
         underflows,
@@ -178,7 +120,6 @@ WRONG = {
         means_without_the_root,
         means_over_the_wrong_axis,
     ],
-    "ascent_direction": [without_the_average, plain_average, without_the_policy, descent],
     "drift": [both_divided, divided_after_normalising, absolute_value, multiplied],
     "truth_of_the_best": [best_truth, not_sorted, one_draw_less, lowest_wins],
 }
