@@ -221,16 +221,6 @@ def _(rng):
     }
 
 
-# --- alignment-problem ----------------------------------------------------------------------------
-
-
-@inputs("rlhf_lib.mathematics.intervals.wilson")
-def _(rng):
-    n = int(rng.integers(1, 400))
-    count = int(rng.choice([0, n, rng.integers(0, n + 1)]))
-    return {"count": count, "n": n, "z": rng.uniform(1, 3)}
-
-
 # --- preferences ----------------------------------------------------------------------------------
 
 
@@ -304,7 +294,7 @@ def _(rng):
     }
 
 
-# --- ppo-mechanics --------------------------------------------------------------------------------
+# --- credit ---------------------------------------------------------------------------------------
 
 
 @inputs("rlhf_lib.mathematics.advantages.explained_variance")
