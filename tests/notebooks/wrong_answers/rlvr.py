@@ -185,21 +185,6 @@ def biased_deviation(p, a_w, a_d, G):
     )
 
 
-# --- repaired_positions ---------------------------------------------------------------------------
-
-
-def counted_from_one(mask):
-    return mask.long().cumsum(dim=1) * mask.long()
-
-
-def negative_on_padding(mask):
-    return mask.long().cumsum(dim=1) - 1
-
-
-def as_floats(mask):
-    return (mask.float().cumsum(dim=1) - 1).clamp(min=0)
-
-
 # --- compute_for ----------------------------------------------------------------------------------
 
 
@@ -246,7 +231,6 @@ WRONG = {
         failures_are_paid,
     ],
     "habit_gradient": [without_the_division, large_groups, biased_deviation],
-    "repaired_positions": [counted_from_one, negative_on_padding, as_floats],
     "compute_for": [
         share_of_the_ceiling,
         exponent_not_inverted,
