@@ -42,7 +42,7 @@
       [none]:
         `Nothing in this book matches “${asked}”. A hit has all of the words: try fewer of them, ` +
         "another word for the same, or only the beginning of one.",
-      // biome-ignore lint/suspicious/noTemplateCurlyInString: Sphinx puts the number in
+      // Sphinx puts the number in
       "Search finished, found ${resultCount} page(s) matching the search query.":
         "Places found: ${resultCount}. Chapters come first, then entries of the library's reference.",
     });
@@ -78,7 +78,7 @@
         return found
           .reverse()
           .map(([match, word]) => {
-            const range = document.createRange(); // from the last to the first: the text before stays as it is
+            const range = document.createRange(); // from the last word on: the text before it stays
             range.setStart(text, match.index);
             range.setEnd(text, match.index + match[0].length);
             const one = Object.assign(document.createElement("mark"), { className: "search-mark" });
