@@ -13,7 +13,7 @@ trunk. It leaves out, against the larger implementations: reward scaling by a ru
 (the reward is standardised once, before, by `reward_training.standardise`), and early stopping
 inside a step. Axes: B batch, T completion tokens. Source: Schulman et al. 2017, arXiv:1707.06347;
 for language models Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155.
-Chapters: ppo-mechanics, ppo-live.
+Chapters: credit, ppo-live.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PPOConfig(OnlineConfig):
 class Experience(TokenBatch):
     """A batch to learn from: what was known of each token before the first update, (B, T).
 
-    Chapter: ppo-mechanics.
+    Chapter: credit.
     """
 
     logprobs: Tensor  # of the policy that sampled
@@ -96,7 +96,7 @@ class PPO(OnlineLoop):
     does). `rollout` holds the last batch that was learnt from.
 
     Source: as for this module; the ptx mix from Ouyang et al. 2022, eq. 2. Chapters:
-    ppo-mechanics, ppo-live.
+    credit, ppo-live.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class PPO(OnlineLoop):
 def demonstrations_of(ptx, tokenizer, config: PPOConfig, policy) -> Demonstrations | None:
     """The dataset whose SFT loss `ptx_coefficient` weighs, if there is one.
 
-    Chapter: ppo-mechanics.
+    Chapter: ppo-live.
     """
     if config.ptx_coefficient and not (ptx is not None and len(ptx)):
         raise ValueError(

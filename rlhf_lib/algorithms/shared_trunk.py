@@ -3,7 +3,7 @@
 One model less to train, and one forward pass for both outputs; the price is that the value loss
 moves the policy's weights too. All else is PPO.
 
-Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapters: ppo-mechanics, ppo-live.
+Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapters: credit, ppo-live.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One optimiser step: gradients of one loss or several, clipped, and refused if not finite.
 
-Chapters: policy-gradients, ppo-mechanics.
+Chapters: policy-gradients, ratio-and-clip, credit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def adam(
 
     It moves what has a gradient: of a model with an adapter, the adapter.
 
-    Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: ppo-mechanics.
+    Source: Huang et al. 2024, arXiv:2403.17031, for eps 1e-5. Chapter: credit.
     """
     moved = [p for p in model.parameters() if p.requires_grad]
     in_memory = sum(p.numel() for p in moved) > CACHED and moved[0].device.type == "cpu"
@@ -47,7 +47,7 @@ def descend(model, optimizer, loss: Tensor | Iterable[Tensor], max_grad_norm: fl
     `Machine.descend` does the same in parts, precisions and processes. Given several losses, their
     gradients add up; of several processes each gives its own losses, shares of one.
 
-    Chapter: ppo-mechanics.
+    Chapter: ratio-and-clip.
     """
     return optimizer_step(model, optimizer, backward(optimizer, loss), max_grad_norm)
 
@@ -58,7 +58,7 @@ def backward(optimizer, loss: Tensor | Iterable[Tensor]) -> float:
     Each loss is differentiated as it comes, so that an iterator which computes them one by one
     holds the activations of one at a time.
 
-    Chapter: ppo-mechanics.
+    Chapter: ratio-and-clip.
     """
     optimizer.zero_grad()
     total = 0.0
@@ -73,7 +73,7 @@ def optimizer_step(model, optimizer, loss: float, max_grad_norm: float) -> float
 
     `loss` is for the message alone, should a gradient not be finite: then no weight moves.
 
-    Chapter: ppo-mechanics.
+    Chapter: ratio-and-clip.
     """
     sum_gradients(model)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()

@@ -1,6 +1,6 @@
 """Models made ready for a loop: frozen, without dropout, recomputed, compiled, and apart.
 
-Chapters: ppo-mechanics, what-a-step-costs.
+Chapters: credit, what-a-step-costs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def freeze(model) -> None:
 
     A view of another model, such as a policy with its adapter off, has no weights to freeze.
 
-    Chapter: ppo-mechanics.
+    Chapter: credit.
     """
     if isinstance(model, torch.nn.Module):
         model.eval()
@@ -32,7 +32,7 @@ def train_without_dropout(role: str, model) -> None:
     Weights that were frozen beside others stay frozen, as those under an adapter are. A model that
     is frozen throughout has been a reference: all of it is trained.
 
-    Chapter: ppo-mechanics.
+    Chapter: ratio-and-clip.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def check_apart(**models) -> None:
 
     A reference that is the policy would move along with it.
 
-    Chapter: ppo-mechanics.
+    Chapter: credit.
     """
     names = list(models)
     weights = {name: {id(p) for p in parameters_of(model)} for name, model in models.items()}

@@ -2,7 +2,7 @@
 
 Axes: B batch, T completion tokens, G samples of one prompt. A mask is 1 on tokens that count and
 0 on padding, of the same shape as what it masks. Everything here is in units of reward.
-Chapters: policy-gradients, ppo-mechanics, grpo, grpo-variants.
+Chapters: policy-gradients, credit, grpo, grpo-variants.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def masked_sum(
 def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """Mean of the values where the mask is 1: of all, or along one dimension.
 
-    Definition: Σ m x / Σ m. Chapters: alignment-problem, ppo-mechanics.
+    Definition: Σ m x / Σ m. Chapters: alignment-problem, credit.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 def masked_variance(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """Biased variance (divided by the count) where the mask is 1: of all, or along one dimension.
 
-    Definition: Σ m (x − mean)² / Σ m. Chapter: ppo-mechanics.
+    Definition: Σ m (x − mean)² / Σ m. Chapter: credit.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def masked_whiten(
     depend on how long the longest completion is.
 
     Source: Huang et al. 2022, "The 37 implementation details of PPO", detail 7, over real tokens
-    here. Chapter: ppo-mechanics.
+    here. Chapter: credit.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def gae(
     A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t; after the last token both V and A
     are 0.
 
-    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: ppo-mechanics.
+    Source: Schulman et al. 2015, arXiv:1506.02438, eq. 16. Chapter: credit.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ def optimal_baseline(rewards: Tensor, squared_norms: Tensor) -> Tensor:
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, beta: float) -> Tensor:
     """The reward of each token: the KL penalty everywhere, the score on the last real token.
 
-    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2, eq. 2. Chapters: ppo-mechanics,
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2, eq. 2. Chapters: credit,
     ppo-live.
 
     Parameters
@@ -342,6 +342,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """How much of the returns the critic foresaw: 1 is a perfect critic, 0 a constant.
 
     Definition: 1 − Var(returns − values)/Var(returns) over real tokens, shapes (B, T). Not finite
-    where the returns are all equal: there is nothing to foresee. Chapter: ppo-mechanics.
+    where the returns are all equal: there is nothing to foresee. Chapter: credit.
     """
     return 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item()

@@ -2,7 +2,7 @@
 
 A check of numbers returns them, in float64; a check of shapes returns nothing. Everything is
 refused with a ValueError. Axes: B batch, T completion tokens, N items.
-Chapters: kl-tilt, preferences, ppo-mechanics.
+Chapters: kl-tilt, preferences, ratio-and-clip, credit.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def check_same_length(first_name: str, first, name: str, other) -> None:
 def check_same_shape(**tensors: Tensor) -> None:
     """Refuse tensors that are not all of the first one's shape: they would be broadcast.
 
-    Definition: equal shapes, by the names of the arguments. Chapter: ppo-mechanics.
+    Definition: equal shapes, by the names of the arguments. Chapter: ratio-and-clip.
     """
     (first, reference), *others = tensors.items()
     for name, tensor in others:
@@ -179,7 +179,7 @@ def check_same_shape(**tensors: Tensor) -> None:
 def check_rows(name: str, values: Tensor, mask: Tensor) -> None:
     """Refuse values whose mask is of another shape than (B, T), or leaves a completion no token.
 
-    Definition: equal shapes (B, T), Σ_t m ≥ 1 in each row. Chapter: ppo-mechanics.
+    Definition: equal shapes (B, T), Σ_t m ≥ 1 in each row. Chapter: credit.
     """
     if values.shape != mask.shape or values.dim() != 2:
         raise ValueError(
@@ -193,7 +193,7 @@ def check_rows(name: str, values: Tensor, mask: Tensor) -> None:
 def check_advantages(advantages: Tensor, logprobs: Tensor) -> None:
     """Refuse advantages of shape (B,): they would be read along the tokens.
 
-    Definition: shape (B, T), or (B, 1) for one a completion. Chapter: ppo-mechanics.
+    Definition: shape (B, T), or (B, 1) for one a completion. Chapter: ratio-and-clip.
     """
     if advantages.dim() != logprobs.dim():
         raise ValueError(

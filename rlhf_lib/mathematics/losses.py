@@ -4,7 +4,7 @@ Axes: B batch, T completion tokens. A policy loss comes in two steps: a per-toke
 (B, T), then `aggregate`, which says what is averaged over what. Gradients flow into `logprobs`
 and `values`; everything from the sampler (`old_logprobs`, `advantages`, `old_values`, `returns`)
 is data. A preference loss takes one number per completion and returns the mean.
-Chapters: sft, reward-model, policy-gradients, ppo-mechanics, grpo-variants, stale-samples.
+Chapters: sft, reward-model, policy-gradients, ratio-and-clip, credit, grpo-variants, stale-samples.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def clipped_policy_loss(
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7; the second ε from DAPO, Yu et al. 2025,
     arXiv:2503.14476, section 3.1; the dual clip from Ye et al. 2019, arXiv:1912.09729, eq. 5.
-    Chapters: ppo-mechanics, ppo-live, grpo.
+    Chapters: ratio-and-clip, ppo-live, grpo.
 
     Parameters
     ----------
@@ -394,7 +394,7 @@ def clip_fraction(
     """Share of tokens whose gradient the clip removes.
 
     Definition: the share of ρ > 1 + ε_high with A > 0, and of ρ < 1 − ε with A < 0, for ρ the
-    `policy_ratio` of a kind. Shapes as in `clipped_policy_loss`. Chapter: ppo-mechanics.
+    `policy_ratio` of a kind. Shapes as in `clipped_policy_loss`. Chapter: ratio-and-clip.
     """
     high = epsilon if epsilon_high is None else epsilon_high
     ratio = policy_ratio(kind, logprobs, old_logprobs, mask)
@@ -572,7 +572,7 @@ def clipped_value_loss(
     """Half the squared error of the critic, per token, the worse of clipped and not.
 
     Source: the clip is from OpenAI's PPO code, described in Huang et al. 2022, "The 37
-    implementation details of PPO", detail 9. Chapter: ppo-mechanics.
+    implementation details of PPO", detail 9. Chapter: credit.
 
     Parameters
     ----------

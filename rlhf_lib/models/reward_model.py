@@ -4,7 +4,7 @@ Both are `transformers` sequence classifiers with one label, so a checkpoint mad
 tool that takes one, and the other way round. Scores are in units of reward, with no sigmoid: a
 squashed score would shrink below the KL penalty it is weighed against.
 
-Axes: B batch, P prompt tokens, T completion tokens. Chapters: reward-model, ppo-mechanics.
+Axes: B batch, P prompt tokens, T completion tokens. Chapters: reward-model, credit.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def state_values(critic, batch: TokenBatch) -> Tensor:
     Row t is the output one position earlier, so that the value of a state cannot see the action
     taken in it.
 
-    Chapter: ppo-mechanics.
+    Chapter: credit.
     """
     P = batch.prompt_ids.shape[1]
     return token_values(critic, batch)[:, P - 1 : -1]
@@ -112,7 +112,7 @@ class SharedCritic(torch.nn.Module):
     One trunk in place of two, and one forward pass for both outputs; the price is that the value
     loss moves the policy's weights too.
 
-    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapter: ppo-mechanics.
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9. Chapter: credit.
 
     Parameters
     ----------

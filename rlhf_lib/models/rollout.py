@@ -4,7 +4,7 @@ Axes: B batch, P prompt tokens (padded on the left), T completion tokens (padded
 
 What it leaves out on purpose: top-k and top-p. They would sample from another distribution than
 the one that is trained. The temperature is kept, and divides the logits wherever the completions
-are scored again. Chapters: ppo-mechanics, ppo-live, grpo.
+are scored again. Chapters: ratio-and-clip, ppo-live, grpo.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .tokens import TokenBatch, encode_prompts, texts
 class Rollout(TokenBatch):
     """A batch of samples and what the sampler knew about them.
 
-    Chapter: ppo-mechanics.
+    Chapter: ratio-and-clip.
     """
 
     logprobs: Tensor  # (B, T) of the sampling policy at the sampling temperature; 0 on padding
@@ -146,7 +146,7 @@ def sample(
 ) -> Rollout:
     """Sample one completion for each prompt; repeat a prompt to get more of them.
 
-    Chapter: ppo-mechanics.
+    Chapter: ratio-and-clip.
 
     Parameters
     ----------

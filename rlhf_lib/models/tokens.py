@@ -12,7 +12,7 @@ Three things that published loops get wrong are settled here, once, for every mo
 - A prompt begins, meets its completion and ends as the model's own tokenizer has it
   (`families.special_tokens`).
 
-Chapters: sft, ppo-mechanics.
+Chapters: sft, ratio-and-clip.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..machinery.decoding import position_ids
 class TokenBatch:
     """Prompts and completions as tokens, the one layout that every model here reads.
 
-    Chapters: sft, ppo-mechanics.
+    Chapters: sft, ratio-and-clip.
     """
 
     prompt_ids: Tensor  # (B, P) padded on the left
@@ -275,7 +275,7 @@ def token_logprobs(model, batch: TokenBatch, temperature: float = 1.0) -> Tensor
     The temperature must be the one that the completions were sampled at: at another one these
     would be the log-probabilities of a different policy.
 
-    Chapters: sft, ppo-mechanics.
+    Chapters: sft, ratio-and-clip.
     """
     logits = completion_logits(model, batch, temperature)
     return selected_logprobs(logits, batch.completion_ids) * batch.completion_mask

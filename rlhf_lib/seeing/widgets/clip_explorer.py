@@ -3,7 +3,7 @@
 The browser side is clip_explorer.js. Both sides compute the same numbers; `ClipExplorer.result` has
 Python's, by `rlhf_lib.mathematics.losses.clipped_policy_loss` and autograd.
 
-Chapter: ppo-mechanics.
+Chapter: ratio-and-clip.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ClipExplorer(Demo):
 
     Chapter
     -------
-    ppo-mechanics
+    ratio-and-clip
 
     Examples
     --------

@@ -3,7 +3,7 @@
 The browser side is gae_explorer.js. Both sides compute the same numbers; `GAEExplorer.result` has
 Python's, by `rlhf_lib.mathematics.advantages`.
 
-Chapter: ppo-mechanics.
+Chapter: credit.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class GAEExplorer(Demo):
 
     Chapter
     -------
-    ppo-mechanics
+    credit
 
     Examples
     --------
