@@ -7,7 +7,7 @@ RESULTS ?= benchmarks/results
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test format gpu mutants execute refresh engine address artifacts floors clean venv book-env test-env
+.PHONY: help book test format gpu mutants execute refresh engine pictures address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -40,6 +40,10 @@ refresh: test-env ## put the library's current browser code into the demos that 
 
 engine: test-env ## compile the C with which pages train a model
 	@$(PY) -m rlhf_lib.seeing.engine.compile
+
+pictures: test-env ## take the pictures of the demos that stand where no JavaScript runs
+	@$(PY) tests/site/browser.py
+	@$(PY) -m tests.site.pictures
 
 address: book-env ## write the book's public address: make address REPOSITORY=https://... (empty: none)
 	@$(PY) book/build.py address "$(REPOSITORY)"

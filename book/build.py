@@ -134,6 +134,8 @@ def build(repository: str | None = None, output: Path = ROOT / "book") -> Path:
     """
     import yaml
 
+    from book.without_scripts import put_in
+
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     address = checked_address(config["repository"]["url"] if repository is None else repository)
     # A page that was fine last time would not warn again, so every build is a full one.
@@ -166,6 +168,7 @@ def build(repository: str | None = None, output: Path = ROOT / "book") -> Path:
     if not first.exists():
         sys.exit(f"the build reported no error, but {first} is missing")
     write_weights(first.parent / "_static" / "weights")
+    put_in(first.parent, ROOT, notebooks())
     return first
 
 
@@ -214,10 +217,25 @@ def execute(path: Path) -> None:
 
 
 def save(notebook: object, path: Path) -> None:
-    """Write a notebook, its widgets named after their place in it."""
+    """Write a notebook, widgets named after their place in it, folds folded everywhere."""
     import nbformat
 
+    for cell in notebook.cells:
+        fold(cell)
     write(stable_widget_ids(nbformat.writes(notebook), str(path.relative_to(ROOT))), path)
+
+
+def fold(cell: object) -> None:
+    """Fold a cell in JupyterLab and on Colab as well, if the book folds it, and open it if not."""
+    if cell.cell_type != "code":
+        return
+    shown = cell.metadata.get("jupyter", {})
+    if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
+        cell.metadata["jupyter"] = {**shown, "source_hidden": True}
+        cell.metadata["cellView"] = "form"  # so Colab calls it
+    else:
+        shown.pop("source_hidden", None)
+        cell.metadata.pop("cellView", None)
 
 
 def write(text: str, path: Path) -> None:
