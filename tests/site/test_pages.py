@@ -15,12 +15,15 @@ import pytest
 
 import book.build
 from book.build import CONFIG, ROOT, WIDGET_STATE, build, notebooks, pages
+from tests.site.alone import assert_accessible, set_theme
+from tests.site.budgets import DESK, beside_a_phone, over_budget
 
 NAMES = [
     "index.html",
     "search.html",
     *(str(p.relative_to(ROOT).with_suffix(".html")) for p in pages()),
 ]
+CHAPTERS = {str(p.relative_to(ROOT).with_suffix(".html")) for p in notebooks()}
 VIEW = 'script[type="application/vnd.jupyter.widget-view+json"]'
 
 
@@ -48,10 +51,10 @@ def visit(page, name: str, base: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("source, width", [("http", 1280), ("file", 375)])
-def test_page_is_complete_and_quiet(page, name, source, width):
-    """From a server at a desk, and from a file on a phone, which it fits."""
-    page.set_viewport_size({"width": width, "height": 800})
+@pytest.mark.parametrize("source, width", [("http", DESK["width"]), ("file", 375)])
+def test_page_is_complete_quiet_and_accessible(page, name, source, width):
+    """From a server at a desk, where a chapter is not too long, and from a file on a phone."""
+    page.set_viewport_size({**DESK, "width": width})
     visit(page, name, page.base if source == "http" else page.folder)
     assert page.outside == []
     assert page.errors == []
@@ -61,6 +64,11 @@ def test_page_is_complete_and_quiet(page, name, source, width):
     shown = page.locator(VIEW).count()
     assert page.locator('.live-widget[data-state="ready"]').count() == shown
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if name in CHAPTERS:
+        assert (over_budget(page) if source == "http" else beside_a_phone(page)) == []
+    for theme in ("light", "dark"):
+        set_theme(page, theme)
+        assert_accessible(page, "html")
 
 
 def test_every_widget_of_the_notebooks_is_on_its_page(html):
