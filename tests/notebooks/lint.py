@@ -6,6 +6,8 @@ the book, and on a sound notebook broken on purpose, so that each is known to fa
 
 from __future__ import annotations
 
+import ast
+import copy
 import itertools
 import json
 import re
@@ -20,6 +22,7 @@ from book.build import (
     WIDGET_STATE,
     changed_code,
     demo_class,
+    fold,
     is_of_the_library,
     notebooks,
     stored_demos,
@@ -50,6 +53,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DISPLAY_MATH = re.compile(r"\$\$.*?\$\$", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|<a\s[^>]*href=[\"']([^\"']+)[\"']")
 TAG = re.compile(r"<[a-zA-Z/][^>]*>")
+FOLDS = {"hide-input", "hide-cell", "remove-input"}
 COLUMNS, LINES = 84, 25  # of visible code: beside two sidebars, and in one look
 DECIMAL = re.compile(r"(?<![\d.])\d*\.\d+(?!\.?\d)")
 
@@ -197,13 +201,42 @@ def visible_code_fits(notebook: NotebookNode, path: Path) -> Problems:
     exercises = False
     for n, cell in enumerate(notebook.cells, 1):
         exercises |= cell.cell_type == "markdown" and cell.source.startswith("## Exercises")
-        if cell.cell_type != "code" or {"hide-input", "hide-cell"} & set(tags(cell)):
+        if cell.cell_type != "code" or FOLDS & set(tags(cell)):
             continue
         lines = cell.source.splitlines()
         if (widest := max(map(len, lines), default=0)) > COLUMNS:
             yield f"cell {n}: a line of {widest} characters; expected at most {COLUMNS}"
         if len(lines) > LINES and not exercises:
             yield f"cell {n}: {len(lines)} lines; expected at most {LINES}, or a fold"
+
+
+@rule
+def folds_are_folds_everywhere(notebook: NotebookNode, path: Path) -> Problems:
+    """What the book folds is folded in JupyterLab and on Colab too; `make execute` sees to it."""
+    for n, cell in cells(notebook, "code"):
+        kept = copy.deepcopy(cell)
+        fold(kept)
+        if kept != cell:
+            yield f"cell {n}: folded in the book and open in Jupyter, or the other way round"
+
+
+@rule
+def solutions_keep_the_attempt(notebook: NotebookNode, path: Path) -> Problems:
+    """A solution has names of its own: after "Run All" the reader's answer is still there."""
+    own: dict[str, set[str]] = {}
+    for n, cell in cells(notebook, "code"):
+        for kind, _, name in (tag.partition(":") for tag in tags(cell)):
+            if kind == "exercise":
+                own[name] = defined(cell.source)
+            if kind == "solution":
+                for taken in sorted(own.get(name, set()) & defined(cell.source)):
+                    yield f"cell {n}: defines {taken}, as the exercise does; expected another name"
+
+
+def defined(source: str) -> set[str]:
+    """The names of the functions and classes that a cell defines."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.parse(source).body if isinstance(node, kinds)}
 
 
 @rule

@@ -27,6 +27,7 @@ def test_the_book_has_notebooks():
 
 
 # --- the rules can fail -------------------------------------------------------------------------
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
 FOLD = "<details><summary>Answer</summary>\n\n**so**, and\n\n- so\n\n</details>\n"
 
 
@@ -39,7 +40,7 @@ def sound():
             "# Title\n\nThe loss falls to $0.25$, `.25` in code; see [the start]"
             "(../build.py).\n\nElsewhere 0.31 was seen [(source)](https://arxiv.org)."
         ),
-        new_code_cell(lint.SETUP, metadata={"tags": ["setup", "hide-input"]}),
+        new_code_cell(lint.SETUP, metadata={"tags": ["setup", "hide-input"], **FOLDED}),
         new_code_cell(
             "table()",
             outputs=[new_output("display_data", {"text/html": "<b>2</b>", "text/plain": "2"})],
@@ -52,6 +53,11 @@ def sound():
             metadata={"mystnb": {"image": {"alt": "A curve"}, "figure": {"caption": "The loss."}}},
         ),
         new_markdown_cell("$$ \\tfrac{0.125}{2} $$\n\n" + FOLD),
+        new_code_cell("def one():\n    ...", metadata={"tags": ["exercise:one"]}),
+        new_code_cell(
+            "def solution_one():\n    return 1",
+            metadata={"tags": ["solution:one", "hide-cell"], **FOLDED},
+        ),
     ]
     for count, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
         cell.execution_count = count
@@ -102,7 +108,7 @@ BREAKS = [
     ("executed_in_order", put(("cells", 3, "execution_count"), None)),
     ("kernel_is_python3", put(("metadata", "kernelspec", "name"), "my-env")),
     ("opens_with_title_and_setup", put(("cells", 1, "source"), lint.SETUP + " ")),
-    ("opens_with_title_and_setup", put(("cells", 1, "metadata", "tags"), ["setup"])),
+    ("opens_with_title_and_setup", put(("cells", 1, "metadata", "tags"), ["setup", "hide-cell"])),
     ("opens_with_title_and_setup", put(("cells", 0, "source"), "No title")),
     ("no_trace_of_a_machine", say("saved in /home/" + "someone/run")),
     (
@@ -130,6 +136,10 @@ BREAKS = [
     ("plain_markdown", say("see {ref}`fig-loss`")),
     ("plain_markdown", say("```{note}\nhello\n```")),
     ("plain_markdown", say("(a-label)=\n## A")),
+    ("folds_are_folds_everywhere", put(("cells", 1, "metadata", "cellView"), "code")),
+    ("folds_are_folds_everywhere", put(("cells", 1, "metadata", "jupyter"), {})),
+    ("folds_are_folds_everywhere", put(("cells", 4, "metadata", "cellView"), "form")),
+    ("solutions_keep_the_attempt", put(("cells", 8, "source"), "def one():\n    return 1")),
     ("visible_code_fits", put(("cells", 3, "source"), "train(" + 80 * "x" + ")")),
     ("visible_code_fits", put(("cells", 3, "source"), 26 * "train()\n")),
     ("tables_name_their_columns", say("| | loss |\n|---|---|\n| a | 2 |")),
