@@ -15,7 +15,7 @@ from rlhf_lib.seeing.widgets.estimator_explorer import RUNS
 from tests.site.alone import Shown, assert_fits, assert_told, set_theme, show
 from tests.site.render import render
 
-CHAPTER = "book/alignment/kl-estimators.html"
+CHAPTER = "book/ppo/kl-estimators.html"
 EXACT = 1e-9  # the page and Python compute in the same precision
 STATE = """() => Object.values(JSON.parse(document.querySelector(
   'script[type="application/vnd.jupyter.widget-state+json"]').textContent).state)
