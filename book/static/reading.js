@@ -2,24 +2,24 @@
 "use strict";
 
 {
-  // An equation wider than its place scrolls there, and a keyboard reaches what scrolls.
-  const REACHED = { tabindex: "0", role: "group", "aria-label": "equation" };
-  const reach = (entries) => {
-    for (const { target } of entries) {
-      const wide = target.scrollWidth > target.clientWidth + 1;
-      for (const [name, value] of Object.entries(REACHED)) {
-        if (wide) target.setAttribute(name, value);
-        else target.removeAttribute(name);
-      }
+  // An equation or a table wider than its place scrolls there, and a keyboard reaches what scrolls.
+  const EQUATION = { tabindex: "0", role: "group", "aria-label": "equation" };
+  const TABLE = { tabindex: "0" };
+
+  function reach(place) {
+    const wide = place.scrollWidth > place.clientWidth;
+    for (const [name, value] of Object.entries(place.matches("table") ? TABLE : EQUATION)) {
+      if (wide) place.setAttribute(name, value);
+      else place.removeAttribute(name);
     }
-  };
+  }
 
   addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
-    const sizes = new ResizeObserver(reach);
-    for (const equation of document.querySelectorAll('mjx-container[display="true"]')) {
-      sizes.observe(equation);
-    }
+    const places = document.querySelectorAll('mjx-container[display="true"], .bd-article table.table');
+    const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => reach(target)));
+    for (const place of places) sizes.observe(place);
+    document.fonts.addEventListener("loadingdone", () => places.forEach(reach)); // wider, in no new place
   });
 
   addEventListener("DOMContentLoaded", () => {

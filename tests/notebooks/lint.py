@@ -248,11 +248,15 @@ def tables_name_their_columns(notebook: NotebookNode, path: Path) -> Problems:
 
 
 def untitled_columns(text: str) -> Iterator[str]:
-    """Yield the first lines of the Markdown tables that leave a title out."""
+    """Yield the first lines of the Markdown tables with a title that has no word.
+
+    Mathematics alone is none: a screen reader may pass over it.
+    """
     lines = FENCE.sub("", text).splitlines()
     for head, below in itertools.pairwise(lines):
         if re.fullmatch(r"\|[\s:|-]*-[\s:|-]*\|", below.strip()):
-            if not all(title.strip() for title in head.strip().strip("|").split("|")):
+            bare = re.sub(r"\$[^$]*\$", "", head).strip().strip("|")
+            if not all(re.search(r"\w", title) for title in bare.split("|")):
                 yield head
 
 

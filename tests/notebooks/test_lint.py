@@ -143,6 +143,7 @@ BREAKS = [
     ("visible_code_fits", put(("cells", 3, "source"), "train(" + 80 * "x" + ")")),
     ("visible_code_fits", put(("cells", 3, "source"), 26 * "train()\n")),
     ("tables_name_their_columns", say("| | loss |\n|---|---|\n| a | 2 |")),
+    ("tables_name_their_columns", say("| run | $x$ |\n|---|---|\n| a | 2 |")),
     ("tables_name_their_columns", say("| run | |\n|:--|--:|\n| a | 2 |")),
     ("folds_hold_markdown", say(FOLD.replace("\n\n**so**", "\n**so**"))),
     ("folds_hold_markdown", say(FOLD.replace("\n\n</details>", "\n</details>"))),

@@ -157,7 +157,7 @@ def assert_fits(page, root, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def assert_accessible(page, where: str = ".live-widget") -> None:
+def assert_accessible(page, where: str | dict = ".live-widget") -> None:
     """What axe, which tests for the rules of WCAG, finds nothing wrong with."""
     found = Axe().run(page, context=where, options={"preload": False})  # no file is fetched for it
     assert found.violations_count == 0, found.generate_report()
