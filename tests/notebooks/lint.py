@@ -264,11 +264,11 @@ def untitled_columns(text: str) -> Iterator[str]:
 def folds_hold_markdown(notebook: NotebookNode, path: Path) -> Problems:
     """A fold's text has empty lines around it: without them it is HTML, and shown unformatted."""
     for n, cell in cells(notebook, "markdown"):
-        for fold in re.findall(r"<details.*?(?:</details>|\Z)", cell.source, re.DOTALL):
+        for text in re.findall(r"<details.*?(?:</details>|\Z)", cell.source, re.DOTALL):
             if not re.fullmatch(
-                r"<details><summary>[^\n]+</summary>\n\n.*\S\n\n</details>", fold, re.DOTALL
+                r"<details><summary>[^\n]+</summary>\n\n.*\S\n\n</details>", text, re.DOTALL
             ):
-                yield f"cell {n}: {fold[:60]!r}; expected a fold as in CONTRIBUTING.md"
+                yield f"cell {n}: {text[:60]!r}; expected a fold as in CONTRIBUTING.md"
 
 
 @rule
