@@ -28,7 +28,7 @@ from benchmarks.in_page import heard, of_kind
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
 from benchmarks.sums_methods import STEPS, train_with_trl
-from rlhf_lib.algorithms import GRPO
+from rlhf_lib.algorithms import GRPO, GRPOConfig
 from rlhf_lib.running import artifacts
 from rlhf_lib.seeing.widgets import sums_training
 from rlhf_lib.worlds import sums
@@ -46,21 +46,25 @@ def by_page(seed: int) -> Steps:
     return [(row["seconds"], round(row["record"]["length"] * size)) for row in rows]
 
 
-def by_trl(seed: int, threads: int) -> Steps:
+def config(seed: int) -> GRPOConfig:
+    return dataclasses.replace(page_sums.CONFIG, seed=seed, max_steps=STEPS)
+
+
+def material(seed: int, threads: int) -> tuple:
+    """A policy, its tokenizer and sums to ask, for who trains it with so many threads."""
     torch.set_num_threads(threads)
     base, tokenizer = artifacts.load("sums", "base")
-    config = dataclasses.replace(page_sums.CONFIG, seed=seed, max_steps=STEPS)
-    asked = sums.prompts(8_000, seed=seed + 100)
-    rows = train_with_trl(copy.deepcopy(base), tokenizer, asked, config, [], dict)
+    return copy.deepcopy(base), tokenizer, sums.prompts(8_000, seed=seed + 100)
+
+
+def by_trl(seed: int, threads: int) -> Steps:
+    rows = train_with_trl(*material(seed, threads), config(seed), [], dict)
     return [(row["seconds"], row["tokens"]) for row in rows]
 
 
 def by_library(seed: int, threads: int) -> Steps:
-    torch.set_num_threads(threads)
-    base, tokenizer = artifacts.load("sums", "base")
-    config = dataclasses.replace(page_sums.CONFIG, seed=seed, max_steps=STEPS)
-    asked = sums.prompts(8_000, seed=seed + 100)
-    loop = GRPO(copy.deepcopy(base), None, tokenizer, sums.strict_verifier, asked, config)
+    policy, tokenizer, asked = material(seed, threads)
+    loop = GRPO(policy, None, tokenizer, sums.strict_verifier, asked, config(seed))
     return [(row["seconds"], int(loop.rollout.lengths.sum())) for row in loop]
 
 
@@ -86,6 +90,7 @@ def run(seed: int) -> dict:
     return {
         "seed": seed,
         "order": order,
+        "settings": dataclasses.asdict(config(seed)),
         "steps": {name: [[round(s, 4), n] for s, n in made[name]] for name in WAYS},
         "ratios": {name: per_token["page"] / per_token[name] for name in list(WAYS)[1:]},
         "trl": trl.__version__,
@@ -103,7 +108,7 @@ def microseconds_a_token(steps: Steps) -> float:
 
 
 def assert_floors(line: dict) -> None:
-    """What the chapter says: a step in the page takes no longer than one of TRL's."""
+    """What is aimed at: a step in the page takes no longer than one of TRL's."""
     where = f"seed {line['seed']}: {line['ratios']}"
     assert line["ratios"]["TRL, 1 thread"] <= 1.0, where
 

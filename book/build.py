@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, TOC = ROOT / "_config.yml", ROOT / "_toc.yml"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+FOLDS = {"hide-input", "hide-cell"}  # tags of cells whose code the book folds
 ADDRESS = re.compile(r'^(REPOSITORY = ")[^"]*(")', re.MULTILINE)  # in a setup cell
 CONFIG_ADDRESS = re.compile(r'^(repository:\n  url: *")[^"]*(")', re.MULTILINE)
 
@@ -230,7 +231,7 @@ def fold(cell: object) -> None:
     if cell.cell_type != "code":
         return
     shown = cell.metadata.get("jupyter", {})
-    if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
+    if FOLDS & set(cell.metadata.get("tags", [])):
         cell.metadata["jupyter"] = {**shown, "source_hidden": True}
         cell.metadata["cellView"] = "form"  # so Colab calls it
     else:

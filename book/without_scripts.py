@@ -15,10 +15,10 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from book.build import ROOT, WIDGET_STATE, demo_class
+
 PICTURES = ROOT / "book" / "static" / "demos"
 VIEW_KIND = "application/vnd.jupyter.widget-view+json"
-STATE_KIND = "application/vnd.jupyter.widget-state+json"
 _VIEW = re.compile(rf'<script type="{re.escape(VIEW_KIND)}">')
 
 
@@ -33,14 +33,14 @@ class StandIn(NamedTuple):
 def stand_ins(path: Path) -> Iterator[StandIn]:
     """Yield what stands in for each demo of a notebook, in their order."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    states = notebook["metadata"].get("widgets", {}).get(STATE_KIND, {}).get("state", {})
+    states = notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     seen: Counter[str] = Counter()
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             view = output.get("data", {}).get(VIEW_KIND)
             if view is None:
                 continue
-            module, _, name = states[view["model_id"]]["state"]["_anywidget_id"].rpartition(".")
+            module, name = demo_class(states[view["model_id"]]["state"])
             seen[name] += 1
             again = f"-{seen[name]}" if seen[name] > 1 else ""
             yield StandIn(

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 from book.build import (
     ADDRESS,
+    FOLDS,
     WIDGET_STATE,
     changed_code,
     demo_class,
@@ -53,7 +54,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DISPLAY_MATH = re.compile(r"\$\$.*?\$\$", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|<a\s[^>]*href=[\"']([^\"']+)[\"']")
 TAG = re.compile(r"<[a-zA-Z/][^>]*>")
-FOLDS = {"hide-input", "hide-cell", "remove-input"}
+UNSEEN = {*FOLDS, "remove-input"}
 COLUMNS, LINES = 84, 25  # of visible code: beside two sidebars, and in one look
 DECIMAL = re.compile(r"(?<![\d.])\d*\.\d+(?!\.?\d)")
 
@@ -201,7 +202,7 @@ def visible_code_fits(notebook: NotebookNode, path: Path) -> Problems:
     exercises = False
     for n, cell in enumerate(notebook.cells, 1):
         exercises |= cell.cell_type == "markdown" and cell.source.startswith("## Exercises")
-        if cell.cell_type != "code" or FOLDS & set(tags(cell)):
+        if cell.cell_type != "code" or UNSEEN & set(tags(cell)):
             continue
         lines = cell.source.splitlines()
         if (widest := max(map(len, lines), default=0)) > COLUMNS:

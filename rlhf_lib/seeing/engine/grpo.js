@@ -3,7 +3,6 @@
 import { groupAdvantages, isSilent, mean } from "./advantages.js";
 import { checkCounts, checkMultiples, k1, logRatioOf, OnlineLoop, SETTINGS } from "./loop.js";
 import { clippedPolicyLoss, k3, tokenWeights } from "./losses.js";
-import { optimizerStep } from "./optimization.js";
 
 const OWN = {
   numGenerations: 8, // G, completions of each prompt
@@ -53,20 +52,13 @@ export class GRPO extends OnlineLoop {
     const { batch, config: c, policy } = this;
     this.setRows(rollout, rows);
     const lengths = rows.map((i) => rollout.logprobs[i].length);
-    const { loss, slope } = this.policyLoss(
+    const surrogate = this.policyLoss(
       batch.tokenLogprobs(policy, c.temperature).slice(),
       rows.flatMap((i) => rollout.logprobs[i]),
       rows.flatMap((i) => Array(rollout.logprobs[i].length).fill(shares[i])),
       rows.flatMap((i) => refLogprobs[i]),
     );
-    const weights = tokenWeights(lengths, c.aggregateOver);
-    batch.backward(
-      policy,
-      slope.map((x, k) => x * weights[k]),
-      c.temperature,
-    );
-    const norm = optimizerStep(policy, c.learningRate * this.pace, c.maxGradNorm);
-    return { loss: loss.reduce((total, x, k) => total + x * weights[k], 0), norm };
+    return this.descend(surrogate, tokenWeights(lengths, c.aggregateOver));
   }
 
   /** The clipped surrogate, plus the KL, of each token; and its gradient in log π. */

@@ -1,5 +1,6 @@
 // What the loops share: sampling, scoring, minibatches, the pace. Compare algorithms/loop.py.
 
+import { optimizerStep } from "./optimization.js";
 import { Batch, tableOf } from "./policy.js";
 import { Decoder } from "./rollout.js";
 
@@ -60,6 +61,18 @@ export class OnlineLoop {
   /** What the learning rates of this step are multiplied by. */
   get pace() {
     return Math.min(1, (this.stepNumber + 1) / (this.config.warmupSteps + 1));
+  }
+
+  /** One step of the policy down the weighted sum of its tokens' losses, in the rows that are set. */
+  descend({ loss, slope }, weights) {
+    const { batch, config: c, policy } = this;
+    batch.backward(
+      policy,
+      slope.map((x, k) => x * weights[k]),
+      c.temperature,
+    );
+    const norm = optimizerStep(policy, c.learningRate * this.pace, c.maxGradNorm);
+    return { loss: loss.reduce((total, x, k) => total + x * weights[k], 0), norm };
   }
 
   /** The prompts of this step, each `times` times. */

@@ -9,7 +9,6 @@
 import { explainedVariance, gae, mean, tokenRewards, whiten } from "./advantages.js";
 import { checkCounts, checkPositive, k1, logRatioOf, OnlineLoop, SETTINGS } from "./loop.js";
 import { clippedPolicyLoss, tokenWeights } from "./losses.js";
-import { optimizerStep } from "./optimization.js";
 
 const OWN = {
   numPpoEpochs: 2, // passes over each batch
@@ -78,18 +77,12 @@ export class PPO extends OnlineLoop {
       rows.map((i) => experience.logprobs[i].length),
       "tokens",
     );
-    const { loss, slope } = clippedPolicyLoss(
+    const surrogate = clippedPolicyLoss(
       batch.tokenLogprobs(policy, c.temperature).slice(),
       of(experience.logprobs),
       of(experience.advantages),
       c.epsilon,
     );
-    batch.backward(
-      policy,
-      slope.map((x, k) => x * weights[k]),
-      c.temperature,
-    );
-    const norm = optimizerStep(policy, c.learningRate * this.pace, c.maxGradNorm);
-    return { loss: loss.reduce((total, x, k) => total + x * weights[k], 0), norm };
+    return this.descend(surrogate, weights);
   }
 }
