@@ -95,10 +95,10 @@ def linked(text: str) -> list[Path]:
     return [(PAGE.parent / file).resolve() for file, _ in LINK.findall(text) if file]
 
 
-def missing_links(text: str) -> Iterator[str]:
+def missing_links(text: str, page: Path = PAGE, known=(*CHAPTERS, PAGE)) -> Iterator[str]:
     for file, anchor in LINK.findall(text):
-        path = (PAGE.parent / file).resolve() if file else PAGE
-        if path not in [*CHAPTERS, PAGE]:
+        path = (page.parent / file).resolve() if file else page
+        if path not in known:
             yield f"{file}: no chapter of the book"
         elif anchor and anchor not in anchors(text_of(path)):
             yield f"{path.stem}#{anchor}: no such heading"
@@ -125,6 +125,11 @@ def test_the_page_has_its_tables_and_its_words():
 
 def test_every_link_leads_to_a_heading_of_a_chapter():
     assert list(missing_links(text_of(PAGE))) == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_every_link_between_pages_leads_to_a_heading(page):
+    assert list(missing_links(FENCE.sub("", text_of(page)), page, pages())) == []
 
 
 @pytest.mark.parametrize("row", SYMBOLS, ids=lambda row: row[0])
