@@ -8,6 +8,8 @@ const NAMES = {
   dapo: "DAPO",
   gspo: "GSPO",
   cispo: "CISPO",
+  sapo: "SAPO",
+  gmpo: "GMPO",
   rloo: "RLOO",
   "reinforce++": "REINFORCE++",
 };
