@@ -56,7 +56,7 @@ def load_model(auto_class, source: str | os.PathLike):
 def check_memory(source: str | os.PathLike) -> None:
     """Refuse a folder whose weights, in float32, are more than the memory that is free.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     folder, free = Path(source), free_bytes()
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -76,7 +76,7 @@ def check_memory(source: str | os.PathLike) -> None:
 def load_adapted(auto_class, source: str | os.PathLike):
     """A model with the adapter in a folder that peft wrote, ready to be trained. See `load_model`.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     from .adapters import peft, without_warnings
 
@@ -111,7 +111,7 @@ def load_adapted(auto_class, source: str | os.PathLike):
 def tokenizer_source(source: str | os.PathLike, model) -> str | os.PathLike:
     """Where a model's tokenizer is: with it; beside it, in a checkpoint of a run; or with the base.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     beside = Path(source).parent / "tokenizer"
     if (Path(source) / "tokenizer_config.json").exists():

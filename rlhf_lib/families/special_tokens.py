@@ -54,7 +54,7 @@ def spare_token(model, tokenizer) -> str | None:
     written by the chat template. Of several, one whose name says that it is for padding, or for
     nothing yet, comes first; else the last in the vocabulary.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     needed = {*end_tokens(tokenizer, model), *begin_tokens(tokenizer)}
@@ -100,7 +100,7 @@ def with_beginning(tokenizer, rows: list[list[int]]) -> list[list[int]]:
 def turn_end(tokenizer) -> int | None:
     """The special token that the chat template writes right behind an answer, if there is one.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -134,7 +134,7 @@ def end_tokens(tokenizer, model=None) -> list[int]:
     They are the tokenizer's end token, the one that its chat template writes behind an answer, and,
     given a model, those of its generation config, at which transformers' `generate` stops too.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
     for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
@@ -150,7 +150,7 @@ def name_special_tokens(model, tokenizer) -> None:
     So that what is saved can be batched, and ends its turns, in transformers alone. A config that
     names them already stays as it is.
 
-    Chapter: none yet.
+    Chapter: your-own.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def name_special_tokens(model, tokenizer) -> None:
 def lacks_row(model, token: int | None) -> bool:
     """Whether a token is beyond a model's rows, and its config does not name it all the same.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     config = model.config.get_text_config()
     named = (getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None))
@@ -230,7 +230,7 @@ def decoded(tokenizer, prompts: list[list[int]], completions: list[list[int]]) -
     Tokenizers that mark the beginnings of words take the space before the first word off whatever
     they decode. Theirs are decoded behind their prompts, so that it stays.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
 
     def text(rows: list[list[int]]) -> list[str]:

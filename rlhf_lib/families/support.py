@@ -4,7 +4,7 @@ The library asks three things of a causal language model. It takes a key-value c
 are sampled one at a time. It is told the positions of its tokens, or has none, so that padding on
 the left shifts nothing. And both give the same log-probabilities. The first two are read off the
 model before anything is computed; the third is shown by the first batch of a run
-(`prove_sampler`). Chapter: none yet.
+(`prove_sampler`). Chapter: your-own.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ GAP_16_BITS = 0.05  # nats: the largest in the mean over tokens, where either co
 def check_supported(name: str, model) -> None:
     """Refuse a model that cannot be sampled from as it is scored, before anything is computed.
 
-    Chapter: none yet.
+    Chapter: your-own.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def check_trainable(name: str, model, tokenizer) -> None:
 
     On the way its configs come to name the tokens that its tokenizer pads and ends with.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     check_supported(name, model)
     check_adapter(name, model)
@@ -128,7 +128,7 @@ def check_saving(name: str, model) -> None:
 
     It refuses to write a generation config at odds with itself, such as a temperature without
     sampling, unless it was read so from a file; and of a head it reads the weight alone.
-    Chapter: none yet.
+    Chapter: your-own.
     """
     if getattr(getattr(model, "score", None), "bias", None) is not None:
         raise ValueError(
@@ -187,7 +187,7 @@ def prove_sampler(machine, policy, rollout, scored: Callable) -> None:
     They are held against those of the batch, and of the row with the most padding by itself, which
     a model that counts padding would score otherwise.
 
-    Chapter: none yet.
+    Chapter: your-own.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def check_sampled(rollout, missing: bool = True) -> None:
 def warn_of_gap(gap: float, exact: bool) -> None:
     """Say so if the two part in a later batch: `gap` is of a ratio, before any update of a step.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     if exact and gap > 2 * GAP:
         warnings.warn(
@@ -272,7 +272,7 @@ def check_sampler(scored: Tensor, sampled: Tensor, mask: Tensor, exact: bool) ->
     The two are computed in different ways, token by token through a cache and all at once, and
     every ratio of an update divides one by the other. This needs no list of architectures.
 
-    Chapter: none yet.
+    Chapter: your-own.
 
     Parameters
     ----------
@@ -337,7 +337,7 @@ def _name_outputs(config) -> None:
 
 
 def check_rows(name: str, model, tokenizer) -> None:
-    """Refuse a frozen model that has no row for what rows are padded with. Chapter: none yet."""
+    """Refuse a frozen model that has no row for what rows are padded with. Chapter: your-own."""
     if not hasattr(model, "get_input_embeddings"):  # a view of another model
         return
     _name_outputs(model.config)
@@ -353,7 +353,7 @@ def check_rows(name: str, model, tokenizer) -> None:
 def check_classifier(name: str, model) -> None:
     """Refuse a policy of which transformers makes no classifier: it has no reward model or critic.
 
-    Chapter: none yet.
+    Chapter: your-own.
     """
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 

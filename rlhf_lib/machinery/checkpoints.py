@@ -116,7 +116,7 @@ def save_checkpoint(folder: str | os.PathLike, models: dict, state: dict) -> Non
 
 @contextmanager
 def no_progress_bars():
-    """Of transformers: they would stay in a notebook and in a log. Chapter: none yet."""
+    """Of transformers: they would stay in a notebook and in a log. Chapter: your-own."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

@@ -132,7 +132,7 @@ def load_labelled(
     read by `load_preferences`, and "kto" takes those apart by itself. Parameters, errors: see
     `load_preferences`.
 
-    Source: Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: none yet.
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306. Chapter: dpo.
     """
     rows = _Rows(source, split, data_dir, tokenizer, max_length)
     columns = rows.expect({"prompt", "completion", "label"})
@@ -157,7 +157,7 @@ def load_prompts(
     `load_preferences`.
 
     Source: continuing reviews, Ziegler et al. 2019, arXiv:1909.08593, section 3.1 (there books,
-    with a classifier of reviews as the reward). Chapter: none yet.
+    with a classifier of reviews as the reward). Chapter: your-own.
 
     Parameters
     ----------

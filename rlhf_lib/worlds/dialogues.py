@@ -72,7 +72,7 @@ def split_messages(chosen: list[dict], rejected: list[dict]) -> tuple[list, list
 def messages(value):
     """Messages with `role` and `content`, and no key that is null; what is no list stays as it is.
 
-    `datasets` gives every message the keys of all, null where it had none. Chapter: none yet.
+    `datasets` gives every message the keys of all, null where it had none. Chapter: your-own.
     """
     if isinstance(value, dict):  # one reply, as a message of its own
         value = [value]
@@ -114,14 +114,14 @@ def _part(part) -> str:
 
 
 def without_nulls(value):
-    """Without the keys that are null, at any depth. Chapter: none yet."""
+    """Without the keys that are null, at any depth. Chapter: your-own."""
     if isinstance(value, dict):
         return {key: without_nulls(x) for key, x in value.items() if x is not None}
     return [without_nulls(x) for x in value] if isinstance(value, list) else value
 
 
 def is_blank(value) -> bool:
-    """Whether there is nothing in a text, or in what messages say. Chapter: none yet."""
+    """Whether there is nothing in a text, or in what messages say. Chapter: your-own."""
     if isinstance(value, list):
         return all(is_blank(m.get("content")) and not m.get("tool_calls") for m in value)
     return value is None or isinstance(value, str) and not value.strip()
@@ -259,7 +259,7 @@ def _called(said: list[dict]) -> list[str]:
 
 
 def parsed(name: str, value, kind: type):
-    """What a row has for a chat template, which may stand there as JSON. Chapter: none yet."""
+    """What a row has for a chat template, which may stand there as JSON. Chapter: your-own."""
     with suppress(ValueError):
         value = json.loads(value) if isinstance(value, str) else value
     if value is None or value == "":

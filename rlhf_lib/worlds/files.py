@@ -112,7 +112,7 @@ def load_table(source: str | os.PathLike, split: str = "train", data_dir: str | 
 
 
 def find(source: str | os.PathLike, split: str = "train", data_dir: str | None = None) -> Found:
-    """The same, as a table whose text can be had as it was written. Chapter: none yet."""
+    """The same, as a table whose text can be had as it was written. Chapter: your-own."""
     import datasets
 
     here = f"source is {str(source)!r}"

@@ -88,7 +88,7 @@ def prompt_table(dataset) -> dict[str, Any]:
 
 
 class Stored(Sequence):
-    """A column whose entries are decoded when they are asked for. Chapter: none yet."""
+    """A column whose entries are decoded when they are asked for. Chapter: your-own."""
 
     def __init__(self, dataset, name: str):
         self.rows, self.name = dataset.select_columns([name]), name
