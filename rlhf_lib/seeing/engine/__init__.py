@@ -3,9 +3,10 @@
 The mathematics of a GPT-2 is in C (`kernel.h` says in which order to read it), compiled to
 `kernel.wasm` by `make engine`. What trains it is in JavaScript, under the names of the Python that
 it repeats: `policy.js`, `rollout.js`, `reward_model.js`, `losses.js`, `advantages.js`,
-`optimization.js`, `loop.js`, `critic.js`, `ppo.js`, `grpo.js`; the worlds are `letters.js` and
-`sums.js`.
-`worker.js` runs them beside a page. Tests hold every number of it against PyTorch's.
+`optimization.js`, `machine.js`, `loop.js`, `critic.js`, `ppo.js`, `grpo.js`; the worlds are
+`letters.js` and `sums.js`.
+`worker.js` runs them beside a page, and `elsewhere.js` some of it in a second worker. Tests hold
+every number of it against PyTorch's.
 
 This file makes of them what a demo stores; `weights.py` is what a page fetches.
 
@@ -32,12 +33,14 @@ MODULES = (  # each after those that it imports
     "weights",
     "sums",
     "letters",
+    "machine",
     "loop",
     "grpo",
     "critic",
     "ppo",
     "reward_model",
     "lab",
+    "elsewhere",
     "worker",
 )
 _IMPORT = re.compile(r'^import (?:\* as (\w+)|(\{.*?\})) from "\./(\w+)\.js";$', re.M | re.DOTALL)

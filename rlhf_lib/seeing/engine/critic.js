@@ -1,9 +1,9 @@
-// PPO's critic: here, or in a worker of its own, where it learns while the policy does. Both give the same
-// numbers. Compare `state_values` of models/reward_model.py and `value_loss` of algorithms/ppo.py.
+// PPO's critic: here, or in a worker of its own (elsewhere.js), where it learns while the policy does. Both give
+// the same numbers. Compare `state_values` of models/reward_model.py and `value_loss` of algorithms/ppo.py.
 
 import { clippedValueLoss, tokenWeights } from "./losses.js";
 import { optimizerStep } from "./optimization.js";
-import { Batch, newKernel, Policy, tableOf } from "./policy.js";
+import { Batch, tableOf } from "./policy.js";
 
 export class Critic {
   /**
@@ -44,54 +44,5 @@ export class Critic {
     );
     const norm = optimizerStep(model, learningRate, c.maxGradNorm);
     return { loss: loss.reduce((total, x, k) => total + x * weights[k], 0), norm };
-  }
-}
-
-// ---------------------------------------------------------------- in a worker of its own
-
-/** What such a worker does: `answer(message)` gives its answer, after a first message `critic`. */
-export function criticOfWorker() {
-  let critic = null;
-  return async ({ act, given }) => {
-    if (act === "start") {
-      const model = new Policy(await newKernel(given.kernel), given.shape);
-      model.load(given.weights);
-      critic = new Critic(model, given.config, given.longest);
-      return null;
-    }
-    return critic[act](...given);
-  };
-}
-
-/** The same critic in a worker: what it gives are promises. */
-export class CriticElsewhere {
-  constructor(worker, given) {
-    this.worker = worker;
-    this.waiting = []; // for answers, which come in the order of the questions
-    worker.onmessage = ({ data }) => {
-      const { resolve, reject } = this.waiting.shift();
-      if (data.failed === undefined) resolve(data.answer);
-      else reject(new Error(data.failed));
-    };
-    worker.onerror = ({ message }) => {
-      for (const { reject } of this.waiting.splice(0))
-        reject(new Error(message || "the critic's worker is gone"));
-    };
-    this.ask("start", given).catch(() => {}); // what fails at the start fails at the first question
-  }
-
-  ask(act, given) {
-    return new Promise((resolve, reject) => {
-      this.waiting.push({ resolve, reject });
-      this.worker.postMessage({ kind: "critic", act, given });
-    });
-  }
-
-  values({ texts, starts, logprobs }) {
-    return this.ask("values", [{ texts, starts, logprobs }]);
-  }
-
-  learn(...given) {
-    return this.ask("learn", given);
   }
 }

@@ -25,13 +25,13 @@ export class GRPO extends OnlineLoop {
   }
 
   /** 3 and 4: compare the completions of each group, and update; the record of the step. */
-  learn(rollout) {
+  async learn(rollout) {
     const { config: c, reference } = this;
     const shares = groupAdvantages(rollout.scores, c.numGenerations);
-    const refLogprobs = reference ? this.logprobs(reference, rollout) : rollout.logprobs;
+    const refLogprobs = reference ? await this.refLogprobs(rollout) : rollout.logprobs;
     const updates = [];
     for (const rows of this.minibatches(c.numIterations)) {
-      updates.push(this.update(rollout, rows, shares, refLogprobs));
+      updates.push(await this.update(rollout, rows, shares, refLogprobs));
     }
     const groups = Array.from({ length: c.batchSize / c.numGenerations }, (_, g) =>
       rollout.scores.slice(g * c.numGenerations, (g + 1) * c.numGenerations),
@@ -48,17 +48,15 @@ export class GRPO extends OnlineLoop {
   }
 
   /** One gradient step of the policy on a minibatch. */
-  update(rollout, rows, shares, refLogprobs) {
-    const { batch, config: c, policy } = this;
-    this.setRows(rollout, rows);
+  async update(rollout, rows, shares, refLogprobs) {
     const lengths = rows.map((i) => rollout.logprobs[i].length);
     const surrogate = this.policyLoss(
-      batch.tokenLogprobs(policy, c.temperature).slice(),
+      await this.tokenLogprobs(rollout, rows),
       rows.flatMap((i) => rollout.logprobs[i]),
       rows.flatMap((i) => Array(rollout.logprobs[i].length).fill(shares[i])),
       rows.flatMap((i) => refLogprobs[i]),
     );
-    return this.descend(surrogate, tokenWeights(lengths, c.aggregateOver));
+    return this.descend(surrogate, tokenWeights(lengths, this.config.aggregateOver));
   }
 
   /** The clipped surrogate, plus the KL, of each token; and its gradient in log π. */

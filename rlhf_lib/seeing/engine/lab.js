@@ -3,7 +3,7 @@
 import { mean } from "./advantages.js";
 import { k1, logRatioOf } from "./loop.js";
 import { Batch, Policy, tableOf } from "./policy.js";
-import { Decoder } from "./rollout.js";
+import { Decoder, draws } from "./rollout.js";
 import { unpack, unpackDifference } from "./weights.js";
 
 const ROWS = 64; // replies at a time
@@ -41,7 +41,8 @@ export class Lab {
     const { batch, decoder, maxNewTokens, models, world } = this;
     const tokens = world.encode(prompt);
     const asked = Array(ROWS).fill(tokens);
-    const { texts, logprobs } = decoder.sample(models[name], asked, maxNewTokens, world.END, uniform);
+    const uniforms = draws(ROWS, maxNewTokens, uniform);
+    const { texts, logprobs } = decoder.sample(models[name], asked, maxNewTokens, world.END, uniforms);
     const rollout = { texts, logprobs, starts: asked.map(() => tokens.length) };
     const reference = tableOf(batch, rollout, () => batch.tokenLogprobs(models[REFERENCE]));
     const gaps = name === REFERENCE ? texts.map(() => 0) : k1(logRatioOf(logprobs, reference));

@@ -1,8 +1,7 @@
 // What the loops share: sampling, scoring, minibatches, the pace. Compare algorithms/loop.py.
 
-import { optimizerStep } from "./optimization.js";
-import { Batch, tableOf } from "./policy.js";
-import { Decoder } from "./rollout.js";
+import { Machine } from "./machine.js";
+import { draws } from "./rollout.js";
 
 export const SETTINGS = {
   batchSize: 64, // completions a step
@@ -31,11 +30,9 @@ export class OnlineLoop {
    */
   constructor({ policy, reference = null, world, reward, prompts, longest, uniform }, config) {
     checkSettings(config);
-    Object.assign(this, { policy, reference, world, reward, prompts, uniform, config });
+    Object.assign(this, { reference, world, reward, prompts, uniform, config });
     this.beta = config.beta;
-    const room = longest + config.maxNewTokens;
-    this.decoder = new Decoder(policy, config.batchSize, room);
-    this.batch = new Batch(policy, config.miniBatchSize * room, config.miniBatchSize, room);
+    this.machine = new Machine({ policy, reference, end: world.END }, config, longest);
     this.stepNumber = 0;
   }
 
@@ -51,7 +48,7 @@ export class OnlineLoop {
   }
 
   async step() {
-    const rollout = this.collect();
+    const rollout = await this.collect();
     const record = await this.learn(rollout);
     this.stepNumber += 1;
     this.rollout = rollout;
@@ -63,15 +60,16 @@ export class OnlineLoop {
     return Math.min(1, (this.stepNumber + 1) / (this.config.warmupSteps + 1));
   }
 
-  /** One step of the policy down the weighted sum of its tokens' losses, in the rows that are set. */
-  descend({ loss, slope }, weights) {
-    const { batch, config: c, policy } = this;
-    batch.backward(
-      policy,
-      slope.map((x, k) => x * weights[k]),
-      c.temperature,
-    );
-    const norm = optimizerStep(policy, c.learningRate * this.pace, c.maxGradNorm);
+  /** log π, as it is now, of each token of some rows; the next `descend` is on these. */
+  tokenLogprobs({ texts, starts }, rows) {
+    const of = (table) => rows.map((i) => table[i]);
+    return this.machine.tokenLogprobs(of(texts), of(starts));
+  }
+
+  /** One step of the policy down the weighted sum of its tokens' losses. */
+  async descend({ loss, slope }, weights) {
+    const weighted = slope.map((x, k) => x * weights[k]);
+    const norm = await this.machine.descend(weighted, this.config.learningRate * this.pace);
     return { loss: loss.reduce((total, x, k) => total + x * weights[k], 0), norm };
   }
 
@@ -86,15 +84,14 @@ export class OnlineLoop {
   }
 
   /** A completion of each prompt by the policy, with its score. */
-  write(prompts, uniform = this.uniform) {
+  async write(prompts, uniform = this.uniform) {
     const { config: c, world } = this;
     const encoded = prompts.map(world.encode);
     const texts = [];
     const logprobs = [];
     for (let first = 0; first < prompts.length; first += c.batchSize) {
       const some = encoded.slice(first, first + c.batchSize);
-      const how = [c.maxNewTokens, world.END, uniform, c.temperature];
-      const found = this.decoder.sample(this.policy, some, ...how);
+      const found = await this.machine.sample(some, draws(some.length, c.maxNewTokens, uniform));
       texts.push(...found.texts);
       logprobs.push(...found.logprobs);
     }
@@ -110,16 +107,9 @@ export class OnlineLoop {
     };
   }
 
-  /** log π of each sampled token by a model that is not learning from it, completion by completion. */
-  logprobs(model, rollout) {
-    const { batch, config } = this;
-    return tableOf(batch, rollout, () => batch.tokenLogprobs(model, config.temperature));
-  }
-
-  /** Some rows of a rollout become the batch that the models read. */
-  setRows(rollout, rows) {
-    const of = (table) => rows.map((i) => table[i]);
-    this.batch.set(of(rollout.texts), of(rollout.starts));
+  /** log π_ref of each sampled token, completion by completion. */
+  refLogprobs({ texts, starts, logprobs }) {
+    return this.machine.refLogprobs(texts, starts, logprobs);
   }
 
   /** Row numbers of each update, reshuffled in every pass. */

@@ -44,7 +44,7 @@ export class PPO extends OnlineLoop {
   async learn(rollout) {
     const { config: c, critic } = this;
     const asked = critic.values(rollout); // a critic in another worker reads while the reference does
-    const refLogprobs = this.logprobs(this.reference, rollout);
+    const refLogprobs = await this.refLogprobs(rollout);
     const values = await asked;
     const logRatio = logRatioOf(rollout.logprobs, refLogprobs);
 
@@ -53,7 +53,8 @@ export class PPO extends OnlineLoop {
     const experience = { ...rollout, advantages: whiten(advantages) };
     const minibatches = this.minibatches(c.numPpoEpochs);
     const learning = critic.learn(values, returns, minibatches, c.criticLearningRate * this.pace);
-    const updates = minibatches.map((rows) => this.update(experience, rows));
+    const updates = [];
+    for (const rows of minibatches) updates.push(await this.update(experience, rows));
     const ofCritic = await learning;
     return {
       reward: mean(rollout.scores),
@@ -69,19 +70,17 @@ export class PPO extends OnlineLoop {
   }
 
   /** One gradient step of the policy on a minibatch. */
-  update(experience, rows) {
-    const { batch, config: c, policy } = this;
-    this.setRows(experience, rows);
+  async update(experience, rows) {
     const of = (table) => rows.flatMap((i) => table[i]);
     const weights = tokenWeights(
       rows.map((i) => experience.logprobs[i].length),
       "tokens",
     );
     const surrogate = clippedPolicyLoss(
-      batch.tokenLogprobs(policy, c.temperature).slice(),
+      await this.tokenLogprobs(experience, rows),
       of(experience.logprobs),
       of(experience.advantages),
-      c.epsilon,
+      this.config.epsilon,
     );
     return this.descend(surrogate, weights);
   }

@@ -2,6 +2,9 @@
 
 import { checkRoom, checkTexts } from "./policy.js";
 
+/** T draws for each of B completions, one completion after the other. */
+export const draws = (B, T, uniform) => Array.from({ length: B }, () => Array.from({ length: T }, uniform));
+
 /** Room to sample B completions at a time, in texts of at most S tokens, prompt included. */
 export class Decoder {
   constructor(policy, B, S) {
@@ -17,10 +20,10 @@ export class Decoder {
   /**
    * One completion of each prompt, an array of tokens, of at most T tokens.
    *
-   * `uniform()` gives numbers in [0, 1): the samples are a function of them. Returns whole texts
-   * and the log-probability of each token drawn.
+   * `uniforms` has T numbers in [0, 1) for each: its completion is a function of them, whatever stands beside
+   * it. Returns whole texts and the log-probability of each token drawn.
    */
-  sample(policy, prompts, T, end, uniform, temperature = 1) {
+  sample(policy, prompts, T, end, uniforms, temperature = 1) {
     const { at, kernel, S } = this;
     const B = prompts.length;
     checkTexts(prompts, this.B, S - T, policy.vocab);
@@ -28,7 +31,7 @@ export class Decoder {
     prompts.forEach((prompt, b) => tokens.set(prompt, b * S));
     const lengths = kernel.ints(at.lengths, B);
     lengths.set(prompts.map((prompt) => prompt.length));
-    kernel.floats(at.uniforms, B * T).forEach((_, i, all) => (all[i] = uniform()));
+    kernel.floats(at.uniforms, B * T).set(uniforms.flatMap((row) => [...row]));
     const ended = this.run.sample(
       policy.model,
       this.decoder,

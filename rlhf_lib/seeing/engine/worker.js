@@ -7,10 +7,12 @@
 // where a prompt cannot be answered. All else that goes wrong is "failed".
 
 import { mean } from "./advantages.js";
-import { Critic, CriticElsewhere, criticOfWorker } from "./critic.js";
+import { Critic } from "./critic.js";
+import { answering, Elsewhere } from "./elsewhere.js";
 import { GRPO } from "./grpo.js";
 import { Lab } from "./lab.js";
 import { Letters } from "./letters.js";
+import { Machine, TwoMachines } from "./machine.js";
 import { newKernel, Policy } from "./policy.js";
 import { PPO, ppoConfig } from "./ppo.js";
 import { uniforms } from "./random.js";
@@ -35,7 +37,7 @@ const longestOf = (world, prompts) => Math.max(...prompts.map((prompt) => world.
 // What can be run: each gives the loop, the held-out prompts, and the worth of a reply to one.
 const runs = {
   /** GRPO with the verifier. */
-  async sums({ engine, weights, shape, settings, seed, asked }) {
+  async sums({ engine, kernel, script, weights, shape, settings, seed, asked }) {
     const numbers = await unpack(weights.policy);
     const policy = modelOf(engine, shape, numbers, true);
     const reference = settings.beta > 0 ? modelOf(engine, shape, numbers, false) : null;
@@ -44,7 +46,11 @@ const runs = {
     const held = [...asked, ...sums.prompts(HELD_OUT, uniforms(seed + 1), true)];
     const longest = longestOf(sums, [...prompts, ...held]);
     const given = { policy, reference, world: sums, reward: sums.strictVerifier, prompts, longest, uniform };
-    return { loop: new GRPO(given, settings), held, worth: sums.isRight };
+    const loop = new GRPO(given, settings);
+    const start = { kernel, shape, weights: numbers, priced: Boolean(reference), longest };
+    const second = await beside(script, "machine", { ...start, end: sums.END, config: loop.config });
+    loop.machine = new TwoMachines(loop.machine, second);
+    return { loop, held, worth: sums.isRight };
   },
 
   /** PPO with the book's reward model, or with one that is fitted to the reader's comparisons. */
@@ -68,12 +74,11 @@ const runs = {
     const loop = new PPO(given, settings);
     if (comparisons) {
       await fit(rewardModel, comparisons, uniform);
-      const { prompts: asked, completions } = loop.write(prompts.slice(-STANDARD));
+      const { prompts: asked, completions } = await loop.write(prompts.slice(-STANDARD));
       rewardModel.standardise(asked, completions);
     }
     const start = { kernel, shape, weights: judge.weights.slice(), config, longest: room };
-    loop.critic =
-      criticBeside(script, start) ?? new Critic(modelOf(engine, shape, start.weights, true), config, room);
+    loop.critic = await beside(script, "critic", start);
     const worth = (prompt, reply) => world.utility(prompt, reply);
     return { loop, held, worth, features: (prompt, reply) => world.counted(prompt, reply) };
   },
@@ -89,16 +94,32 @@ async function fit(rewardModel, comparisons, uniform) {
   }
 }
 
-/** A critic in a worker of its own, so that two cores learn; null where a worker can have none. */
-function criticBeside(script, start) {
-  if (!script || typeof Worker !== "function") return null;
+// What can be in a worker of its own, from what it is told, and what it is asked.
+const makers = {
+  async critic({ kernel, shape, weights, config, longest }) {
+    return new Critic(modelOf(await newKernel(kernel), shape, weights, true), config, longest);
+  },
+  async machine({ kernel, shape, weights, priced, end, config, longest }) {
+    const engine = await newKernel(kernel);
+    const policy = modelOf(engine, shape, weights, true);
+    const reference = priced ? modelOf(engine, shape, weights, false) : null;
+    return new Machine({ policy, reference, end }, config, longest);
+  },
+};
+const ACTS = {
+  critic: ["values", "learn"],
+  machine: ["sample", "refLogprobs", "tokenLogprobs", "gradient", "load"],
+};
+
+/** One of these in a worker of its own, so that two cores learn; here where a worker can have none. */
+async function beside(script, name, given) {
   try {
     const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     const worker = new Worker(url);
     URL.revokeObjectURL(url);
-    return new CriticElsewhere(worker, start);
+    return new Elsewhere(worker, ACTS[name], name, given);
   } catch {
-    return null;
+    return makers[name](given);
   }
 }
 
@@ -117,7 +138,7 @@ function scoresOf(rewardModel, asked, { clean, ...edits }) {
 
 let run = null;
 let lab = null;
-const criticHere = criticOfWorker(); // where this worker is the one beside another
+const answer = answering(makers); // where this worker is the one beside another
 
 const heard = {
   async start({ kernel, world, ...given }) {
@@ -125,7 +146,7 @@ const heard = {
     const { asked, total, every, seed } = given;
     run = { ...made, shown: asked.length, total, every, going: false, looping: false };
     run.measuring = uniforms(seed + 2);
-    measure();
+    await measure();
   },
   go() {
     run.going = true;
@@ -176,7 +197,7 @@ async function train() {
       record: { ...record, worth: meanWorth(worth, prompts, completions) },
       seconds,
     });
-    if (loop.stepNumber % every === 0 || loop.stepNumber === total) measure();
+    if (loop.stepNumber % every === 0 || loop.stepNumber === total) await measure();
     await new Promise((heardMeanwhile) => setTimeout(heardMeanwhile));
   }
   run.looping = run.going = false;
@@ -193,9 +214,9 @@ function meanFeatures(features, prompts, completions) {
 }
 
 /** A reply to each held-out prompt: their mean worth, and what was written to those that are shown. */
-function measure() {
+async function measure() {
   const { loop, held, shown, measuring, worth, features } = run;
-  const { prompts, completions } = loop.write(held, measuring);
+  const { prompts, completions } = await loop.write(held, measuring);
   const [others, replies] = [prompts.slice(shown), completions.slice(shown)];
   postMessage({
     kind: "measured",
@@ -215,11 +236,11 @@ function fail(error) {
 
 let before = Promise.resolve(); // what is heard waits for what was heard before: starting takes a while
 onmessage = ({ data }) => {
-  if (data.kind === "critic") {
+  if (data.kind === "elsewhere") {
     before = before
-      .then(() => criticHere(data))
+      .then(() => answer(data))
       .then(
-        (answer) => postMessage({ answer }),
+        (found) => postMessage({ answer: found }, ArrayBuffer.isView(found) ? [found.buffer] : []),
         (error) => postMessage({ failed: error.message }),
       );
     return;

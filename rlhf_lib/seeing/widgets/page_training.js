@@ -51,10 +51,18 @@ function pageRun({ model, metrics, held, start, changed }) {
     [status, why] = [next, words];
     changed();
   };
+  const end = () => {
+    worker?.end(); // and with it the one that it may have beside it
+    worker = null;
+  };
+  const finish = (...how) => {
+    end();
+    become(...how);
+  };
   const hear = (news) => {
     record[news.kind]?.(live, news);
     if (news.kind === "measured" && status === "fitting") status = "running";
-    if (news.kind === "done" || news.kind === "failed") become(news.kind, news.text);
+    if (news.kind === "done" || news.kind === "failed") finish(news.kind, news.text);
     else changed();
   };
   const begin = async () => {
@@ -73,12 +81,8 @@ function pageRun({ model, metrics, held, start, changed }) {
       mine.tell({ kind: "go" });
       become(given.comparisons ? "fitting" : "running");
     } catch (error) {
-      if (worker === mine) become("failed", error.message);
+      if (worker === mine) finish("failed", error.message);
     }
-  };
-  const end = () => {
-    worker?.end();
-    worker = null;
   };
   return {
     go() {
