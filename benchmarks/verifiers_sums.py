@@ -12,8 +12,8 @@ as the last step. The run `selection` learns from as many completions as `LABELL
 measures on 16 completions of each of 400 held-out sums: who tells right from wrong, how soon after
 a mistake, and whose pick among n is right. In the runs `paid: ...` GRPO is paid by the verifier, or
 by the probability that a learned one gives. One line a run goes to `results/verifiers_sums.jsonl`,
-with settings, hardware and versions; a run that is there is not made again. Nothing is recorded
-yet, so settings and floors are first guesses. Chapter: reward-sources.
+with settings, hardware and versions; a run that is there is not made again. Chapter:
+reward-sources.
 """
 
 from __future__ import annotations
@@ -374,13 +374,24 @@ def assert_floors(line: dict) -> None:
             "one of 16 is right": best["verifier"]["16"] >= 0.97,
             "the vote of 16 is right": best["vote"]["16"] >= 0.85,
             **{f"{kind} tells right from wrong": most[kind]["auc"] >= 0.65 for kind in KINDS},
-            "a mistake shows one step later": most["process"]["auc_after"]["1"] >= 0.6,
+            "a mistake shows one step later": most["process"]["auc_after"]["1"] >= 0.7,
+            **{
+                f"the best of 16 by {kind} is right less often than a blind pick": (
+                    most[kind]["best_of"]["16"] < 0.6 * line["right"]
+                )
+                for kind in KINDS
+            },
         }
     else:
         first, last, by = line["curve"][0], line["curve"][-1], name.removeprefix("paid: ")
         checks = {
             "half of the answers are right": 0.35 <= first["verifier"] <= 0.7,
             "what is paid rises": last[by] > first[by],
+            "right answers rise by the program, and fall by a model": (
+                line["final"]["verifier"] > 0.7
+                if by == "verifier"
+                else line["final"]["verifier"] < 0.5
+            ),
         }
     failed = [check for check, held in checks.items() if not held]
     assert not failed, f"seed {line['seed']}, {name}: not so: " + "; ".join(failed)

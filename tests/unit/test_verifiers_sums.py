@@ -161,7 +161,7 @@ def test_every_run_gives_a_line_that_json_can_hold(given, monkeypatch):
 
 
 def test_floors_can_fail():
-    found = {"auc": 0.73, "auc_after": {"0": 0.6, "1": 0.76}}
+    found = {"auc": 0.73, "auc_after": {"0": 0.6, "1": 0.76}, "best_of": {"16": 0.2}}
     line = {
         "seed": 1,
         "run": "selection",
@@ -176,6 +176,7 @@ def test_floors_can_fail():
         (["best_of", "vote", "16"], 0.5),
         (["verifiers", "4000", "outcome", "auc"], 0.5),
         (["verifiers", "4000", "process", "auc_after", "1"], 0.5),
+        (["verifiers", "4000", "process", "best_of", "16"], 0.5),
     ):
         spoilt = copy.deepcopy(line)
         inner = spoilt
@@ -184,7 +185,10 @@ def test_floors_can_fail():
         inner[place[-1]] = worse
         with pytest.raises(AssertionError, match="seed 1, selection: not so"):
             assert_floors(spoilt)
-    paid = {"seed": 2, "run": "paid: outcome", "curve": [{"verifier": 0.5, "outcome": 0.5}] * 2}
+    first, last = {"verifier": 0.5, "outcome": 0.5}, {"verifier": 0.3, "outcome": 0.9}
+    paid = {"seed": 2, "run": "paid: outcome", "final": {"verifier": 0.3}}
+    assert_floors({**paid, "curve": [first, last]})
     with pytest.raises(AssertionError, match="seed 2, paid: outcome: not so: what is paid rises"):
-        assert_floors(paid)
-    assert_floors({**paid, "curve": [paid["curve"][0], {"verifier": 0.3, "outcome": 0.9}]})
+        assert_floors({**paid, "curve": [first, first]})
+    with pytest.raises(AssertionError, match="not so: right answers rise by the program"):
+        assert_floors({**paid, "curve": [first, last], "final": {"verifier": 0.6}})
