@@ -45,7 +45,7 @@ def overview() -> str:
     rows = []
     for results in sorted((HERE / "results").glob("*.jsonl")):
         text = ast.get_docstring(ast.parse((HERE / f"{results.stem}.py").read_text())) or ""
-        chapter = re.findall(r"Chapters?:? ([a-z0-9-]+(?: and [a-z0-9-]+)*)", text)
+        chapter = re.findall(r"Chapters?:?\s([a-z0-9-]+(?:\sand\s[a-z0-9-]+)*)", text)
         on = places(recorded(results), "processor", "torch")
         rows.append([f"`{results.stem}`", text.splitlines()[0].rstrip("."), chapter[-1], *on])
     return markdown(["benchmark", "what it records", "chapter", "on", "torch"], rows, text=5)
