@@ -7,7 +7,7 @@ RESULTS ?= benchmarks/results
 REPOSITORY ?=
 CHAPTER ?=
 
-.PHONY: help book test format gpu mutants execute refresh engine pictures address artifacts floors clean venv book-env test-env
+.PHONY: help book test format gpu mutants execute measure refresh engine pictures address artifacts floors clean venv book-env test-env
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -19,7 +19,7 @@ book: book-env ## build the HTML from the stored outputs (REPOSITORY=https://...
 test: test-env ## run every test: notebooks, unit, identity, site
 	@$(PY) tests/site/browser.py
 	@$(PY) -m pytest book rlhf_lib tests --numprocesses logical --maxprocesses 4 --dist loadfile \
-	  --no-loadscope-reorder  # the long ones, the notebooks, come first
+	  --no-loadscope-reorder --durations 30  # the long ones, the notebooks, come first
 
 format: test-env ## lay out Python (ruff) and the browser's code (biome) as the tests want it
 	@$(PY) -m ruff check --quiet --select I --fix .
@@ -34,6 +34,9 @@ mutants: test-env ## break the library in many small ways and see that the tests
 
 execute: test-env ## run a chapter and store its outputs: make execute CHAPTER=book/ppo/ppo-live.ipynb
 	@$(PY) book/build.py execute "$(CHAPTER)"
+
+measure: test-env ## run every notebook, or CHAPTER, as `test` does, and store how long that takes
+	@$(PY) -m pytest $(or $(CHAPTER),book) --status --numprocesses logical --maxprocesses 4 --dist loadfile
 
 refresh: test-env ## put the library's current browser code into the demos that the chapters store
 	@$(PY) book/build.py refresh

@@ -22,7 +22,8 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbFile
 
-from book.build import allocator_of, kernel_environment, notebooks
+from book import status
+from book.build import ROOT, allocator_of, kernel_environment, notebooks
 
 SECONDS = 120  # of wall time on two cores: what a reader is promised
 MEGABYTES = 750  # of resident memory: Binder's machine has 1 GB
@@ -40,6 +41,12 @@ def _peak():
         return peak / (1e6 if sys.platform == "darwin" else 1e3)
 _peak()
 """
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--status", action="store_true", help="store what notebooks took in the appendix `status`"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -117,9 +124,8 @@ class Budget(pytest.Item):
         value = self.measure()
         told = f"{value:.0f} {self.unit}"
         over = value > self.limit
-        self.user_properties.append(
-            (f"{self.parent.path.stem} {self.name}", told + ", more than promised" * over)
-        )
+        where = str(self.parent.path.relative_to(ROOT))
+        self.user_properties.append(("budget", [where, self.name, value, self.limit, self.unit]))
         self.add_report_section("call", self.name, told)
         if self.is_test and over:
             pytest.fail(f"{told}; expected at most {self.limit} {self.unit}", pytrace=False)
@@ -142,15 +148,26 @@ def evaluate(kernel, code: str) -> float:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Print what each notebook took, below the results."""
-    measured: dict[str, list[str]] = {}
+    """Print what each notebook took, below the results; with --status store it too."""
+    measured: dict[str, dict[str, float]] = {}
+    told: dict[str, list[str]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
-            for name, value in getattr(report, "user_properties", []):
-                stem, _, what = name.rpartition(" ")
-                if getattr(report, "when", "") == "call" and what in ("time", "memory"):
-                    measured.setdefault(stem, []).append(value)
-    if measured:
-        terminalreporter.section("notebooks")
-        for stem, values in measured.items():
-            terminalreporter.line(f"{stem}: {', '.join(values)}")
+            for kind, found in getattr(report, "user_properties", []):
+                if kind == "budget" and getattr(report, "when", "") == "call":
+                    where, name, value, limit, unit = found
+                    measured.setdefault(where, {})[name] = value
+                    over = ", more than promised" * (value > limit)
+                    told.setdefault(where, []).append(f"{value:.0f} {unit}{over}")
+    if not measured:
+        return
+    terminalreporter.section("notebooks")
+    for where, values in told.items():
+        terminalreporter.line(f"{Path(where).stem}: {', '.join(values)}")
+    if terminalreporter.config.getoption("status"):
+        whole = {
+            ROOT / where: (took["time"], took["memory"])
+            for where, took in measured.items()
+            if took.keys() >= {"time", "memory"}
+        }
+        status.record(whole, notebooks())
