@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 FILE = Path(__file__).parent / "appendices" / "status.csv"
-COLUMNS = ("chapter", "seconds", "MB", "measured on")
+COLUMNS = ("chapter", "seconds", "MB", "date")
 
 
 def link(notebook: Path) -> str:
