@@ -9,7 +9,7 @@ prompts of its seed, with the gold utility that no run is paid by. The methods:
 
 ppo                    the KL in the reward, a critic; 64 prompts a step
 ppo, 8 prompts         the same on 8 prompts a step, 8 completions of each, as the GRPO runs have
-                       it: what differs from GRPO is then the baseline alone
+                       it: what then differs from GRPO is the critic, not the prompts
 grpo                   the KL in the reward, advantages divided by the deviation of their group
 grpo, undivided        the same without that division
 grpo, as published     k3 in the loss, divided, averaged over tokens within each completion
@@ -24,18 +24,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.letters_seeds import best_of_n
+from benchmarks.letters_seeds import best_of_n, held_out_of
 from benchmarks.provenance import provenance
 from benchmarks.recording import check, command_line, record
 from rlhf_lib.algorithms import GRPO, PPO, GRPOConfig, PPOConfig
 from rlhf_lib.models.rewards import LearnedReward
 from rlhf_lib.running import artifacts
-from rlhf_lib.running.evaluation import evaluate
 from rlhf_lib.worlds import letters
 from rlhf_lib.worlds.tables import rows_of_step
 
@@ -82,15 +81,9 @@ def run(seed: int, method: str, beta: float | None) -> dict:
         some = held_out[:OF_PROMPTS]
         return {**line, "best_of_n": best_of_n(sft, tokenizer, reward, some, seed, BEST_OF)}
 
-    def measured(policy) -> dict:
-        rewards = {"gold": letters.gold_reward, "reward": reward}
-        found = evaluate(policy, tokenizer, held_out, rewards, sft, seed=seed)
-        mix = Counter(map(letters.classify, held_out, found["completions"]))
-        return {
-            **{name: round(x, 4) for name, x in found.items() if isinstance(x, float)},
-            "mix": {name: mix[name] / len(held_out) for name in letters.OUTCOMES},
-        }
-
+    measured = partial(
+        held_out_of, sft=sft, tokenizer=tokenizer, prompts=held_out, reward=reward, seed=seed
+    )
     config = dataclasses.replace(METHODS[method], beta=beta, max_steps=STEPS, seed=seed)
     policy, asked = copy.deepcopy(sft), letters.prompts(4_000, seed=seed + 100)
     if isinstance(config, PPOConfig):

@@ -16,6 +16,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,22 +63,9 @@ def run_seed(seed: int) -> dict:
     held_out = list(letters.prompts(400, seed=seed + 9, held_out=True)["prompt"])
     prompts = letters.prompts(4_000, seed=seed + 100)
 
-    def measured(policy) -> dict:
-        result = evaluate(
-            policy,
-            tokenizer,
-            held_out,
-            {"gold": letters.gold_reward, "reward": reward},
-            sft,
-            seed=seed,
-        )
-        mix = Counter(map(letters.classify, held_out, result["completions"]))
-        return {
-            **{k: v for k, v in result.items() if isinstance(v, float)},
-            "mix": {name: mix[name] / len(held_out) for name in letters.OUTCOMES},
-            "samples": list(zip(held_out, result["completions"]))[:4],
-        }
-
+    measured = partial(
+        held_out_of, sft=sft, tokenizer=tokenizer, prompts=held_out, reward=reward, seed=seed
+    )
     found = {
         "seed": seed,
         "base": measured(base),
@@ -110,6 +98,18 @@ def run_seed(seed: int) -> dict:
         )
     found["best_of_n"] = best_of_n(sft, tokenizer, reward, held_out[:100], seed)
     return {**found, "seconds": time.perf_counter() - start, "provenance": provenance()}
+
+
+def held_out_of(policy, sft, tokenizer, prompts: list[str], reward, seed: int) -> dict:
+    """Gold, learned reward and KL to SFT of a policy on held-out prompts; styles and samples."""
+    rewards = {"gold": letters.gold_reward, "reward": reward}
+    result = evaluate(policy, tokenizer, prompts, rewards, sft, seed=seed)
+    mix = Counter(map(letters.classify, prompts, result["completions"]))
+    return {
+        **{k: v for k, v in result.items() if isinstance(v, float)},
+        "mix": {name: mix[name] / len(prompts) for name in letters.OUTCOMES},
+        "samples": list(zip(prompts, result["completions"]))[:4],
+    }
 
 
 def best_of_n(sft, tokenizer, reward, prompts: list[str], seed: int, N: int = 256) -> list[dict]:
