@@ -1,5 +1,6 @@
-// PPO's critic: here, or in a worker of its own (elsewhere.js), where it learns while the policy does. Both give
-// the same numbers. Compare `state_values` of models/reward_model.py and `value_loss` of algorithms/ppo.py.
+// PPO's critic: here, or in a worker of its own (elsewhere.js), where it learns while the policy does. Both
+// give the same numbers. Compare `state_values` in models/reward_model.py and `value_loss` in
+// algorithms/ppo.py.
 
 import { clippedValueLoss, tokenWeights } from "./losses.js";
 import { optimizerStep } from "./optimization.js";

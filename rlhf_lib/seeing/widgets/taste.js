@@ -79,7 +79,8 @@ function countOf(many, kept) {
   const where = kept
     ? "They stay in this browser, and those made in the chapter on preferences count too."
     : "This browser keeps nothing: they are gone when you leave. Download keeps them.";
-  const more = many < FEWEST ? ` At least ${FEWEST} make a reward model; 40 that follow a rule make a good one.` : "";
+  const more =
+    many < FEWEST ? ` At least ${FEWEST} make a reward model; 40 that follow a rule make a good one.` : "";
   return `${many} comparisons.${more} ${where}`;
 }
 
