@@ -72,14 +72,19 @@ globalThis.Blob = class extends Whole {
 """  # a worker that can have no worker
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_two_workers_in_a_page_do_what_one_does(page, workers):
-    """Half of the rows are in the second one, and the numbers are those of one thread."""
-    page.add_init_script(TOLD % BEATING + BEATS + (ALONE if workers == 1 else ""))
+@pytest.mark.parametrize(
+    "second, rest", [(BEATING, ""), (BEATING, ALONE), ("boom();" + BEATING, "")]
+)
+def test_two_workers_in_a_page_do_what_one_does(page, second, rest):
+    """Half of the rows are in the second one, and the numbers are those of one thread.
+
+    So they are where no second one can be had, and where it does not start.
+    """
+    page.add_init_script(TOLD % second + BEATS + rest)
     demo = open_demo(page, total=2, every=2, seed=3)
     demo.control("go").click()
     demo.until("done", "failed")
-    assert bool(page.evaluate("beats")) == (workers == 2)
+    assert bool(page.evaluate("beats")) == (second == BEATING and not rest)
     settings = {**BATCH, "learningRate": 3e-4, "numGenerations": 8}
     start = {"world": "sums", "settings": settings, "asked": PROMPTS}
     said = heard(MODELS, {**start, "seed": 3, "total": 2, "every": 2})
@@ -110,9 +115,8 @@ def test_no_worker_is_left_behind(page, how):
     assert page.evaluate("beats") == before and page.workers == []
 
 
-@pytest.mark.parametrize("script", ["boom();", FAILING])
-def test_a_second_worker_that_fails_is_named(page, script):
-    page.add_init_script(TOLD % script)
+def test_a_second_worker_that_fails_on_its_way_is_named(page):
+    page.add_init_script(TOLD % FAILING)
     demo = open_demo(page)
     demo.control("go").click()
     demo.until("failed")

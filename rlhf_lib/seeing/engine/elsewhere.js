@@ -16,12 +16,13 @@ export class Elsewhere {
       if (data.failed === undefined) resolve(data.answer);
       else reject(new Error(data.failed));
     };
-    worker.onerror = ({ message }) => {
-      this.gone = new Error(message || "the second worker is gone");
+    worker.onerror = (event) => {
+      event.preventDefault?.(); // it is told here, and no one else need hear of it
+      this.gone = new Error(event.message || "the second worker is gone");
       for (const { reject } of this.waiting.splice(0)) reject(this.gone);
     };
     for (const act of acts) this[act] = (...given) => this.ask(act, given);
-    this.ask(name, given).catch(() => {}); // what fails at the start fails at every question
+    this.made = this.ask(name, given); // fails where a browser lets no worker have another
   }
 
   ask(act, given) {

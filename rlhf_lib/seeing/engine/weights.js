@@ -18,7 +18,7 @@ const bytesOf = (packed) =>
 
 async function inflate(packed) {
   try {
-    const stream = new Blob([bytesOf(packed)]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const stream = new Response(bytesOf(packed)).body.pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   } catch {
     throw new Error("the weights are damaged: they cannot be unpacked");

@@ -113,12 +113,15 @@ const ACTS = {
 
 /** One of these in a worker of its own, so that two cores learn; here where a worker can have none. */
 async function beside(script, name, given) {
+  let other = null;
   try {
     const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-    const worker = new Worker(url);
+    other = new Elsewhere(new Worker(url), ACTS[name], name, given);
+    await other.made;
     URL.revokeObjectURL(url);
-    return new Elsewhere(worker, ACTS[name], name, given);
+    return other;
   } catch {
+    other?.worker.terminate();
     return makers[name](given);
   }
 }
