@@ -13,15 +13,23 @@ const { script, start, weights, kernel, then, workers } = JSON.parse(readFileSyn
 
 const beside = [];
 
-/** A worker as a browser has it, in as far as the engine uses it: its script is the same one. */
+/**
+ * A worker as a browser has it, in as far as the engine uses it: its script is the same one.
+ * Where it fails all has failed: a page would go on with one worker, and another run would be measured.
+ */
 class PageWorker extends threads.Worker {
   constructor() {
     super(INSIDE, { eval: true, workerData: script });
-    this.on("message", (data) => this.onmessage({ data }));
-    this.on("error", (error) => this.onerror(error));
     beside.push(this);
+    this.on("message", (data) => {
+      if (data.failed === undefined) this.onmessage({ data });
+      else failed(data.failed);
+    });
+    this.on("error", (error) => failed(error.message));
   }
 }
+
+const failed = (text) => globalThis.postMessage({ kind: "failed", text });
 
 if (workers > 1) globalThis.Worker = PageWorker;
 const bytes = (text) => Uint8Array.from(Buffer.from(text, "base64"));

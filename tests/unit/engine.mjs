@@ -216,9 +216,9 @@ const answers = {
     const unmade = ["critic", "values", "learn"].map((act) => why(answer({ act, given: [] })));
     const worker = { postMessage() {} };
     const critic = new Elsewhere(worker, ["values"], "critic", {});
-    const waiting = why(critic.values());
+    const waiting = [why(critic.made), why(critic.values())];
     worker.onerror({ message: "boom" });
-    return { unmade: await Promise.all(unmade), gone: await Promise.all([waiting, why(critic.values())]) };
+    return { unmade: await Promise.all(unmade), gone: await Promise.all([...waiting, why(critic.values())]) };
   },
   async train({ model, reference, seed, steps, settings, shared }) {
     const policy = policyOf(model);
