@@ -1,7 +1,7 @@
 """The checklist of a PPO implementation: what leaving one item out does to a run.
 
     python -m benchmarks.ppo_checklist --seeds 0 1 2     # 18 runs a seed, 45 s each on one core
-    python -m benchmarks.ppo_checklist --items dropout   # some of them
+    python -m benchmarks.ppo_checklist --items nothing --seeds 3 4 5 6 7 8 9 10 11  # full runs
     python -m benchmarks.ppo_checklist --table           # what is recorded, as a table
     python -m benchmarks.ppo_checklist --check           # assert what is recorded
 
