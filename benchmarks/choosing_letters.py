@@ -12,10 +12,11 @@ Compute is counted in passes: a token that a model reads is one, a token that it
 as a backward pass costs about two forward ones, and the models are all of one size. Padding counts,
 and so does what sampling reads. Each method takes as many steps as about `BUDGET` passes pay for,
 at a learning rate that is chosen on the tuning seed alone, by gold at the end: of three, and of the
-next one where the best lies at the edge. A run is measured on its way; once for each seed it is
-recorded what its reward model cost, and what the best of n replies are worth by it. One line a run
-goes to `results/choosing_letters.jsonl`, with settings, hardware and versions; a run that is there
-is not made again. Chapter: choosing.
+next one where the best lies at the edge. (KTO's batch of 64 is of completions, each judged by
+itself.) A run is measured on its way; once for each seed it is recorded what its reward model cost,
+and what the best of n replies are worth by it. One line a run goes to
+`results/choosing_letters.jsonl`, with settings, hardware and versions; a run that is there is not
+made again. Chapter: choosing.
 """
 
 from __future__ import annotations
