@@ -9,10 +9,10 @@ prompts of its seed, with the gold utility that no run is paid by. The methods:
 
 ppo                    the KL in the reward, a critic; 64 prompts a step
 ppo, 8 prompts         the same on 8 prompts a step, 8 completions of each, as the GRPO runs have
-                       it: what then differs from GRPO is the critic, not the prompts
+                       it: what then differs from GRPO is not the prompts
 grpo                   the KL in the reward, advantages divided by the deviation of their group
 grpo, undivided        the same without that division: from PPO on 8 prompts it differs by the
-                       critic alone
+                       critic, and by PPO's whitening
 grpo, as published     k3 in the loss, divided, averaged over tokens within each completion
 
 Each is run at the prices of a nat in `BETAS`; those of the published form weigh a loss beside
